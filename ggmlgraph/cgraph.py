@@ -1,0 +1,549 @@
+"""The graph file: the only Python that knows ggml's dimension order and bytes.
+
+`write` serves `Graph.save` and `convert`, `read` serves `inspect`, `draw` and conversions; the runtime reads files
+with its own importer in C, so `read` is the second, independent reader. Both follow a dialect's tables (dialect.py).
+`read` checks container, tensors and sources of an untrusted file; it does not derive shapes again, which C does.
+
+Tensors of a file are numbered leafs first, then nodes, in the order of `ggml_build_forward_expand`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ggmlgraph.dialect import ALL_FLAGS, DIALECTS, MAGIC, PARAM, TYPES, Dialect, Layout
+from ggmlgraph.errors import FormatError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ggmlgraph.dialect import Type
+
+Sizes = tuple[int, int, int, int]
+Buffer = bytes | mmap.mmap
+
+MAX_TENSORS = 1 << 20
+MAX_NE = 1 << 40
+MAX_ELEMENTS = 1 << 48
+MAX_STRIDE = 1 << 50
+CHUNK = 1 << 20
+
+N_OP_PARAMS = 64  # bytes of a Record's op_params
+N_THREADS = 64  # stock ggml's scratch memory is sized for this many
+VIEWS = frozenset(("VIEW", "PERMUTE", "TRANSPOSE"))  # ops whose strides need not be contiguous
+NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One tensor of a file; leafs and parameters have `data`, called to stream their bytes in chunks.
+
+    `src` are indices into the list of records it belongs to, each below its own; -1 for an absent source.
+    """
+
+    name: str
+    type: str
+    ne: Sizes
+    nb: Sizes
+    op: str = "NONE"
+    unary: str | None = None  # which, when `op` is UNARY; its number, which is the dialect's, is not in op_params here
+    flags: int = 0
+    op_params: bytes = bytes(N_OP_PARAMS)
+    src: tuple[int, ...] = ()
+    data: Callable[[], Iterable[bytes | memoryview]] | None = field(default=None, compare=False)  # None: zeros
+
+    @property
+    def is_param(self) -> bool:
+        return bool(self.flags & PARAM)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes from the first element to the end of the last, as ggml_nbytes counts."""
+        element = TYPES[self.type]
+        row = element.nbytes if element.block == 1 else self.ne[0] * self.nb[0] // element.block
+        first = 0 if element.block == 1 else 1
+        return row + sum((self.ne[i] - 1) * self.nb[i] for i in range(first, 4))
+
+
+def dense_strides(element: Type, ne: Sequence[int]) -> Sizes:
+    """nb of a contiguous tensor."""
+    nb1 = element.nbytes * (ne[0] // element.block)
+    return element.nbytes, nb1, nb1 * ne[1], nb1 * ne[1] * ne[2]
+
+
+# ---------------------------------------------------------------- order
+
+
+@dataclass(frozen=True)
+class Order:
+    """Records as a file holds them, with `src` in the file's numbering."""
+
+    leafs: tuple[Record, ...]
+    nodes: tuple[Record, ...]
+
+
+def order(records: Sequence[Record], roots: Sequence[int], dialect: Dialect) -> Order:
+    """Number the tensors the way ggml does: depth first from each root, sources left to right.
+
+    Nodes that no root needs are dropped; leafs that no root needs (metadata, tokenizer) come after the others.
+    """
+    for root in roots:
+        if not 0 <= root < len(records):
+            raise UsageError(f"root {root} is not one of {len(records)} records")
+    visited = _visit(records, roots)
+    leafs = [i for i in visited if _is_leaf(records[i], dialect)]
+    nodes = [i for i in visited if not _is_leaf(records[i], dialect)]
+    seen = set(visited)
+    leafs += [i for i, r in enumerate(records) if i not in seen and r.op == "NONE" and not r.is_param]
+    number = {old: new for new, old in enumerate([*leafs, *nodes])}
+    number[-1] = -1
+
+    def place(index: int, default_name: str) -> Record:
+        r = records[index]
+        return replace(r, name=r.name or default_name, src=tuple(number[s] for s in r.src))
+
+    return Order(
+        tuple(place(index, f"leaf_{k}") for k, index in enumerate(leafs)),
+        tuple(place(index, f"node_{k}") for k, index in enumerate(nodes)),
+    )
+
+
+def _is_leaf(record: Record, dialect: Dialect) -> bool:
+    return record.op == "NONE" and not (record.is_param and dialect.param_nodes)
+
+
+def _visit(records: Sequence[Record], roots: Sequence[int]) -> list[int]:
+    """Post-order of what the roots need, without recursion: (record, its next source) on a stack."""
+    done: list[int] = []
+    seen: set[int] = set()
+    stack = [(root, 0) for root in reversed(roots)]
+    while stack:
+        index, k = stack.pop()
+        if k == 0:
+            if index in seen:
+                continue
+            seen.add(index)
+        src = records[index].src
+        if k == len(src):
+            done.append(index)
+            continue
+        stack.append((index, k + 1))
+        if src[k] >= index:
+            raise UsageError(f"record {index} has the source {src[k]}, which does not come before it")
+        if src[k] >= 0 and src[k] not in seen:
+            stack.append((src[k], 0))
+    return done
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(
+    path: str | os.PathLike[str],
+    records: Sequence[Record],
+    roots: Sequence[int],
+    dialect: str = "v2",
+    size_eval_slack: int | None = None,
+) -> None:
+    """Write a file at once or not at all: under a temporary name beside `path`, synced, then renamed."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            dump(stream, records, roots, dialect, size_eval_slack)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def dump(
+    stream: BinaryIO,
+    records: Sequence[Record],
+    roots: Sequence[int],
+    dialect: str = "v2",
+    size_eval_slack: int | None = None,
+) -> None:
+    """Write a file to a stream. `size_eval_slack`: see `work_nbytes`, the default."""
+    target = DIALECTS[dialect]
+    placed = order(records, roots, target)
+    _check_names([*placed.leafs, *placed.nodes])
+    _check_alignment(placed)
+    slack = work_nbytes(placed) if size_eval_slack is None else size_eval_slack
+    emit(stream, placed, target, slack)
+
+
+def work_nbytes(placed: Order) -> int:
+    """Memory beside the tensors that stock ggml wants for its plan's work buffer, rounded up generously.
+
+    Its importer takes `size_eval` bytes for the nodes and gives `ggml_graph_compute_with_ctx` nothing more. The
+    largest demands are one float32 row per thread (soft_max, rope, cross entropy: up to 3) and, where a product's
+    first operand is not float32, the second one converted.
+    """
+    tensors = [*placed.leafs, *placed.nodes]
+    rows = max((3 * 4 * node.ne[0] for node in placed.nodes), default=0)
+    converted = max((4 * _n_elements(tensors[node.src[1]]) for node in placed.nodes
+                     if node.op == "MUL_MAT" and tensors[node.src[0]].type != "F32"), default=0)  # fmt: skip
+    return max(rows * N_THREADS, converted) + 64 * N_THREADS + 4096
+
+
+def _n_elements(record: Record) -> int:
+    n = 1
+    for size in record.ne:
+        n *= size
+    return n
+
+
+def _check_names(tensors: Iterable[Record]) -> None:
+    """ggml finds tensors by the first name that matches."""
+    seen: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in seen:
+            raise UsageError(f"two tensors are named {tensor.name!r}")
+        seen.add(tensor.name)
+
+
+def _check_alignment(placed: Order) -> None:
+    """A file has no padding, so a leaf of odd size would misalign every tensor behind it in stock ggml."""
+    for leaf in placed.leafs:
+        if leaf.nbytes % 4:
+            raise UsageError(f"leaf {leaf.name!r} has {leaf.nbytes} bytes; pad it to a multiple of 4")
+
+
+def emit(stream: BinaryIO, placed: Order, dialect: Dialect, size_eval_slack: int) -> None:
+    """Write ordered records. Names may repeat, as they do in files of stock ggml."""
+    size_eval = sum((node.nbytes + 15) // 16 * 16 for node in placed.nodes) + size_eval_slack
+    stream.write(dialect.header.format.pack(MAGIC, dialect.version, len(placed.leafs), len(placed.nodes), size_eval))
+    for leaf in placed.leafs:
+        stream.write(_pack(leaf, dialect, dialect.leaf, len(placed.leafs)))
+        _write_data(stream, leaf)
+    for node in placed.nodes:
+        stream.write(_pack(node, dialect, dialect.node, len(placed.leafs)))
+        if node.op == "NONE":
+            _write_data(stream, node)
+
+
+def _pack(record: Record, dialect: Dialect, layout: Layout, n_leafs: int) -> bytes:
+    """One record by the layout's fields, whichever they are."""
+    values = _values(record, dialect, layout)
+    if layout.n("src"):
+        base = n_leafs if dialect.node_base is None else dialect.node_base
+        src = [s - n_leafs + base if s >= n_leafs else s for s in record.src]
+        values["src"] = (*src, *[-1] * (layout.n("src") - len(src)))
+    packed: list[Any] = []
+    for f in layout.fields:
+        value = values[f.name]
+        packed += value if isinstance(value, tuple) else (value,)
+    return layout.format.pack(*packed)
+
+
+def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
+    if not record.name or not record.name.isprintable() or len(record.name.encode()) >= layout.n("name"):
+        raise UsageError(f"name {record.name!r} is empty, not printable, or {layout.n('name')} bytes or longer")
+    if record.op not in dialect.op_number or record.type not in dialect.types:
+        raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no {record.op} of {record.type}")
+    if any(record.op_params[layout.n("op_params") :]):
+        raise UsageError(f"{record.name!r}: {len(record.op_params)} bytes of op_params do not fit the record")
+    if record.src and len(record.src) > layout.n("src"):
+        raise UsageError(f"{record.name!r}: {len(record.src)} sources do not fit the record")
+    if record.op == "NONE" and record.nb != dense_strides(TYPES[record.type], record.ne):
+        raise UsageError(f"{record.name!r}: a leaf must be contiguous")
+    return {
+        "type": dialect.types[record.type],
+        "op": dialect.op_number[record.op],
+        "flags": record.flags,
+        **{f"ne{i}": record.ne[i] for i in range(4)},
+        **{f"nb{i}": record.nb[i] for i in range(4)},
+        "name": record.name.encode(),
+        "op_params": _op_params(record, dialect),
+    }
+
+
+def _op_params(record: Record, dialect: Dialect) -> bytes:
+    if record.unary is None:
+        return record.op_params
+    if record.unary not in dialect.unary_number:
+        raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no unary op {record.unary}")
+    return struct.pack("<i", dialect.unary_number[record.unary]) + record.op_params[4:]
+
+
+def _write_data(stream: BinaryIO, record: Record) -> None:
+    if record.data is None and record.is_param:
+        raise UsageError(f"parameter {record.name!r} has no data")
+    written = 0
+    for chunk in record.data() if record.data else _zeros(record.nbytes):
+        written += stream.write(chunk)
+    if written != record.nbytes:
+        raise UsageError(f"data of {record.name!r} are {written} bytes, not {record.nbytes}")
+
+
+def _zeros(nbytes: int) -> Iterator[bytes]:
+    for at in range(0, nbytes, CHUNK):
+        yield bytes(min(CHUNK, nbytes - at))
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class CGraph:
+    """A file that has been read. Data stay in the file until asked for."""
+
+    dialect: str
+    size_eval: int
+    leafs: tuple[Record, ...]
+    nodes: tuple[Record, ...]
+    offsets: tuple[int, ...]  # byte offset of each tensor's data; -1 where the file has none
+    buffer: Buffer
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """Leafs and nodes, as `src` numbers them."""
+        return self.leafs + self.nodes
+
+    def find(self, name: str) -> int | None:
+        """Index of the first tensor of this name."""
+        return next((i for i, record in enumerate(self.records) if record.name == name), None)
+
+    def array(self, index: int) -> np.ndarray[Any, Any]:
+        """A tensor's data as a read-only view of the file, in numpy order without leading axes of size 1."""
+        import numpy as np
+
+        record = self.records[index]
+        if self.offsets[index] < 0:
+            raise UsageError(f"{record.name!r} is computed; the file has no data of it")
+        if record.type not in NUMPY_TYPES:
+            raise UnsupportedError(f"{record.name!r} is {record.type}, which numpy cannot show")
+        flat = np.frombuffer(self.buffer, NUMPY_TYPES[record.type], _n_elements(record), self.offsets[index])
+        rank = max((i + 1 for i in range(4) if record.ne[i] != 1), default=1)
+        view = flat.reshape(record.ne[:rank][::-1])
+        view.flags.writeable = False
+        return view
+
+
+def read(path: str | os.PathLike[str], dialect: str = "v2") -> CGraph:
+    """Read and check a file; its data are mapped, not loaded."""
+    source = Path(path)
+    if not stat.S_ISREG(source.stat().st_mode):
+        raise UsageError(f"{source} is not a regular file")
+    with source.open("rb") as file:
+        empty = os.fstat(file.fileno()).st_size == 0
+        mapped: Buffer = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        return parse(mapped, dialect)
+    except (FormatError, UnsupportedError) as error:
+        where = "" if error.offset is None else f" byte {error.offset:#x}:"
+        raise type(error)(f"{source}:{where} {error}", offset=error.offset) from None
+
+
+def parse(buffer: Buffer, dialect: str = "v2") -> CGraph:
+    """Read and check the bytes of a file."""
+    return _Reader(buffer, DIALECTS[dialect]).read()
+
+
+class _Reader:
+    """Walks the records of a buffer; `at` is the offset of the one being read."""
+
+    def __init__(self, buffer: Buffer, dialect: Dialect) -> None:
+        self.buffer = buffer
+        self.dialect = dialect
+        self.end = len(buffer)
+        self.at = 0
+        self.records: list[Record] = []
+        self.offsets: list[int] = []
+        self.n_leafs = 0
+
+    def read(self) -> CGraph:
+        header = self._header()
+        for _ in range(self.n_leafs):
+            self._leaf()
+        for _ in range(header["n_nodes"]):
+            self._node()
+        if self.at != self.end:
+            raise FormatError(f"{self.end - self.at} bytes after the last node", offset=self.at)
+        return CGraph(
+            dialect=self.dialect.name,
+            size_eval=header["size_eval"],
+            leafs=tuple(self.records[: self.n_leafs]),
+            nodes=tuple(self.records[self.n_leafs :]),
+            offsets=tuple(self.offsets),
+            buffer=self.buffer,
+        )
+
+    def _fields(self, layout: Layout, what: str) -> dict[str, Any]:
+        """The next record's fields; advances past it."""
+        if layout.nbytes > self.end - self.at:
+            raise FormatError(f"the file ends inside {what}", offset=self.at)
+        values = iter(layout.format.unpack_from(self.buffer, self.at))
+        self.at += layout.nbytes
+        return {
+            f.name: next(values) if f.n == 1 or f.kind == "char" else tuple(next(values) for _ in range(f.n))
+            for f in layout.fields
+        }
+
+    def _header(self) -> dict[str, Any]:
+        dialect = self.dialect
+        header = self._fields(dialect.header, "the header")
+        if header["magic"] == int.from_bytes(MAGIC.to_bytes(4, "little"), "big"):
+            raise FormatError("a big-endian graph file", offset=0)
+        if header["magic"] != MAGIC:
+            raise FormatError("not a graph file", offset=0)
+        if header["version"] != dialect.version:
+            what = f"version {header['version']}, but dialect {dialect.name} has {dialect.version}"
+            raise FormatError(what, offset=dialect.header.offset("version"))
+        self.n_leafs, n_nodes = header["n_leafs"], header["n_nodes"]
+        least = self.n_leafs * dialect.leaf.nbytes + n_nodes * dialect.node.nbytes
+        if self.n_leafs + n_nodes > MAX_TENSORS or least > self.end - self.at:
+            what = f"{self.n_leafs} leafs and {n_nodes} nodes do not fit the file"
+            raise FormatError(what, offset=dialect.header.offset("n_leafs"))
+        return header
+
+    def _leaf(self) -> None:
+        start, what = self.at, f"leaf {len(self.records)}"
+        layout = self.dialect.leaf
+        record = self._tensor(self._fields(layout, what), layout, start, what)
+        what = f"{what} {record.name!r}"
+        if record.op != "NONE":
+            raise FormatError(f"{what}: op is {record.op}", offset=start + layout.offset("op"))
+        if record.is_param and self.dialect.param_nodes:
+            raise FormatError(f"{what}: a parameter among the leafs", offset=start + layout.offset("flags"))
+        self._take(record, what)
+
+    def _node(self) -> None:
+        start, what = self.at, f"node {len(self.records) - self.n_leafs}"
+        layout = self.dialect.node
+        fields = self._fields(layout, what)
+        record = self._tensor(fields, layout, start, what)
+        what = f"{what} {record.name!r} ({record.op})"
+        record = replace(record, src=self._src(fields["src"], start + layout.offset("src"), what))
+        if record.op != "NONE":
+            if record.is_param:
+                raise FormatError(f"{what}: computed, yet a parameter", offset=start + layout.offset("flags"))
+            self.records.append(record)
+            self.offsets.append(-1)
+            return
+        if not (record.is_param and record.type == "F32" and not record.src):
+            raise FormatError(f"{what}: neither computed nor a float32 parameter", offset=start)
+        self._take(record, what)
+
+    def _take(self, record: Record, what: str) -> None:
+        """Append a tensor whose data come next."""
+        nbytes = record.nbytes
+        if nbytes > self.end - self.at:
+            raise FormatError(f"{what}: the file ends inside its {nbytes} bytes of data", offset=self.at)
+        self.offsets.append(self.at)
+        self.records.append(replace(record, data=_chunks(self.buffer, self.at, nbytes)))
+        self.at += nbytes
+
+    def _tensor(self, fields: dict[str, Any], layout: Layout, start: int, what: str) -> Record:
+        """What leafs and nodes have in common."""
+        name = self._name(fields["name"], start + layout.offset("name"), what)
+        what = f"{what} {name!r}"
+        element = self._type(fields["type"], start + layout.offset("type"), what)
+        op = self._op(fields["op"], start + layout.offset("op"), what)
+        flags = fields.get("flags", 0)
+        if flags & ~ALL_FLAGS:
+            raise FormatError(f"{what}: unknown flags {flags:#x}", offset=start + layout.offset("flags"))
+        ne = (fields["ne0"], fields["ne1"], fields["ne2"], fields["ne3"])
+        nb = (fields["nb0"], fields["nb1"], fields["nb2"], fields["nb3"])
+        self._sizes(ne, element, start + layout.offset("ne0"), what)
+        self._strides(nb, ne, element, op, start + layout.offset("nb0"), what)
+        op_params, at = fields["op_params"].ljust(N_OP_PARAMS, b"\0"), start + layout.offset("op_params")
+        unary = None
+        if op == "UNARY":
+            unary, op_params = self._unary(op_params, at, what), bytes(4) + op_params[4:]
+        if op == "NONE" and any(op_params):
+            raise FormatError(f"{what}: op_params without an op", offset=at)
+        return Record(name, element.name, ne, nb, op, unary, flags, op_params)
+
+    def _name(self, field: bytes, at: int, what: str) -> str:
+        text, end, _ = field.partition(b"\0")  # stock ggml leaves the tail of an older name behind the NUL
+        if not end:
+            raise FormatError(f"{what}: the name is not terminated", offset=at)
+        try:
+            name = text.decode()
+        except UnicodeDecodeError:
+            raise FormatError(f"{what}: the name is not UTF-8", offset=at) from None
+        if not name or not name.isprintable():
+            raise FormatError(f"{what}: the name is empty or not printable: {name!r}", offset=at)
+        return name
+
+    def _type(self, number: int, at: int, what: str) -> Type:
+        element = self.dialect.type_of.get(number)
+        if element is None:
+            raise FormatError(f"{what}: unknown type {number}", offset=at)
+        return element
+
+    def _op(self, number: int, at: int, what: str) -> str:
+        if number >= len(self.dialect.ops):
+            raise FormatError(f"{what}: unknown op {number}", offset=at)
+        op = self.dialect.ops[number]
+        if op.startswith("MAP_"):  # their op_params are addresses of functions
+            raise UnsupportedError(f"{what}: {op} calls code outside the file", offset=at)
+        return op
+
+    def _unary(self, op_params: bytes, at: int, what: str) -> str:
+        number = int.from_bytes(op_params[:4], "little")
+        if number >= len(self.dialect.unary):
+            raise FormatError(f"{what}: unknown unary op {number}", offset=at)
+        return self.dialect.unary[number]
+
+    def _sizes(self, ne: Sizes, element: Type, at: int, what: str) -> None:
+        n = 1
+        for i, size in enumerate(ne):
+            if not 1 <= size <= MAX_NE:
+                raise FormatError(f"{what}: size {size} of dimension {i} is not in 1..2^40", offset=at + 16 * i)
+            n *= size
+        if n > MAX_ELEMENTS:
+            raise FormatError(f"{what}: more than 2^48 elements", offset=at)
+        if ne[0] % element.block:
+            raise FormatError(f"{what}: rows of {ne[0]} are not whole blocks of {element.block}", offset=at)
+
+    def _strides(self, nb: Sizes, ne: Sizes, element: Type, op: str, at: int, what: str) -> None:
+        dense = None if op in VIEWS else dense_strides(element, ne)
+        for i, stride in enumerate(nb):
+            fits = stride == dense[i] if dense else stride % element.nbytes == 0 and stride <= MAX_STRIDE
+            if not fits:
+                raise FormatError(f"{what}: stride {stride} of dimension {i}", offset=at + 16 * i)
+
+    def _src(self, src: tuple[int, ...], at: int, what: str) -> tuple[int, ...]:
+        """Sources in this module's numbering, without absent ones at the end."""
+        base = self.n_leafs if self.dialect.node_base is None else self.dialect.node_base
+        numbers = []
+        for k, s in enumerate(src):
+            number = s - base + self.n_leafs if s >= base else s
+            if not -1 <= number < len(self.records) or (number >= self.n_leafs) != (s >= base):
+                raise FormatError(f"{what}: source {k} is {s}, not a tensor before it", offset=at + 4 * k)
+            numbers.append(number)
+        while numbers and numbers[-1] < 0:
+            numbers.pop()
+        return tuple(numbers)
+
+
+def _chunks(buffer: Buffer, at: int, nbytes: int) -> Callable[[], Iterator[memoryview]]:
+    def chunks() -> Iterator[memoryview]:
+        view = memoryview(buffer)
+        for begin in range(at, at + nbytes, CHUNK):
+            yield view[begin : min(begin + CHUNK, at + nbytes)]
+
+    return chunks

@@ -1,0 +1,165 @@
+"""The C boundary: the extension module's graphs seen from Python, and its errors as exceptions.
+
+Together with `cgraph.py` the only place that knows ggml's dimension order (ne[0] fastest). Everything above it
+speaks numpy order. Used by the tracer, which asks it for the shape of every new node, and by the runtime.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from ggmlgraph import ops as _ops  # noqa: F401  (fills the table)
+from ggmlgraph._runtime import ffi, lib
+from ggmlgraph.errors import DataError, FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError
+from ggmlgraph.optable import TABLE, Op
+
+N_DIMS = 4
+TYPES = {"f32": lib.GG_TYPE_F32, "i32": lib.GG_TYPE_I32, "i8": lib.GG_TYPE_I8}
+TYPE_NAMES = {number: name for name, number in TYPES.items()}
+OP_NAMES = {0: "none"} | {number: name for number, name in enumerate(TABLE, start=1)}
+OP_NUMBERS = {name: number for number, name in OP_NAMES.items()}
+
+_EXCEPTIONS: dict[int, tuple[str, type[GGError]]] = {
+    lib.GG_ERR_SHAPE: ("Shape", ShapeError),
+    lib.GG_ERR_FILE: ("File", FormatError),
+    lib.GG_ERR_UNSUPPORTED: ("Unsupported", UnsupportedError),
+    lib.GG_ERR_MEMORY: ("Memory", MemoryLimitError),
+    lib.GG_ERR_VALUE: ("Value", DataError),
+    lib.GG_ERR_ARGUMENT: ("Argument", GGError),
+}
+
+
+def new_error() -> Any:
+    return ffi.new("gg_error *")
+
+
+def exception(err: Any, prefix: str = "") -> GGError:
+    """What a filled gg_error means, as an exception to raise."""
+    code, kind = _EXCEPTIONS[err.code]
+    offset = None if err.offset < 0 else int(err.offset)
+    where = "" if offset is None else f"byte {offset:#x}: "
+    return kind(prefix + where + ffi.string(err.message).decode("utf-8", "replace"), code=code, offset=offset)
+
+
+def ne_of(shape: Sequence[int]) -> list[int]:
+    """A numpy-order shape as ggml's four sizes."""
+    return [int(n) for n in reversed(shape)] + [1] * (N_DIMS - len(shape))
+
+
+def shape_of(ne: Sequence[int], rank: int | None = None) -> tuple[int, ...]:
+    """ggml's four sizes in numpy order, to `rank` axes; without one, leading axes of size 1 are dropped."""
+    sizes = list(ne)
+    if rank is None:
+        rank = max([i + 1 for i, n in enumerate(sizes) if n != 1], default=1)
+    return tuple(int(n) for n in reversed(sizes[:rank]))
+
+
+def ggml_axes(axes: Sequence[int]) -> list[int]:
+    """Numpy's `transpose` axes as op_params of PERMUTE: ggml's dimension i goes to place result[i]."""
+    rank = len(axes)
+    places = list(range(N_DIMS))
+    for to, source in enumerate(axes):
+        places[rank - 1 - source] = rank - 1 - to
+    return places
+
+
+def pack_params(op: Op, params: dict[str, Any]) -> bytes:
+    """The 64 bytes of op_params."""
+    words = bytearray(64)
+    for p in op.params:
+        struct.pack_into({"f32": "<f", "i32": "<i", "i64": "<q"}[p.kind], words, 4 * p.word, params[p.name])
+    return bytes(words)
+
+
+class CoreGraph:
+    """An owned `gg_graph`; ids are ints, shapes numpy-order tuples."""
+
+    def __init__(self, handle: Any | None = None) -> None:
+        handle = lib.gg_graph_new() if handle is None else handle
+        if handle == ffi.NULL:
+            raise MemoryLimitError("no memory for a graph")
+        self.handle = ffi.gc(handle, lib.gg_graph_free)
+
+    def __len__(self) -> int:
+        return int(lib.gg_graph_size(self.handle))
+
+    def tensor(self, tensor_id: int) -> Any:
+        """The `gg_tensor *`; valid until the next tensor is added."""
+        return lib.gg_graph_tensor(self.handle, tensor_id)
+
+    def find(self, name: str) -> int:
+        """Id of the tensor of that name, -1 if there is none."""
+        return int(lib.gg_graph_find(self.handle, name.encode()))
+
+    def name(self, tensor_id: int) -> str:
+        return str(ffi.string(self.tensor(tensor_id).name).decode("utf-8", "replace"))
+
+    def op(self, tensor_id: int) -> str:
+        return OP_NAMES[self.tensor(tensor_id).op]
+
+    def dtype(self, tensor_id: int) -> str:
+        return TYPE_NAMES[self.tensor(tensor_id).type]
+
+    def shape(self, tensor_id: int, rank: int | None = None) -> tuple[int, ...]:
+        return shape_of(self.tensor(tensor_id).ne, rank)
+
+    def strides(self, tensor_id: int) -> list[int]:
+        """ggml's four strides in bytes."""
+        return list(self.tensor(tensor_id).nb)
+
+    def view_offset(self, tensor_id: int) -> int:
+        """Bytes into the source of a view; 0 for anything else."""
+        words = self.tensor(tensor_id).op_params
+        return int(words[0] & 0xFFFFFFFF | words[1] << 32) if self.op(tensor_id) == "view" else 0
+
+    def leaf(self, dtype: str, shape: Sequence[int], flags: int, name: str) -> int:
+        err = new_error()
+        tensor_id = lib.gg_leaf(self.handle, TYPES[dtype], ne_of(shape), flags, name.encode(), err)
+        if tensor_id < 0:
+            raise exception(err, f"{name}: ")
+        return int(tensor_id)
+
+    def node(
+        self,
+        op: Op,
+        src: Sequence[int],
+        params: dict[str, Any],
+        shape: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> int:
+        """Append `op`; raises what its shape rule says."""
+        err = new_error()
+        ne = ffi.NULL if shape is None else ffi.new("int64_t[4]", ne_of(shape))
+        nb = ffi.NULL if strides is None else ffi.new("int64_t[4]", list(strides))
+        words = ffi.from_buffer("int32_t[]", pack_params(op, params))
+        tensor_id = lib.gg_node(self.handle, OP_NUMBERS[op.name], len(src), list(src), words, ne, nb, err)
+        if tensor_id < 0:
+            raise exception(err)
+        return int(tensor_id)
+
+    def set_name(self, tensor_id: int, name: str, flags: int = 0) -> None:
+        err = new_error()
+        if lib.gg_set_name(self.handle, tensor_id, name.encode(), flags, err) < 0:
+            raise exception(err)
+
+    def leaf_bytes(self, tensor_id: int) -> Any:
+        """The memory of a leaf, writable, as a buffer."""
+        err = new_error()
+        data = lib.gg_leaf_data(self.handle, tensor_id, err)
+        if data == ffi.NULL:
+            raise exception(err)
+        return ffi.buffer(data, lib.gg_nbytes(self.handle, tensor_id))
+
+
+@cache
+def isa_levels() -> tuple[str, ...]:
+    """ISA levels this build has and this CPU runs, best first."""
+    names, level = [], 0
+    while (name := lib.gg_isa_name(level)) != ffi.NULL:
+        if lib.gg_isa_supported(level):
+            names.append(ffi.string(name).decode())
+        level += 1
+    return tuple(names)

@@ -1,0 +1,165 @@
+"""The dialects of the exported-cgraph format, as data.
+
+A dialect is (layout, op numbers, type numbers); the version word of a file does not identify one. One table here
+drives the reader and the writer (cgraph.py) and, at build time, the importer that runtime/gen.py generates, so it
+imports nothing but the standard library. Ops and types go by name everywhere else.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+MAGIC = 0x67676D6C
+
+INPUT, OUTPUT, PARAM, LOSS = 1, 2, 4, 8
+ALL_FLAGS = INPUT | OUTPUT | PARAM | LOSS
+
+KINDS = {"u32": "I", "i32": "i", "u64": "Q", "char": "s"}  # kind of a field -> struct code
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a record: `n` scalars of a kind, or `n` chars."""
+
+    name: str
+    kind: str
+    n: int = 1
+
+    @property
+    def nbytes(self) -> int:
+        return struct.calcsize(f"<{self.n}{KINDS[self.kind]}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The fields of a record, little-endian and without gaps."""
+
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def format(self) -> struct.Struct:
+        return struct.Struct("<" + "".join(f"{f.n}{KINDS[f.kind]}" for f in self.fields))
+
+    @property
+    def nbytes(self) -> int:
+        return self.format.size
+
+    def n(self, name: str) -> int:
+        """How many scalars or chars a field holds; 0 if there is no such field."""
+        return sum(f.n for f in self.fields if f.name == name)
+
+    def offset(self, name: str) -> int:
+        """Bytes from the start of the record to a field."""
+        at = 0
+        for f in self.fields:
+            if f.name == name:
+                return at
+            at += f.nbytes
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Type:
+    """An element type: blocks of `block` elements in `nbytes` bytes."""
+
+    name: str
+    block: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Everything that tells one kind of file from another."""
+
+    name: str
+    version: int  # word in the header
+    header: Layout
+    leaf: Layout  # followed by the data
+    node: Layout
+    node_base: int | None  # what src adds to a node's index; None: the number of leafs
+    param_nodes: bool  # PARAM tensors are nodes and carry data; otherwise they are leafs
+    ops: tuple[str, ...]  # enum ggml_op in order
+    unary: tuple[str, ...]  # enum ggml_unary_op in order
+    types: Mapping[str, int]  # enum ggml_type
+
+    @cached_property
+    def type_of(self) -> dict[int, Type]:
+        return {number: TYPES[name] for name, number in self.types.items()}
+
+    @cached_property
+    def op_number(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.ops)}
+
+    @cached_property
+    def unary_number(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.unary)}
+
+
+# ---------------------------------------------------------------- types
+
+TYPES = {
+    name: Type(name, block, nbytes)
+    for name, block, nbytes in (
+        ("F32", 1, 4), ("F16", 1, 2), ("BF16", 1, 2), ("F64", 1, 8),
+        ("I8", 1, 1), ("I16", 1, 2), ("I32", 1, 4), ("I64", 1, 8),
+        ("Q4_0", 32, 18), ("Q4_1", 32, 20), ("Q5_0", 32, 22), ("Q5_1", 32, 24), ("Q8_0", 32, 34), ("Q8_1", 32, 36),
+        ("Q2_K", 256, 84), ("Q3_K", 256, 110), ("Q4_K", 256, 144), ("Q5_K", 256, 176), ("Q6_K", 256, 210),
+        ("Q8_K", 256, 292), ("IQ2_XXS", 256, 66), ("IQ2_XS", 256, 74), ("IQ3_XXS", 256, 98), ("IQ1_S", 256, 50),
+        ("IQ4_NL", 32, 18), ("IQ3_S", 256, 110), ("IQ2_S", 256, 82), ("IQ4_XS", 256, 136), ("IQ1_M", 256, 56),
+        ("Q4_0_4_4", 32, 18), ("Q4_0_4_8", 32, 18), ("Q4_0_8_8", 32, 18), ("TQ1_0", 256, 54), ("TQ2_0", 256, 66),
+    )
+}  # fmt: skip
+
+# Numbers frozen with GGUF; 4 and 5 were removed types.
+_TYPE_NUMBERS = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q8_1": 9, "Q2_K": 10, "Q3_K": 11,
+    "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "Q8_K": 15, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19,
+    "IQ4_NL": 20, "IQ3_S": 21, "IQ2_S": 22, "IQ4_XS": 23, "I8": 24, "I16": 25, "I32": 26, "I64": 27, "F64": 28,
+    "IQ1_M": 29, "BF16": 30, "Q4_0_4_4": 31, "Q4_0_4_8": 32, "Q4_0_8_8": 33, "TQ1_0": 34, "TQ2_0": 35,
+}  # fmt: skip
+
+# ---------------------------------------------------------------- layouts
+
+_HEADER = Layout(
+    (Field("magic", "u32"), Field("version", "u32"), Field("n_leafs", "u32"), Field("n_nodes", "u32"),
+     Field("size_eval", "u64"))
+)  # fmt: skip
+
+_FLAGGED_TENSOR = (
+    Field("type", "u32"), Field("op", "u32"), Field("flags", "i32"),
+    *(Field(f"{axis}{i}", "u64") for i in range(4) for axis in ("ne", "nb")),
+    Field("name", "char", 64), Field("op_params", "char", 64),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- dialects
+
+_V2_OPS = """
+NONE DUP ADD ADD1 ACC SUB MUL DIV SQR SQRT LOG SIN COS SUM SUM_ROWS MEAN ARGMAX COUNT_EQUAL REPEAT REPEAT_BACK CONCAT
+SILU_BACK NORM RMS_NORM RMS_NORM_BACK GROUP_NORM MUL_MAT MUL_MAT_ID OUT_PROD SCALE SET CPY CONT RESHAPE VIEW PERMUTE
+TRANSPOSE GET_ROWS GET_ROWS_BACK DIAG DIAG_MASK_INF DIAG_MASK_ZERO SOFT_MAX SOFT_MAX_BACK ROPE ROPE_BACK CLAMP
+CONV_TRANSPOSE_1D IM2COL IM2COL_BACK CONV_TRANSPOSE_2D POOL_1D POOL_2D POOL_2D_BACK UPSCALE PAD ARANGE
+TIMESTEP_EMBEDDING ARGSORT LEAKY_RELU FLASH_ATTN_EXT FLASH_ATTN_BACK SSM_CONV SSM_SCAN WIN_PART WIN_UNPART GET_REL_POS
+ADD_REL_POS RWKV_WKV UNARY MAP_UNARY MAP_BINARY MAP_CUSTOM1_F32 MAP_CUSTOM2_F32 MAP_CUSTOM3_F32 MAP_CUSTOM1
+MAP_CUSTOM2 MAP_CUSTOM3 CROSS_ENTROPY_LOSS CROSS_ENTROPY_LOSS_BACK OPT_STEP_ADAMW
+"""
+
+_V2_UNARY = "ABS SGN NEG STEP TANH ELU RELU SIGMOID GELU GELU_QUICK SILU HARDSWISH HARDSIGMOID EXP"
+
+# ggml 59bd3c43 (2024-11-04), the last ggml that exports and imports graphs.
+V2 = Dialect(
+    name="v2",
+    version=2,
+    header=_HEADER,
+    leaf=Layout(_FLAGGED_TENSOR),
+    node=Layout((*_FLAGGED_TENSOR, Field("src", "i32", 10))),
+    node_base=None,
+    param_nodes=True,
+    ops=tuple(_V2_OPS.split()),
+    unary=tuple(_V2_UNARY.split()),
+    types=_TYPE_NUMBERS,
+)
+
+DIALECTS = {d.name: d for d in (V2,)}

@@ -1,0 +1,62 @@
+"""The errors a person sees: one line each, with the exit status the command line ends with.
+
+    GGError                 exit status 1
+    ├── UsageError          exit status 2: the command or call asks for something that makes no sense
+    ├── ShapeError          operands whose shapes do not fit an op
+    ├── FormatError         a malformed file; `offset` is the byte where it is wrong
+    ├── MemoryLimitError    the work does not fit the memory it was given
+    ├── UnsupportedError    a well-formed input that needs something we do not have
+    ├── DataError           text or tokens that cannot be used
+    └── CheckpointError     a checkpoint that is incomplete, damaged or of another run
+
+Raised everywhere in the package; caught once, by the command line, which prints the message without a traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GGError(Exception):
+    """Base of every error meant for a person; `str(error)` is one line.
+
+    code: the C runtime's name of the error, None when it was raised in Python.
+    offset: byte position in the offending file, None when there is none.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, code: str | None = None, offset: int | None = None) -> None:
+        super().__init__(" ".join(message.splitlines()))
+        self.code = code
+        self.offset = offset
+
+
+class UsageError(GGError):
+    """The command or call asks for something that makes no sense."""
+
+    exit_status = 2
+
+
+class ShapeError(GGError):
+    """Operands whose shapes do not fit an op."""
+
+
+class FormatError(GGError):
+    """A malformed file."""
+
+
+class MemoryLimitError(GGError):
+    """The work does not fit the memory it was given."""
+
+
+class UnsupportedError(GGError):
+    """A well-formed input that needs something we do not have."""
+
+
+class DataError(GGError):
+    """Text or tokens that cannot be used."""
+
+
+class CheckpointError(GGError):
+    """A checkpoint that is incomplete, damaged or of another run."""

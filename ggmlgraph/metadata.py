@@ -1,0 +1,64 @@
+"""The content of the leaf `ggmlgraph.metadata`: what a graph file says beyond ops and weights.
+
+Stock ggml sees an unused I8 tensor; we see UTF-8 JSON padded with spaces. The exporter fills it, `inspect`, training
+and generation read it. Fields may be added without a new version: older readers ignore what they do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from ggmlgraph.errors import FormatError, UnsupportedError
+
+LEAF_NAME = "ggmlgraph.metadata"
+VERSION = 1
+MAX_NBYTES = 16 << 20
+ALIGNMENT = 16
+
+Feed = Literal["tokens", "targets", "loss_weights", "positions"]
+Scalar = str | int | float | bool | None
+Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+Expression = str | None
+
+
+class SizeExpressions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the size of a leaf or sized op follows from the named sizes; None where it does not."""
+
+    ne: tuple[Expression, Expression, Expression, Expression] = (None, None, None, None)  # in ggml's order
+    offset: Expression = None  # bytes, of a view
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+    """One file's metadata. Keys of `inputs`, `exprs`, `exact`, `where`, `initializers` are names of tensors."""
+
+    version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
+    model: str
+    config: dict[str, Scalar] = {}
+    sizes: dict[str, Size] = {}  # named sizes and their values at export; empty if the graph is fixed
+    fixed: str | None = None  # why the graph cannot be re-sized
+    inputs: dict[str, Feed] = {}
+    exprs: dict[str, SizeExpressions] = {}
+    exact: dict[str, str] = {}  # op of ours that the file approximates by an op of ggml
+    where: dict[str, str] = {}  # "file.py:41", the call that made the node
+    corpus: str | None = None  # what to train on when no data is given, e.g. "builtin:sine"
+    initializers: dict[str, str] = {}
+
+    def encode(self) -> bytes:
+        """JSON, padded so that tensors behind it stay aligned."""
+        text = msgspec.json.encode(self)
+        return text + b" " * (-len(text) % ALIGNMENT)
+
+
+def decode(data: bytes) -> Metadata:
+    """Read the leaf's bytes, which come from anyone."""
+    if len(data) > MAX_NBYTES:
+        raise FormatError(f"metadata of {len(data)} bytes, at most {MAX_NBYTES} allowed")
+    try:
+        metadata = msgspec.json.decode(data, type=Metadata)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"metadata: {error}") from None
+    if metadata.version > VERSION:
+        raise UnsupportedError(f"metadata has version {metadata.version}; this ggmlgraph reads version {VERSION}")
+    return metadata

@@ -1,0 +1,423 @@
+"""The op table: everything the project knows about an op, in one stanza each.
+
+A stanza gives the op's place in ggml (`None`: internal to the runtime, never written to a file), its shape
+rule (runtime/src/shape.c), its kernel (runtime/kernels, or a `scalar` formula the template vectorises) and
+its derivative: `vjp(g, y, *sources)` returns one cotangent per source, None where there is none. In a rule
+`y.eps` is a parameter of the node, `shape=a` means "of a's shape"; the gradient pass sums a cotangent down
+to its source's shape where the op repeated it.
+
+Shapes are in numpy order. Elementwise ops *tile* the second operand into the first; `mul_mat` repeats its
+first operand in *groups* (grouped-query attention). Traced by `runtime/gen.py` at build time and called by
+models at trace time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggmlgraph.optable import op
+
+if TYPE_CHECKING:
+    from ggmlgraph.tensor import Tensor
+
+    Offset = int
+
+# ---------------------------------------------------------------- elementwise, two operands
+
+
+@op("ADD", kernel="elementwise", inplace=True, shape="broadcast",
+    scalar=lambda a, b: a + b, vjp=lambda g, y, a, b: (g, g))  # fmt: skip
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """a + b; b is tiled into a's shape."""
+
+
+@op("SUB", kernel="elementwise", inplace=True, shape="broadcast",
+    scalar=lambda a, b: a - b, vjp=lambda g, y, a, b: (g, -g))  # fmt: skip
+def sub(a: Tensor, b: Tensor) -> Tensor:
+    """a - b; b is tiled into a's shape."""
+
+
+@op("MUL", kernel="elementwise", inplace=True, shape="broadcast",
+    scalar=lambda a, b: a * b, vjp=lambda g, y, a, b: (g * b, g * a))  # fmt: skip
+def mul(a: Tensor, b: Tensor) -> Tensor:
+    """a * b; b is tiled into a's shape."""
+
+
+@op("DIV", kernel="elementwise", inplace=True, shape="broadcast",
+    scalar=lambda a, b: a / b, vjp=lambda g, y, a, b: (g / b, -(g * y / b)))  # fmt: skip
+def div(a: Tensor, b: Tensor) -> Tensor:
+    """a / b; b is tiled into a's shape."""
+
+
+# ---------------------------------------------------------------- elementwise, one operand
+
+
+@op("SCALE", kernel="elementwise", inplace=True,
+    scalar=lambda a, s: a * s, vjp=lambda g, y, a: (scale(g, y.s),))  # fmt: skip
+def scale(a: Tensor, s: float) -> Tensor:
+    """a * s for a number s."""
+
+
+@op("SQR", kernel="elementwise", inplace=True, scalar=lambda a: a * a, vjp=lambda g, y, a: (scale(g * a, 2.0),))
+def sqr(a: Tensor) -> Tensor:
+    """a squared."""
+
+
+@op("SQRT", kernel="elementwise", inplace=True, scalar="gg_sqrt", vjp=lambda g, y, a: (scale(g / y, 0.5),))
+def sqrt(a: Tensor) -> Tensor:
+    """Square root; NaN below zero."""
+
+
+@op("LOG", kernel="elementwise", inplace=True, scalar="gg_log", vjp=lambda g, y, a: (g / a,))
+def log(a: Tensor) -> Tensor:
+    """Natural logarithm; -inf at zero, NaN below."""
+
+
+@op("UNARY", sub="NEG", kernel="elementwise", inplace=True, scalar=lambda a: -a, vjp=lambda g, y, a: (-g,))
+def neg(a: Tensor) -> Tensor:
+    """-a."""
+
+
+@op("UNARY", sub="EXP", kernel="elementwise", inplace=True, scalar="gg_exp", vjp=lambda g, y, a: (g * y,))
+def exp(a: Tensor) -> Tensor:
+    """e to the power a."""
+
+
+@op("UNARY", sub="STEP", kernel="elementwise", inplace=True, scalar="gg_step", no_gradient=True)
+def step(a: Tensor) -> Tensor:
+    """1 where a > 0, else 0. Its derivative is zero almost everywhere and is not defined here."""
+
+
+@op("UNARY", sub="RELU", kernel="elementwise", inplace=True, scalar="gg_relu", vjp=lambda g, y, a: (g * step(a),))
+def relu(a: Tensor) -> Tensor:
+    """max(a, 0)."""
+
+
+@op("UNARY", sub="TANH", kernel="elementwise", inplace=True, scalar="gg_tanh", vjp=lambda g, y, a: (g - g * sqr(y),))
+def tanh(a: Tensor) -> Tensor:
+    """Hyperbolic tangent."""
+
+
+@op("UNARY", sub="SIGMOID", kernel="elementwise", inplace=True,
+    scalar=lambda a: 1.0 / (1.0 + exp(-a)), vjp=lambda g, y, a: (g * (y - sqr(y)),))  # fmt: skip
+def sigmoid(a: Tensor) -> Tensor:
+    """1 / (1 + exp(-a))."""
+
+
+@op("UNARY", sub="SILU", kernel="elementwise", inplace=True,
+    scalar=lambda a: a * sigmoid(a), vjp=lambda g, y, a: (silu_back(g, a),))  # fmt: skip
+def silu(a: Tensor) -> Tensor:
+    """a * sigmoid(a) (Elfwing et al. 2017)."""
+
+
+@op(kernel="elementwise", inplace=True, scalar=lambda g, a: g * (sigmoid(a) * (1.0 + a * (1.0 - sigmoid(a)))))
+def silu_back(g: Tensor, a: Tensor) -> Tensor:
+    """Cotangent of a in silu(a)."""
+
+
+# gelu(a) = a * sigmoid(2u) with u = sqrt(2/pi) (a + 0.044715 a^3): the same function as 0.5 a (1 + tanh u),
+# without its cancellation where a is negative.
+
+
+@op("UNARY", sub="GELU", kernel="elementwise", inplace=True,
+    scalar=lambda a: a * sigmoid(1.5957691216057308 * (a + 0.044715 * (a * a * a))),
+    vjp=lambda g, y, a: (gelu_back(g, a),))  # fmt: skip
+def gelu(a: Tensor) -> Tensor:
+    """GELU, tanh form (Hendrycks & Gimpel 2016, section 2). Stock ggml reads it from a half-precision table."""
+
+
+def _gelu_slope(a, s):  # type: ignore[no-untyped-def]
+    return s * (1.0 + a * (1.0 - s) * (1.5957691216057308 + 0.21406890646384 * (a * a)))
+
+
+@op(kernel="elementwise", inplace=True,
+    scalar=lambda g, a: g * _gelu_slope(a, sigmoid(1.5957691216057308 * (a + 0.044715 * (a * a * a)))))  # fmt: skip
+def gelu_back(g: Tensor, a: Tensor) -> Tensor:
+    """Cotangent of a in gelu(a)."""
+
+
+@op("UNARY", sub="GELU", exact=True, kernel="elementwise", inplace=True,
+    scalar="gg_gelu_erf", vjp=lambda g, y, a: (gelu_erf_back(g, a),))  # fmt: skip
+def gelu_erf(a: Tensor) -> Tensor:
+    """GELU, exact form: a times the normal distribution function of a (Hendrycks & Gimpel 2016, equation 1)."""
+
+
+@op(kernel="elementwise", inplace=True, scalar=lambda g, a: g * gelu_erf_slope(a))
+def gelu_erf_back(g: Tensor, a: Tensor) -> Tensor:
+    """Cotangent of a in gelu_erf(a)."""
+
+
+@op(kernel="elementwise", inplace=True, scalar="gg_gelu_erf_slope")
+def gelu_erf_slope(a: Tensor) -> Tensor:
+    """Derivative of gelu_erf: normal distribution function plus a times its density."""
+
+
+@op(kernel="elementwise", inplace=True, scalar=lambda a, b: silu(a) * b,
+    vjp=lambda g, y, a, b: (silu_back(g * b, a), g * silu(a)))  # fmt: skip
+def swiglu(a: Tensor, b: Tensor) -> Tensor:
+    """silu(a) * b, same shapes (Shazeer 2020). Keeps neither factor for the backward pass."""
+
+
+# ---------------------------------------------------------------- reductions and repeats
+
+
+@op("SUM", shape="scalar", dense=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),), rank=lambda a: 1)
+def sum(a: Tensor) -> Tensor:  # noqa: A001
+    """Sum of all elements -> (1,)."""
+
+
+@op("SUM_ROWS", shape="row_scalars", rows=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),))
+def sum_rows(a: Tensor) -> Tensor:
+    """Sum over the last axis: (..., n) -> (..., 1)."""
+
+
+@op("REPEAT", shape="repeat", sized=True, vjp=lambda g, y, a: (repeat_back(g, shape=a),))
+def repeat(a: Tensor) -> Tensor:
+    """Tile a into `shape`, each size a multiple of a's."""
+
+
+@op("REPEAT_BACK", shape="repeat_back", sized=True, dense=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),))
+def repeat_back(a: Tensor) -> Tensor:
+    """Sum the tiles of a into `shape`; the transpose of `repeat`."""
+
+
+# ---------------------------------------------------------------- normalisation
+
+
+@op("NORM", rows=("a",), inplace=True, vjp=lambda g, y, a: (norm_back(g, a, y.eps),))
+def norm(a: Tensor, eps: float) -> Tensor:
+    """(a - mean) / sqrt(variance + eps) over the last axis (Ba et al. 2016)."""
+
+
+@op(rows=("g", "a"), inplace=True)
+def norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
+    """Cotangent of a in norm(a)."""
+
+
+@op(kernel="norm", shape="gain", rows=("a",), dense=("gain",), inplace=True,
+    vjp=lambda g, y, a, gain: (norm_back(g * gain, a, y.eps), g * norm(a, y.eps)))  # fmt: skip
+def norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
+
+
+@op("RMS_NORM", rows=("a",), inplace=True, vjp=lambda g, y, a: (rms_norm_back(g, a, y.eps),))
+def rms_norm(a: Tensor, eps: float) -> Tensor:
+    """a / sqrt(mean(a^2) + eps) over the last axis (Zhang & Sennrich 2019)."""
+
+
+@op(rows=("g", "a"), inplace=True)
+def rms_norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
+    """Cotangent of a in rms_norm(a)."""
+
+
+@op(kernel="rms_norm", shape="gain", rows=("a",), dense=("gain",), inplace=True,
+    vjp=lambda g, y, a, gain: (rms_norm_back(g * gain, a, y.eps), g * rms_norm(a, y.eps)))  # fmt: skip
+def rms_norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """rms_norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
+
+
+# ---------------------------------------------------------------- products
+
+
+@op("MUL_MAT", shape="mul_mat", work="gemm",
+    vjp=lambda g, y, a, b: (mul_mat_back(g, b, shape=a), mul_mat(transpose(a), g)))  # fmt: skip
+def mul_mat(a: Tensor, b: Tensor, prec: int = 0) -> Tensor:
+    """Product of every row of b with every row of a: y = b @ a.T.
+
+    a: (..., m, k); b: (..., n, k), batch dims of a repeat in groups into b's -> (..., n, m). `prec` is ggml's
+    (0 default, 1 float32); products here are always accumulated in float32.
+    """
+
+
+@op(shape="mul_mat_back", sized=True, work="gemm")
+def mul_mat_back(g: Tensor, b: Tensor) -> Tensor:
+    """Cotangent of a in mul_mat(a, b): g.T @ b, summed over the group that shares a.
+
+    g: (..., n, m); b: (..., n, k) -> `shape` = (..., m, k).
+    """
+
+
+@op("OUT_PROD", shape="out_prod", work="gemm",
+    vjp=lambda g, y, a, b: (mul_mat(transpose(g), b), mul_mat(g, a)))  # fmt: skip
+def out_prod(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over rows of outer products: y = b.T @ a. a: (..., k, m); b: (..., k, n) -> (..., n, m)."""
+
+
+# ---------------------------------------------------------------- layout
+
+
+@op("CONT", shape="cont", sized=True, vjp=lambda g, y, a: (reshape(g, shape=a),))
+def cont(a: Tensor) -> Tensor:
+    """A contiguous copy of a, in `shape` if one is given."""
+
+
+@op("RESHAPE", shape="reshape", sized=True, view=True, kernel=None, dense=("a",), vjp=lambda g, y, a: (reshape(g, shape=a),))
+def reshape(a: Tensor) -> Tensor:
+    """The same elements in `shape`; a must be contiguous."""
+
+
+@op("VIEW", shape="view", sized=True, view=True, kernel=None,
+    vjp=lambda g, y, a: (view_back(g, y.offset, y.nb1, y.nb2, y.nb3, shape=a),))  # fmt: skip
+def view(a: Tensor, offset: Offset) -> Tensor:
+    """A window of a's memory: `shape` elements from byte `offset` on, with strides of their own."""
+
+
+@op(shape="view_back", sized=True)
+def view_back(g: Tensor, offset: Offset, nb1: Offset, nb2: Offset, nb3: Offset) -> Tensor:
+    """Cotangent of a contiguous a in view(a): g added into zeros of `shape` at the view's offset and strides."""
+
+
+@op("PERMUTE", shape="permute", view=True, kernel=None,
+    vjp=lambda g, y, a: (permute_back(g, y.axis0, y.axis1, y.axis2, y.axis3),))  # fmt: skip
+def permute(a: Tensor, axis0: int, axis1: int, axis2: int, axis3: int) -> Tensor:
+    """ggml's permutation of dimensions: dimension i of a becomes dimension axis_i. See Tensor.permute."""
+
+
+@op(shape="permute_back", view=True, kernel=None)
+def permute_back(a: Tensor, axis0: int, axis1: int, axis2: int, axis3: int) -> Tensor:
+    """The inverse of permute with the same axes."""
+
+
+@op("TRANSPOSE", shape="transpose", view=True, kernel=None, vjp=lambda g, y, a: (transpose(g),))
+def transpose(a: Tensor) -> Tensor:
+    """Swap the last two axes: (..., n, m) -> (..., m, n)."""
+
+
+@op("GET_ROWS", shape="get_rows", rows=("a",), dense=("ids",), rank=lambda a, ids: ids + 1,
+    vjp=lambda g, y, a, ids: (get_rows_back(g, ids, shape=a), None))  # fmt: skip
+def get_rows(a: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a by number: a (..., v, d), ids int32 (..., n) -> (..., n, d). Every id is checked against v."""
+
+
+@op(shape="get_rows_back", sized=True, rows=("g",), dense=("ids",))
+def get_rows_back(g: Tensor, ids: Tensor) -> Tensor:
+    """Cotangent of a in get_rows(a, ids): rows of g summed into zeros of `shape`."""
+
+
+# ---------------------------------------------------------------- attention
+
+
+@op("DIAG_MASK_INF", rows=("a",), kernel="diag_mask", inplace=True,
+    vjp=lambda g, y, a: (diag_mask_zero(g, y.n_past),))  # fmt: skip
+def diag_mask_inf(a: Tensor, n_past: int = 0) -> Tensor:
+    """-inf where column > row + n_past: a query attends to itself and what came before."""
+
+
+@op("DIAG_MASK_ZERO", rows=("a",), kernel="diag_mask", inplace=True,
+    vjp=lambda g, y, a: (diag_mask_zero(g, y.n_past),))  # fmt: skip
+def diag_mask_zero(a: Tensor, n_past: int = 0) -> Tensor:
+    """0 where column > row + n_past."""
+
+
+@op("SOFT_MAX", shape="soft_max", rows=("a", "mask"), inplace=True,
+    vjp=lambda g, y, a, mask: (soft_max_back(g, y, y.scale), None))  # fmt: skip
+def soft_max(a: Tensor, mask: Tensor | None = None, scale: float = 1.0, max_bias: float = 0.0) -> Tensor:
+    """softmax(a * scale + mask) over the last axis; the mask (n, m) is shared by the batch."""
+
+
+@op(rows=("g", "y"), inplace=True)
+def soft_max_back(g: Tensor, y: Tensor, scale: float) -> Tensor:
+    """Cotangent of a in y = soft_max(a): scale * y * (g - sum(g * y))."""
+
+
+@op("ROPE", shape="rope", rows=("a",), dense=("positions", "freq_factors"), inplace=True,
+    words={"n_dims": 1, "mode": 2, "n_ctx_orig": 4, "freq_base": 5},
+    vjp=lambda g, y, a, positions, freq_factors: (
+        rope_back(g, positions, freq_factors, y.n_dims, y.mode, y.n_ctx_orig, y.freq_base, y.freq_scale,
+                  y.ext_factor, y.attn_factor, y.beta_fast, y.beta_slow), None, None))  # fmt: skip
+def rope(
+    a: Tensor,
+    positions: Tensor,
+    freq_factors: Tensor | None = None,
+    n_dims: int = 0,
+    mode: int = 0,
+    n_ctx_orig: int = 0,
+    freq_base: float = 10000.0,
+    freq_scale: float = 1.0,
+    ext_factor: float = 0.0,
+    attn_factor: float = 1.0,
+    beta_fast: float = 0.0,
+    beta_slow: float = 0.0,
+) -> Tensor:
+    """Rotary position embedding (Su et al. 2021) of the first `n_dims` of each head.
+
+    a: (batch, ctx, n_head, head_dim); positions: int32 (ctx,). mode 0 rotates pairs (2i, 2i+1), mode 2
+    (GPT-NeoX) pairs (i, i + n_dims/2), by position * freq_base^(-2i/n_dims) * freq_scale.
+    """
+
+
+@op("ROPE_BACK", kernel="rope", shape="rope", rows=("g",), dense=("positions", "freq_factors"), inplace=True,
+    words={"n_dims": 1, "mode": 2, "n_ctx_orig": 4, "freq_base": 5})  # fmt: skip
+def rope_back(
+    g: Tensor,
+    positions: Tensor,
+    freq_factors: Tensor | None = None,
+    n_dims: int = 0,
+    mode: int = 0,
+    n_ctx_orig: int = 0,
+    freq_base: float = 10000.0,
+    freq_scale: float = 1.0,
+    ext_factor: float = 0.0,
+    attn_factor: float = 1.0,
+    beta_fast: float = 0.0,
+    beta_slow: float = 0.0,
+) -> Tensor:
+    """Cotangent of a in rope(a): the inverse rotation."""
+
+
+# ---------------------------------------------------------------- loss
+
+
+@op(shape="cross_entropy", dense=("logits", "targets", "weights"), work="cross_entropy",
+    vjp=lambda g, y, logits, targets, weights: (cross_entropy_back(g, logits, targets, weights), None, None))  # fmt: skip
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """sum_t weights[t] * log softmax(logits[t])[targets[t]] -> (1,). Never forms the probabilities.
+
+    logits: (..., n_vocab); targets int32 and weights: one per row of logits.
+    """
+
+
+@op(dense=("g", "logits", "targets", "weights"), shape="second")
+def cross_entropy_back(g: Tensor, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Cotangent of logits in cross_entropy: g * weights[t] * (onehot(targets[t]) - softmax(logits[t]))."""
+
+
+@op(shape="linear_cross_entropy", dense=("w", "x", "targets", "weights"), writes=("dw", "dx"),
+    work="linear_cross_entropy",
+    vjp=lambda g, y, w, x, targets, weights, dw, dx: (dw * g, dx * g, None, None, None, None))  # fmt: skip
+def linear_cross_entropy(
+    w: Tensor, x: Tensor, targets: Tensor, weights: Tensor, dw: Tensor | None = None, dx: Tensor | None = None
+) -> Tensor:
+    """cross_entropy(mul_mat(w, x), targets, weights) in chunks of rows: the logits are never stored.
+
+    w: (n_vocab, k); x: (..., k) -> (1,). When dw and dx (shapes of w and x) are given, the same pass leaves
+    the derivatives in them, so the backward pass only multiplies by g.
+    """
+
+
+@op(shape="sized", sized=True, kernel=None)
+def empty() -> Tensor:
+    """Memory of `shape` that a later node writes."""
+
+
+# ---------------------------------------------------------------- optimiser
+
+
+@op(shape="first", dense=("total", "g"), writes=("total",), view=True)
+def accumulate(total: Tensor, g: Tensor, keep: Tensor) -> Tensor:
+    """total = keep[0] * total + g, in place: gradients of several micro-batches."""
+
+
+@op(shape="scalar", dense=("a",))
+def sum_sqr(a: Tensor, total: Tensor | None = None) -> Tensor:
+    """Sum of squares of a, plus total[0] -> (1,)."""
+
+
+@op(shape="first", dense=("p", "g", "m", "v"), writes=("p", "m", "v"), view=True)
+def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, hyper: Tensor, sum_sqr: Tensor, decay: int = 1) -> Tensor:
+    """One AdamW update in place (Loshchilov & Hutter 2019, algorithm 2, decay multiplied by the rate).
+
+    hyper: (lr, beta1, beta2, eps, weight_decay, clip, 1 - beta1^t, 1 - beta2^t). g is first scaled by
+    clip / (norm + 1e-6) where the global norm sqrt(sum_sqr[0]) exceeds clip > 0; a norm that is not finite
+    leaves p, m and v as they are. `decay` 0 exempts p from weight decay.
+    """

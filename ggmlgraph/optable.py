@@ -1,0 +1,167 @@
+"""The op table's mechanism: what one stanza of `ops.py` records, and how a call finds its interpreter.
+
+An op is a function without a body. Its signature is the schema (operands are sources, scalars are
+op_params words), its name is the C name, its docstring is the API page. Calling it asks the first operand
+to `bind` it: a `Tensor` records a node, a `CExpr` (runtime/gen.py) prints C, a `Ref` (tests) computes
+numpy float64. Used by `ops.py`, by the tracer and, at build time, by `runtime/gen.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Operand:
+    """What an op is called on: anything that can say how an op applies to it. Operators are calls of ops."""
+
+    __slots__ = ()
+
+    def bind(self, op: Op, operands: list[Any], params: dict[str, Any]) -> Any:
+        """Apply `op`; `operands` follow `op.sources` (None where an optional one is absent)."""
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> Any:
+        return TABLE["add"](self, other)
+
+    def __sub__(self, other: Any) -> Any:
+        return TABLE["sub"](self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        return TABLE["mul"](self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return TABLE["div"](self, other)
+
+    def __neg__(self) -> Any:
+        return TABLE["neg"](self)
+
+
+@dataclass(frozen=True)
+class Param:
+    """One scalar of an op: which 32-bit op_params word holds it, and as what."""
+
+    name: str
+    kind: str  # "f32", "i32", or "i64" (two words)
+    word: int
+    default: float | int | None
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row of the table."""
+
+    name: str
+    ggml: str | None  # name in enum ggml_op; None: internal, never written to a file
+    unary: str | None  # name in enum ggml_unary_op when `ggml` is UNARY
+    exact: bool  # the file shows `ggml`/`unary`; the metadata leaf names this exact form
+    sources: tuple[str, ...]
+    optional: tuple[str, ...]  # sources that may be absent
+    params: tuple[Param, ...]
+    sized: bool  # the result's size is given by the caller, not derived
+    shape: str  # rule in runtime/src/shape.c
+    view: bool  # the result lies in its first source's memory
+    kernel: str | None  # function in runtime/kernels; None: nothing to compute
+    scalar: Callable[..., Any] | str | None  # elementwise formula, or the function of simd.h that is it
+    vjp: Callable[..., tuple[Any, ...]] | None
+    no_gradient: bool  # deliberately not differentiable: its sources are indices or masks
+    inplace: bool  # the result may take the memory of its first source when that dies here
+    rows: tuple[str, ...]  # sources whose last axis must be contiguous
+    dense: tuple[str, ...]  # sources that must be contiguous as a whole
+    writes: tuple[str, ...]  # sources the kernel writes
+    work: str | None  # function in runtime/src/work.c that sizes the scratch memory
+    rank: Callable[..., int] | None  # rank of the result from ranks of the sources; None: the largest
+    doc: str = field(repr=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        operands, params = self.arguments(args, kwargs)
+        for operand in operands:
+            if isinstance(operand, Operand):
+                return operand.bind(self, operands, params)
+        raise TypeError(f"{self.name}: no operand among {', '.join(self.sources)} is a tensor")
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Sort call arguments into operands and params (with `ne` for a sized op)."""
+        slots = [*self.sources, *(p.name for p in self.params), *(("shape",) if self.sized else ())]
+        if len(args) > len(slots):
+            raise TypeError(f"{self.name} takes at most {len(slots)} arguments, got {len(args)}")
+        given = dict(zip(slots, args, strict=False))
+        for name, value in kwargs.items():
+            if name not in slots or name in given:
+                raise TypeError(f"{self.name}: unexpected or repeated argument {name!r}")
+            given[name] = value
+        defaults: dict[str, Any] = {name: None for name in self.optional}
+        defaults |= {p.name: p.default for p in self.params if p.default is not None}
+        if self.sized:
+            defaults["shape"] = None
+        values = defaults | given
+        missing = [name for name in slots if name not in values]
+        if missing:
+            raise TypeError(f"{self.name}: missing argument {missing[0]!r}")
+        operands = [values.pop(name) for name in self.sources]
+        return operands, values
+
+
+class Formula(Protocol):
+    """A rule: straight-line code over operands."""
+
+    def __call__(self, *operands: Any) -> Any: ...
+
+
+TABLE: dict[str, Op] = {}
+
+
+def op(
+    ggml: str | None = None,
+    *,
+    sub: str | None = None,
+    exact: bool = False,
+    shape: str = "same",
+    kernel: str | None = "",
+    scalar: Formula | str | None = None,
+    vjp: Formula | None = None,
+    no_gradient: bool = False,
+    inplace: bool = False,
+    sized: bool = False,
+    view: bool = False,
+    rows: tuple[str, ...] = (),
+    dense: tuple[str, ...] = (),
+    writes: tuple[str, ...] = (),
+    words: dict[str, int] | None = None,
+    work: str | None = None,
+    rank: Callable[..., int] | None = None,
+) -> Callable[[Callable[..., Any]], Op]:
+    """Enter an op into the table. The decorated stub's signature and docstring complete the row.
+
+    `words` places params in op_params where ggml leaves gaps; without it they follow one another
+    (from word 1 for a unary op, whose word 0 is the ggml_unary_op number). `kernel` defaults to the name.
+    """
+
+    def enter(stub: Callable[..., Any]) -> Op:
+        sources, optional, params = [], [], []
+        word = 1 if sub else 0
+        for name, parameter in inspect.signature(stub).parameters.items():
+            default = None if parameter.default is inspect.Parameter.empty else parameter.default
+            kind = {"float": "f32", "int": "i32", "Offset": "i64"}.get(parameter.annotation)
+            if kind is None:
+                sources.append(name)
+                if "None" in parameter.annotation:
+                    optional.append(name)
+                continue
+            word = (words or {}).get(name, word)
+            params.append(Param(name, kind, word, default))
+            word += 2 if kind == "i64" else 1
+        row = Op(
+            name=stub.__name__, ggml=ggml, unary=sub, exact=exact, sources=tuple(sources), optional=tuple(optional),
+            params=tuple(params), sized=sized, shape=shape, view=view,
+            kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
+            no_gradient=no_gradient, inplace=inplace, rows=rows, dense=dense, writes=writes, work=work, rank=rank, doc=inspect.getdoc(stub) or "",
+        )  # fmt: skip
+        if row.name in TABLE:
+            raise ValueError(f"op {row.name} is in the table twice")
+        TABLE[row.name] = row
+        return row
+
+    return enter

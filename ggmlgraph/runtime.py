@@ -1,0 +1,434 @@
+"""`Runtime`: a graph file ready to run and to train, everything by tensor name and numpy array.
+
+    with Runtime("graph.bin", threads=2, batch=16, ctx=64) as rt:
+        result = rt.step((tokens, targets), lr=1e-3)
+
+A file is imported and re-sized once; from it programs are made when first needed: one to train, one for each set of
+outputs asked for. They share the weights. `at` gives the same weights at another batch and context.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ggmlgraph import machine, metadata
+from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.dialect import INPUT, LOSS, PARAM
+from ggmlgraph.dim import evaluate
+from ggmlgraph.errors import GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.metadata import Metadata
+
+DTYPES = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
+TOKENIZER_LEAF = "ggmlgraph.tokenizer"
+Batch = tuple[ArrayLike, ArrayLike]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step did."""
+
+    loss: float  # before the update, nats per token
+    grad_norm: float  # global L2 norm before clipping
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a program needs, known before it runs."""
+
+    leaf_nbytes: int  # weights, optimiser state, inputs
+    arena_nbytes: int  # activations and gradients
+    work_nbytes: int  # scratch of the kernels
+    flops: float  # of the matrix products of one run
+
+    @property
+    def nbytes(self) -> int:
+        return self.leaf_nbytes + self.arena_nbytes + self.work_nbytes
+
+
+class Program:
+    """A fused graph with its plan: what is run."""
+
+    def __init__(self, graph: CoreGraph, isa: str | None, threads: int) -> None:
+        self.graph = graph
+        err = new_error()
+        level = ffi.NULL if isa is None else isa.encode()
+        handle = lib.gg_exec_new(graph.handle, level, threads, err)
+        if handle == ffi.NULL:
+            raise exception(err)
+        self.handle = ffi.gc(handle, lib.gg_exec_free)
+        self.end = len(graph)
+
+    def run(self, begin: int = 0, end: int | None = None) -> None:
+        err = new_error()
+        if lib.gg_exec_run(self.handle, begin, self.end if end is None else end, err) < 0:
+            raise exception(err)
+
+    def cost(self) -> Cost:
+        leafs = (i for i in range(self.end) if self.graph.tensor(i).op == 0)
+        return Cost(
+            sum(lib.gg_nbytes(self.graph.handle, i) for i in leafs),
+            lib.gg_exec_arena_nbytes(self.handle),
+            lib.gg_exec_work_nbytes(self.handle),
+            lib.gg_exec_flops(self.handle, 0, self.end),
+        )
+
+    def leaf(self, tensor_id: int) -> NDArray[Any]:
+        """A leaf's memory, flat and writable, before any run too."""
+        return np.frombuffer(self.graph.leaf_bytes(tensor_id), DTYPES[self.graph.dtype(tensor_id)])
+
+    def array(self, tensor_id: int) -> NDArray[Any]:
+        """A tensor's values as the last run left them: a view, valid until the next run."""
+        data = lib.gg_exec_data(self.handle, tensor_id)
+        if data == ffi.NULL:
+            raise GGError(f"{self.graph.name(tensor_id) or tensor_id} has no values before the first run")
+        buffer = ffi.buffer(data, lib.gg_nbytes(self.graph.handle, tensor_id))
+        dtype = DTYPES[self.graph.dtype(tensor_id)]
+        shape = self.graph.shape(tensor_id, 4)
+        strides = list(reversed(self.graph.strides(tensor_id)))
+        view = np.ndarray(shape, dtype, buffer, strides=strides)
+        return view.reshape(self.graph.shape(tensor_id))
+
+
+class TrainProgram(Program):
+    """Forward, backward and AdamW of one loss; node numbers that divide its run."""
+
+    def __init__(self, forward: CoreGraph, accumulate: int, isa: str | None, threads: int) -> None:
+        err = new_error()
+        self.loss = next(i for i in range(len(forward)) if forward.tensor(i).flags & LOSS)
+        if lib.gg_grad(forward.handle, self.loss, err) < 0:
+            raise exception(err, forward.name(err.node) + ": " if err.node >= 0 else "")
+        self.keep = lib.gg_accumulate(forward.handle, err) if accumulate > 1 else -1
+        if accumulate > 1 and self.keep < 0:
+            raise exception(err)
+        self.n_gradient = len(forward)
+        if lib.gg_adamw(forward.handle, err) < 0:
+            raise exception(err)
+        self.hyper = forward.find("adamw.hyper")
+        self.params: dict[str, int] = {}
+        self.moments: dict[str, tuple[int, int]] = {}
+        self.sum_sqr = -1
+        for i in range(self.n_gradient, len(forward)):
+            t = forward.tensor(i)
+            if forward.op(i) == "adamw":
+                self.params[forward.name(t.src[0])] = t.src[0]
+                self.moments[forward.name(t.src[0])] = (t.src[2], t.src[3])
+                self.sum_sqr = t.src[5]
+        super().__init__(forward, isa, threads)
+
+
+class Runtime:
+    """One graph file at one batch and context.
+
+    path: graph.bin. threads: default every processor this process may use. batch, ctx: default the sizes at export.
+    accumulate: micro-batches per step. Raises FormatError (a bad file; with the byte offset), UnsupportedError,
+    MemoryLimitError (a program does not fit `memory_limit`, default what the machine has free).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        batch: int | None = None,
+        ctx: int | None = None,
+        accumulate: int = 1,
+        memory_limit: int | None = None,
+    ) -> None:
+        base = import_file(path)
+        self._open(base, read_metadata(base), machine.check_threads(threads or machine.n_threads()), memory_limit)
+        self._resize(base, batch, ctx)
+        self.accumulate = accumulate
+        for name, op in self.metadata.exact.items():
+            err = new_error()
+            if lib.gg_refine(self.graph.handle, self.graph.find(name), op.encode(), err) < 0:
+                raise exception(err, "metadata: ")
+
+    def _open(self, base: CoreGraph, meta: Metadata, threads: int, memory_limit: int | None) -> None:
+        self.metadata = meta
+        self.threads = threads
+        self.memory_limit = memory_limit
+        self.isa = machine.isa()
+        self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
+        self._base = base
+        self._train: TrainProgram | None = None
+        self._programs: dict[tuple[str, ...], Program] = {}
+        self._last: Program | None = None
+
+    def _resize(self, base: CoreGraph, batch: int | None, ctx: int | None) -> None:
+        asked = {name: value for name, value in (("batch", batch), ("ctx", ctx)) if value is not None}
+        for name, value in asked.items():
+            if not 1 <= value <= 1 << 20:
+                raise UsageError(f"{name} {value} is not in 1..{1 << 20}")
+            if name not in self.metadata.sizes:
+                raise UnsupportedError(f"{name} is fixed in this graph: {self.metadata.fixed or 'it has no named sizes'}")
+        self.sizes = {**self.metadata.sizes, **asked}
+        self.graph = resize(base, self.metadata, self.sizes)
+
+    def at(self, batch: int | None = None, ctx: int | None = None) -> Runtime:
+        """The same weights at another batch and context; lives as long as this one."""
+        other = object.__new__(Runtime)
+        other._open(self.graph, self.metadata, self.threads, self.memory_limit)
+        other._resize(self.graph, batch, ctx)
+        other.accumulate = 1
+        return other
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the threads and free the programs' memory."""
+        self._train = self._last = None
+        self._programs.clear()
+
+    # ------------------------------------------------------------ names and arrays
+
+    @property
+    def params(self) -> list[str]:
+        """Names of the trained parameters, in the graph's order."""
+        return [self.graph.name(i) for i in self._ids(PARAM)]
+
+    @property
+    def n_params(self) -> int:
+        """Number of trained values."""
+        return sum(int(np.prod(self.graph.shape(i))) for i in self._ids(PARAM))
+
+    @property
+    def inputs(self) -> list[str]:
+        return [self.graph.name(i) for i in self._ids(INPUT)]
+
+    def _ids(self, flag: int) -> Iterator[int]:
+        return (i for i in range(len(self.graph)) if self.graph.tensor(i).flags & flag and self.graph.tensor(i).op == 0)
+
+    def _find(self, name: str) -> int:
+        tensor_id = self.graph.find(name)
+        if tensor_id < 0:
+            raise GGError(f"the graph has no tensor {name!r}")
+        return tensor_id
+
+    def _leaf(self, name: str) -> NDArray[Any]:
+        tensor_id = self._find(name)
+        if self.graph.tensor(tensor_id).op != 0:
+            raise GGError(f"{name!r} is computed, not stored")
+        flat = np.frombuffer(self.graph.leaf_bytes(tensor_id), DTYPES[self.graph.dtype(tensor_id)])
+        return flat.reshape(self.graph.shape(tensor_id))
+
+    def tokenizer_bytes(self) -> bytes | None:
+        """The tokenizer that travels in the file, for `tokenizer.from_bytes`."""
+        tensor_id = self.graph.find(TOKENIZER_LEAF)
+        return None if tensor_id < 0 else bytes(self.graph.leaf_bytes(tensor_id))
+
+    def set(self, name: str, array: ArrayLike) -> None:
+        """Copy values into an input or parameter. Raises ShapeError if shape or dtype do not fit."""
+        leaf, values = self._leaf(name), np.asarray(array)
+        same_kind = np.can_cast(values.dtype, leaf.dtype, "same_kind")
+        if values.size != leaf.size or np.squeeze(values).shape != np.squeeze(leaf).shape or not same_kind:
+            raise ShapeError(f"{name} is {leaf.dtype}{list(leaf.shape)}, got {values.dtype}{list(values.shape)}")
+        leaf[...] = values.reshape(leaf.shape)
+
+    def get(self, name: str) -> NDArray[Any]:
+        """A copy of a tensor's values: of a parameter or input, or of an output of the last `forward` or `step`."""
+        tensor_id = self._find(name)
+        if self.graph.tensor(tensor_id).op == 0:
+            return self._leaf(name).copy()
+        program = self._last
+        found = program.graph.find(name) if program else -1
+        if program is None or found < 0:
+            raise GGError(f"{name!r} was not computed by the last run; ask for it with forward({name!r})")
+        return program.array(found).copy()
+
+    def gradient(self, name: str) -> NDArray[np.float32]:
+        """d loss / d parameter, as the last `step` or `backward` computed it."""
+        train = self.train_program
+        if name not in train.params:
+            raise GGError(f"{name!r} is not a trained parameter")
+        grad = lib.gg_grad_of(train.graph.handle, train.params[name])
+        return train.array(grad).reshape(self._leaf(name).shape).copy()
+
+    # ------------------------------------------------------------ running
+
+    def _fused(self, roots: list[int], *, train: bool) -> CoreGraph:
+        for i in self._ids(INPUT):
+            self.graph.leaf_bytes(i)  # inputs exist before the programs do, so that all of them share one memory
+        err = new_error()
+        handle = lib.gg_fuse(self.graph.handle, len(roots), roots, int(train), lib.GG_FUSE_ALL, err)
+        if handle == ffi.NULL:
+            raise exception(err)
+        return CoreGraph(handle)
+
+    def _check_memory(self, program: Program) -> None:
+        limit = self.memory_limit if self.memory_limit is not None else machine.available_memory()
+        if limit is not None and program.cost().nbytes > limit:
+            raise MemoryLimitError(
+                f"needs {program.cost().nbytes / 2**20:.0f} MiB at batch {self.sizes.get('batch')} and ctx "
+                f"{self.sizes.get('ctx')}, {limit / 2**20:.0f} MiB are available; a smaller batch with accumulation fits"
+            )
+
+    @property
+    def train_program(self) -> TrainProgram:
+        """The training graph: forward, backward, optimiser."""
+        if self._train is None:
+            losses = [i for i in range(len(self.graph)) if self.graph.tensor(i).flags & LOSS]
+            if len(losses) != 1:
+                raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
+            forward = self._fused(losses, train=True)
+            self._train = TrainProgram(forward, self.accumulate, self.isa, self.threads)
+            self._check_memory(self._train)
+        return self._train
+
+    def program(self, *outputs: str) -> Program:
+        """The forward graph of these outputs."""
+        if outputs not in self._programs:
+            program = Program(self._fused([self._find(name) for name in outputs], train=False), self.isa, self.threads)
+            self._check_memory(program)
+            self._programs[outputs] = program
+        return self._programs[outputs]
+
+    def feed(self, tokens: ArrayLike, targets: ArrayLike | None = None, weight: float | None = None) -> None:
+        """Fill the inputs of a language model: tokens, targets int32 (batch, ctx); loss_weights all `weight`."""
+        values = {"tokens": tokens, "targets": targets}
+        for name, kind in self.metadata.inputs.items():
+            if kind in values and values[kind] is not None:
+                self.set(name, values[kind])  # type: ignore[arg-type]
+            elif kind == "positions":
+                leaf = self._leaf(name)
+                leaf[...] = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
+            elif kind == "loss_weights":
+                leaf = self._leaf(name)
+                leaf[...] = 1.0 / leaf.size if weight is None else weight
+
+    def forward(self, *outputs: str, tokens: ArrayLike | None = None, targets: ArrayLike | None = None) -> list[Any]:
+        """Run up to `outputs` (default: the loss) and return copies of them. Inputs as set, or from the arguments."""
+        if tokens is not None:
+            self.feed(tokens, targets)
+        program = self.program(*(outputs or ("loss",)))
+        program.run()
+        self._last = program
+        return [self.get(name) for name in outputs or ("loss",)]
+
+    def loss(self, tokens: ArrayLike, targets: ArrayLike) -> float:
+        """Mean loss of one batch, without gradients."""
+        return float(self.forward("loss", tokens=tokens, targets=targets)[0].item())
+
+    def backward(self, batch: Batch) -> float:
+        """Gradients of one batch, no update; returns the loss. `gradient` then reads them."""
+        train = self.train_program
+        tokens, targets = (np.asarray(x) for x in batch)
+        rows = self.sizes["batch"]
+        if len(tokens) != rows * self.accumulate:
+            raise ShapeError(f"a step takes {rows} x {self.accumulate} windows, got {len(tokens)}")
+        loss = 0.0
+        for k in range(self.accumulate):
+            if train.keep >= 0:
+                train.leaf(train.keep)[...] = float(k > 0)
+            self.feed(tokens[k * rows : (k + 1) * rows], targets[k * rows : (k + 1) * rows], 1.0 / tokens.size)
+            train.run(0, train.n_gradient)
+            loss += float(train.array(train.loss).item())
+        self._last = train
+        return loss
+
+    def step(
+        self,
+        batch: Batch,
+        *,
+        lr: float,
+        weight_decay: float = 0.1,
+        clip: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> StepResult:
+        """One AdamW update on tokens, targets int32 (batch * accumulate, ctx).
+
+        clip: largest global gradient norm, 0 for none. A gradient that is not finite changes nothing.
+        """
+        loss = self.backward(batch)
+        train = self.train_program
+        self.n_steps += 1
+        correction = [1.0 - beta**self.n_steps for beta in betas]
+        train.leaf(train.hyper)[...] = [lr, *betas, eps, weight_decay, clip, *correction]
+        train.run(train.n_gradient)
+        return StepResult(loss, float(np.sqrt(train.array(train.sum_sqr).item())))
+
+    # ------------------------------------------------------------ state
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Views of the weights by parameter name, and of AdamW's moments as "m.NAME" and "v.NAME"."""
+        weights = {name: self._leaf(name) for name in self.params}
+        moments = {}
+        for name, ids in self.train_program.moments.items():
+            for letter, tensor_id in zip("mv", ids, strict=True):
+                moments[f"{letter}.{name}"] = self.train_program.leaf(tensor_id).reshape(weights[name].shape)
+        return weights, moments
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write weights, optimiser state and step count to a new directory, at once or not at all."""
+        from ggmlgraph import checkpoint
+
+        checkpoint.save(self, Path(directory), {})
+
+    def load(self, directory: str | os.PathLike[str]) -> None:
+        """Read what `save` wrote. Raises CheckpointError if it is damaged or of another graph."""
+        from ggmlgraph import checkpoint
+
+        checkpoint.load(self, Path(directory))
+
+
+# ---------------------------------------------------------------- files
+
+
+def import_file(path: str | os.PathLike[str]) -> CoreGraph:
+    """Read a graph file through the C importer. Raises FormatError or UnsupportedError with path and byte offset."""
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{os.fspath(path)} is not a regular file")
+        content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
+        err = new_error()
+        view = ffi.from_buffer("uint8_t[]", content)
+        handle = lib.gg_import(view, status.st_size, err)
+        ffi.release(view)
+        if status.st_size:
+            content.close()
+    if handle == ffi.NULL:
+        raise exception(err, f"{os.fspath(path)}: ")
+    return CoreGraph(handle)
+
+
+def read_metadata(graph: CoreGraph) -> Metadata:
+    """The file's metadata leaf; an empty one for a file that has none."""
+    tensor_id = graph.find(metadata.LEAF_NAME)
+    return Metadata(model="") if tensor_id < 0 else metadata.decode(bytes(graph.leaf_bytes(tensor_id)).rstrip(b"\0"))
+
+
+def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph:
+    """The graph at other named sizes; without a change a graph that shares the memory of all leafs."""
+    ids, ne, offsets = [], [], []
+    for name, exprs in meta.exprs.items():
+        tensor_id = graph.find(name)
+        if tensor_id < 0:
+            raise GGError(f"metadata: the graph has no tensor {name!r}")
+        old = list(graph.tensor(tensor_id).ne)
+        ne += [old[i] if e is None else evaluate(e, sizes) for i, e in enumerate(exprs.ne)]
+        offset = graph.view_offset(tensor_id)
+        offsets.append(offset if exprs.offset is None else evaluate(exprs.offset, sizes, minimum=0))
+        ids.append(tensor_id)
+    err = new_error()
+    handle = lib.gg_resize(graph.handle, len(ids), ids, ne, offsets, err)
+    if handle == ffi.NULL:
+        named = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        raise exception(err, f"at {named}: {graph.name(err.node) if err.node >= 0 else ''} ")
+    return CoreGraph(handle)

@@ -1,0 +1,73 @@
+"""GPT-NeoX (Black et al. 2022), the architecture of Pythia: LayerNorm, partial rotary positions, parallel residual.
+
+Exported by `ggmlgraph export gpt_neox`; parameter names are GGUF's. Rows of the fused attn_qkv are [q, k, v][head][dim].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ggmlgraph as gg
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes. n_ff 0 means 4 n_embd; rotary_pct is the part of each head that is rotated."""
+
+    n_vocab: int = 50432
+    n_embd: int = 256
+    n_head: int = 8
+    n_layer: int = 8
+    n_ff: int = 0
+    norm_eps: float = 1e-5
+    rope_freq_base: float = 10000.0
+    rotary_pct: float = 0.25
+    parallel_residual: bool = True
+
+
+def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """Causal self-attention, (batch, ctx, n_embd) -> same."""
+    batch, ctx, n_embd = x.shape
+    head_dim = n_embd // c.n_head
+    n_rot = int(head_dim * c.rotary_pct)
+
+    qkv = p.linear("attn_qkv", x, 3 * n_embd, bias=True)
+    q, k, v = (
+        qkv[..., i * n_embd : (i + 1) * n_embd].reshape(batch, ctx, c.n_head, head_dim) for i in range(3)
+    )  # fmt: skip
+    q = gg.rope(q, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
+    k = gg.rope(k, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
+
+    q, k, v = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3), v.permute(0, 2, 3, 1).cont()
+    scores = gg.mul_mat(k, q) * head_dim**-0.5  # (batch, n_head, ctx, ctx)
+    weights = gg.soft_max(gg.diag_mask_inf(scores))
+    y = gg.mul_mat(v, weights)  # (batch, n_head, ctx, head_dim)
+    y = y.permute(0, 2, 1, 3).reshape(batch, ctx, n_embd)
+    return p.linear("attn_output", y, n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
+
+
+def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """Two linear layers with GELU between, (batch, ctx, n_embd) -> same."""
+    n_embd = x.shape[-1]
+    hidden = gg.gelu_erf(p.linear("ffn_up", x, c.n_ff or 4 * n_embd, bias=True))
+    return p.linear("ffn_down", hidden, n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
+
+
+def block(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """One layer. Parallel: both halves read x. Sequential: the second reads the first's result."""
+    attended = x + attention(p, p.layer_norm("attn_norm", x, c.norm_eps), c)
+    normed = p.layer_norm("ffn_norm", x if c.parallel_residual else attended, c.norm_eps)
+    return attended + feed_forward(p, normed, c)
+
+
+def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
+    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab)."""
+    x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
+    for i in range(c.n_layer):
+        x = block(p / f"blk.{i}", x, c)
+    return p.linear("output", p.layer_norm("output_norm", x, c.norm_eps), c.n_vocab)
+
+
+def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
+    """Mean negative log-likelihood of targets, nats per token."""
+    return p.cross_entropy(logits(p, tokens, c), targets)

@@ -1,0 +1,69 @@
+"""LLaMA (Touvron et al. 2023): RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Exported by `ggmlgraph export llama`; parameter names are GGUF's. Rotary pairs are (2i, 2i+1), as in Meta's and
+GGUF's weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ggmlgraph as gg
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes. n_head_kv 0 means n_head; n_ff 0 means the paper's 8/3 n_embd rounded up to a multiple of 256."""
+
+    n_vocab: int = 32000
+    n_embd: int = 256
+    n_head: int = 8
+    n_head_kv: int = 0
+    n_layer: int = 16
+    n_ff: int = 0
+    norm_eps: float = 1e-5
+    rope_freq_base: float = 10000.0
+    tied: bool = False
+
+
+def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """Causal self-attention, (batch, ctx, n_embd) -> same; each key and value head serves a group of query heads."""
+    batch, ctx, n_embd = x.shape
+    n_head_kv, head_dim = c.n_head_kv or c.n_head, n_embd // c.n_head
+
+    q = p.linear("attn_q", x, c.n_head * head_dim).reshape(batch, ctx, c.n_head, head_dim)
+    k = p.linear("attn_k", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
+    v = p.linear("attn_v", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
+    q = gg.rope(q, p.positions(ctx), n_dims=head_dim, mode=0, freq_base=c.rope_freq_base)
+    k = gg.rope(k, p.positions(ctx), n_dims=head_dim, mode=0, freq_base=c.rope_freq_base)
+
+    q, k, v = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3), v.permute(0, 2, 3, 1).cont()
+    scores = gg.mul_mat(k, q) * head_dim**-0.5  # (batch, n_head, ctx, ctx)
+    weights = gg.soft_max(gg.diag_mask_inf(scores))
+    y = gg.mul_mat(v, weights)  # (batch, n_head, ctx, head_dim)
+    y = y.permute(0, 2, 1, 3).reshape(batch, ctx, n_embd)
+    return p.linear("attn_output", y, n_embd, init=gg.residual(0.02, c.n_layer))
+
+
+def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """SwiGLU, (batch, ctx, n_embd) -> same."""
+    n_embd = x.shape[-1]
+    n_ff = c.n_ff or -(-8 * n_embd // 3 // 256) * 256
+    gate = gg.silu(p.linear("ffn_gate", x, n_ff))
+    return p.linear("ffn_down", gate * p.linear("ffn_up", x, n_ff), n_embd, init=gg.residual(0.02, c.n_layer))
+
+
+def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
+    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab)."""
+    x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
+    for i in range(c.n_layer):
+        blk = p / f"blk.{i}"
+        x = x + attention(blk, blk.rms_norm("attn_norm", x, c.norm_eps), c)
+        x = x + feed_forward(blk, blk.rms_norm("ffn_norm", x, c.norm_eps), c)
+    x = p.rms_norm("output_norm", x, c.norm_eps)
+    return p.linear("token_embd" if c.tied else "output", x, c.n_vocab)
+
+
+def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
+    """Mean negative log-likelihood of targets, nats per token."""
+    return p.cross_entropy(logits(p, tokens, c), targets)

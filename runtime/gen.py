@@ -1,0 +1,172 @@
+"""Generate the C that follows from the op table: run by the build, never by a user.
+
+    python gen.py OUTPUT_DIR
+
+`Rule` operands turn a vjp into calls that append nodes; `Formula` operands turn a scalar formula into vector C.
+The templates beside this file hold the rest. Output: gg_ops.h, ops.c, elementwise.c, kernels.c.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from ggmlgraph import dialect, ops  # noqa: E402, F401
+from ggmlgraph.optable import TABLE, Op, Operand  # noqa: E402
+
+
+class Formula(Operand):
+    """A float vector in C; an op applied to it is inlined."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def bind(self, op: Op, operands: list[Any], params: dict[str, Any]) -> Formula:
+        if isinstance(op.scalar, str):
+            return Formula(f"{op.scalar}({', '.join(x.text for x in operands)})")
+        if op.scalar is None or params:
+            raise TypeError(f"{op.name} has no place in a formula")
+        return op.scalar(*operands)  # type: ignore[no-any-return]
+
+    def _infix(self, sign: str, other: Formula | float, *, swap: bool = False) -> Formula:
+        right = other.text if isinstance(other, Formula) else f"{float(other)!r}f"
+        left, right = (right, self.text) if swap else (self.text, right)
+        return Formula(f"({left} {sign} {right})")
+
+    def __add__(self, other: Formula | float) -> Formula:
+        return self._infix("+", other)
+
+    def __sub__(self, other: Formula | float) -> Formula:
+        return self._infix("-", other)
+
+    def __mul__(self, other: Formula | float) -> Formula:
+        return self._infix("*", other)
+
+    def __truediv__(self, other: Formula | float) -> Formula:
+        return self._infix("/", other)
+
+    def __radd__(self, other: float) -> Formula:
+        return self._infix("+", other, swap=True)
+
+    def __rsub__(self, other: float) -> Formula:
+        return self._infix("-", other, swap=True)
+
+    def __rmul__(self, other: float) -> Formula:
+        return self._infix("*", other, swap=True)
+
+    def __rtruediv__(self, other: float) -> Formula:
+        return self._infix("/", other, swap=True)
+
+    def __neg__(self) -> Formula:
+        return Formula(f"(-{self.text})")
+
+
+class Rule(Operand):
+    """A tensor id in C; an op applied to it appends a node."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def bind(self, op: Op, operands: list[Any], params: dict[str, Any]) -> Rule:
+        values = [*operands, *(params[p.name] for p in op.params), *([params["shape"]] if op.sized else [])]
+        return Rule(f"gg_make_{op.name}({', '.join(['to', *map(c_value, values)])})")
+
+
+class Output(Rule):
+    """The node being differentiated: `y.eps` reads its parameter, `y.nb1` its stride."""
+
+    def __init__(self, op: Op) -> None:
+        super().__init__("y")
+        self.op = op
+
+    def __getattr__(self, name: str) -> str:
+        if name in ("nb1", "nb2", "nb3"):
+            return f"node.nb[{name[2]}]"
+        for p in self.op.params:
+            if p.name == name:
+                return f"gg_param_{p.kind}(&node, {p.word})"
+        raise AttributeError(f"{self.op.name} has no parameter {name}")
+
+
+def c_value(value: Rule | str | float | None) -> str:
+    if value is None:
+        return "-1"
+    if isinstance(value, Rule):
+        return value.text
+    return f"{value!r}f" if isinstance(value, float) else str(value)
+
+
+def vjp_statements(op: Op) -> list[tuple[int, str]]:
+    """(source, C expression of its cotangent) for each source that has one."""
+    if op.vjp is None:
+        return []
+    sources = [Rule(f"node.src[{k}]") for k in range(len(op.sources))]
+    cotangents = op.vjp(Rule("g"), Output(op), *sources)
+    if len(cotangents) != len(op.sources):
+        raise TypeError(f"vjp of {op.name} gives {len(cotangents)} cotangents for {len(op.sources)} sources")
+    return [(k, c.text) for k, c in enumerate(cotangents) if c is not None]
+
+
+def formula(op: Op) -> str:
+    operands = [Formula(name) for name in (*op.sources, *(p.name for p in op.params))]
+    result = op.scalar(*operands) if callable(op.scalar) else Formula(f"{op.scalar}({operands[0].text})")
+    return result.text  # type: ignore[no-any-return]
+
+
+def bits(op: Op, names: tuple[str, ...]) -> str:
+    return hex(sum(1 << op.sources.index(name) for name in names))
+
+
+def words(op: Op, kinds: tuple[str, ...]) -> str:
+    """Mask of the op_params words that hold parameters of these kinds."""
+    return hex(sum((3 if p.kind == "i64" else 1) << p.word for p in op.params if p.kind in kinds))
+
+
+C_TYPE = {"f32": "float", "i32": "int32_t", "i64": "int64_t"}
+
+
+def make_signature(op: Op) -> str:
+    """C declaration of the function that appends this op."""
+    arguments = ["gg_builder *to", *(f"int32_t {name}" for name in op.sources)]
+    arguments += [f"{C_TYPE[p.kind]} {p.name}" for p in op.params]
+    arguments += ["int32_t shape_of"] if op.sized else []
+    return f"int32_t gg_make_{op.name}({', '.join(arguments)})"
+
+
+def file_op(op: Op) -> str:
+    """The row a file names: the op itself, or for an exact form the row it refines."""
+    if not op.exact:
+        return op.name
+    return next(o.name for o in TABLE.values() if (o.ggml, o.unary, o.exact) == (op.ggml, op.unary, False))
+
+
+def file_ops(names: tuple[str, ...], *, unary: bool) -> list[tuple[str, str | None]]:
+    """For each op of a dialect, in number order: ggml's name, and the table row that is it."""
+    rows = {o.unary if unary else o.ggml: o.name for o in TABLE.values() if not o.exact and bool(o.unary) == unary}
+    return [(name, rows.get(name)) for name in names]
+
+
+def main(out: Path) -> None:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(
+        ops=list(TABLE.values()), dialects=dialect.DIALECTS.values(), magic=dialect.MAGIC, vjp_statements=vjp_statements, formula=formula, bits=bits, words=words,
+        make_signature=make_signature, file_op=file_op, file_ops=file_ops,
+    )  # fmt: skip
+    for name in ("gg_ops.h", "ops.c", "elementwise.c", "kernels.c"):
+        (out / name).write_text(environment.get_template(name + ".j2").render(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,101 @@
+/* gg.h - the public C API of the ggmlgraph runtime, and the very text given to ffi.cdef (so: no directives).
+ *
+ * Life of a training run:  gg_import -> gg_resize -> gg_fuse -> gg_grad -> gg_adamw -> gg_exec_new -> gg_exec_run
+ *
+ * A graph is an append-only array of tensors with integer ids; creation order is topological order. Dimensions
+ * are in ggml's order, ne[0] fastest. Passes append nodes (gg_grad, gg_adamw) or build a new graph (gg_resize,
+ * gg_fuse); new graphs share the leafs' memory with the old. Nothing here prints, aborts, or keeps global state.
+ * A function that can fail takes a gg_error and returns -1 or NULL after filling it.
+ */
+
+typedef struct gg_graph gg_graph;
+typedef struct gg_exec gg_exec;
+
+enum {
+    GG_OK = 0,
+    GG_ERR_SHAPE = 1,       /* operands do not fit an op's rule */
+    GG_ERR_FILE = 2,        /* the file breaks the format; offset says where */
+    GG_ERR_UNSUPPORTED = 3, /* known, but not done here: op, type, or a missing derivative */
+    GG_ERR_MEMORY = 4,      /* allocation failed */
+    GG_ERR_VALUE = 5,       /* a value at run time is out of range, e.g. a token id */
+    GG_ERR_ARGUMENT = 6     /* the caller's mistake: bad id, bad size, bad name */
+};
+
+typedef struct gg_error {
+    int32_t code;
+    int32_t node;   /* id of the node, or -1 */
+    int64_t offset; /* byte offset in the file, or -1 */
+    char    message[232];
+} gg_error;
+
+enum { GG_TYPE_F32 = 0, GG_TYPE_I8 = 24, GG_TYPE_I32 = 26 };
+
+enum { GG_FLAG_INPUT = 1, GG_FLAG_OUTPUT = 2, GG_FLAG_PARAM = 4, GG_FLAG_LOSS = 8 };
+
+typedef struct gg_tensor {
+    int32_t type;          /* GG_TYPE_* */
+    int32_t op;            /* row of the op table; 0 for a leaf */
+    int32_t flags;         /* GG_FLAG_* */
+    int32_t n_src;
+    int32_t src[10];       /* ids, each below the node's own; -1 for an absent optional source */
+    int64_t ne[4];         /* elements */
+    int64_t nb[4];         /* strides in bytes */
+    int32_t op_params[16]; /* as ggml stores them */
+    char    name[64];
+    int32_t root;          /* whose memory this is: its own id, or the base of a chain of views */
+    int64_t root_offset;   /* bytes into the root's memory */
+} gg_tensor;
+
+/* ---- op table ---- */
+const char *gg_op_name(int32_t op); /* NULL past the last */
+
+/* ---- graphs ---- */
+gg_graph *gg_graph_new(void);
+void gg_graph_free(gg_graph *g);
+int32_t gg_graph_size(const gg_graph *g);
+const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id); /* valid until the next node is added */
+int32_t gg_graph_find(const gg_graph *g, const char *name);      /* id, or -1 */
+int32_t gg_leaf(gg_graph *g, int32_t type, const int64_t *ne, int32_t flags, const char *name, gg_error *err);
+/* ne: size for sized ops, else NULL. nb: strides for view, else NULL. op_params may be NULL. */
+int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
+                const int64_t *ne, const int64_t *nb, gg_error *err);
+int32_t gg_set_name(gg_graph *g, int32_t id, const char *name, int32_t flags, gg_error *err);
+void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err); /* 64-byte aligned, zero until written */
+int64_t gg_nbytes(const gg_graph *g, int32_t id);
+
+/* ---- file to graph ---- */
+gg_graph *gg_import(const uint8_t *bytes, int64_t size, gg_error *err);
+/* Name the exact form of an op that ggml only approximates, e.g. gelu -> gelu_erf. */
+int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err);
+
+/* ---- graph to graph ---- */
+/* Give leafs and sized nodes `ids` the sizes `ne` (4 each) and views the byte offsets `offsets`; the rest follows. */
+gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *offsets,
+                    gg_error *err);
+enum { GG_FUSE_NORM_GAIN = 1, GG_FUSE_SWIGLU = 2, GG_FUSE_CROSS_ENTROPY = 4, GG_FUSE_ALL = 7 };
+/* Keep what `roots` need and merge the enabled patterns into fused ops; with `train` the fused loss leaves its
+ * derivatives behind in the same pass. The roots become OUTPUT: readable after a run. */
+gg_graph *gg_fuse(const gg_graph *g, int32_t n_roots, const int32_t *roots, int32_t train, int32_t enable,
+                  gg_error *err);
+
+/* ---- training graph ---- */
+int32_t gg_grad(gg_graph *g, int32_t loss, gg_error *err);         /* number of parameters differentiated */
+int32_t gg_grad_of(const gg_graph *g, int32_t id);                 /* id of a tensor's gradient, or -1 */
+int32_t gg_accumulate(gg_graph *g, gg_error *err);                 /* sum micro-batches; id of input `keep` */
+/* Clipping and AdamW for every parameter; id of the last node. Adds leafs `adamw.hyper`, `adamw.m.NAME`, ... */
+int32_t gg_adamw(gg_graph *g, gg_error *err);
+
+/* ---- running ---- */
+gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t n_threads, gg_error *err); /* plans, allocates nothing */
+void gg_exec_free(gg_exec *e);
+int64_t gg_exec_arena_nbytes(const gg_exec *e); /* memory of all non-leaf tensors */
+int64_t gg_exec_work_nbytes(const gg_exec *e);
+int64_t gg_exec_offset(const gg_exec *e, int32_t id); /* in the arena; -1 for leafs */
+double gg_exec_flops(const gg_exec *e, int32_t begin, int32_t end); /* of matrix products */
+int32_t gg_exec_run(gg_exec *e, int32_t begin, int32_t end, gg_error *err); /* nodes [begin, end) */
+void *gg_exec_data(gg_exec *e, int32_t id);     /* a tensor's memory as the last run left it */
+
+/* ---- machine ---- */
+const char *gg_isa_name(int32_t level);        /* levels compiled in, best first; NULL past the last */
+int32_t gg_isa_supported(int32_t level);       /* whether this CPU runs it */
+double gg_peak_flops(const char *isa, int32_t n_threads, double seconds); /* measured multiply-adds per second x 2 */

@@ -1,0 +1,219 @@
+/* cross_entropy.c - the loss over logits, its cotangent, and the loss fused with the product that makes the logits.
+ * Called by the executor.
+ *
+ * A row's log-probability is target - max - log(sum of exp(logit - max)), the sum and what follows in double: where
+ * the model is sure, the loss is the small difference of large terms. Rows are shared by the threads; the losses meet
+ * in work memory, and one thread adds them in row order. A row of weight 0 is not looked at, so padding may hold
+ * anything.
+ */
+#include "gemm.h"
+#include "reduce.h"
+#include "simd_math.h"
+
+/* ---------------------------------------------------------------- one row */
+
+/* The last n < GG_LANES elements of a row, filled up with what neither a maximum nor a sum of exp notices. */
+static gg_vec load_tail(const float *p, int64_t n)
+{
+    gg_vec v = gg_splat(-INFINITY);
+    memcpy(&v, p, (size_t)n * sizeof(float));
+    return v;
+}
+
+static float row_max(const float *row, int64_t n)
+{
+    enum { N_CHAINS = 4, STRIDE = N_CHAINS * GG_LANES };
+    gg_vec max[N_CHAINS];
+    int64_t i = 0;
+    for (int c = 0; c < N_CHAINS; c++) max[c] = gg_splat(-INFINITY);
+    for (; i + STRIDE <= n; i += STRIDE)
+        for (int c = 0; c < N_CHAINS; c++) max[c] = gg_max(gg_load(row + i + c * GG_LANES), max[c]);
+    for (; i + GG_LANES <= n; i += GG_LANES) max[0] = gg_max(gg_load(row + i), max[0]);
+    if (i < n) max[0] = gg_max(load_tail(row + i, n - i), max[0]);
+    return gg_hmax(gg_max(gg_max(max[0], max[1]), gg_max(max[2], max[3])));
+}
+
+static inline void add_lanes(gg_double_vec sum[2], gg_vec v)
+{
+    gg_half_vec half[2];
+    memcpy(half, &v, sizeof v);
+    for (int h = 0; h < 2; h++) sum[h] += __builtin_convertvector(half[h], gg_double_vec);
+}
+
+/* Sum of exp(row - max); the terms are left in out, which may be row itself or NULL. */
+static inline __attribute__((always_inline)) double exp_row(const float *row, float max, int64_t n, float *out)
+{
+    gg_double_vec sum[2] = {0};
+    int64_t i = 0;
+    for (; i + GG_LANES <= n; i += GG_LANES) {
+        gg_vec e = gg_exp(gg_load(row + i) - max);
+        if (out) gg_store(out + i, e);
+        add_lanes(sum, e);
+    }
+    if (i < n) {
+        gg_vec e = gg_exp(load_tail(row + i, n - i) - max);
+        if (out) gg_store_n(out + i, e, n - i);
+        add_lanes(sum, e);
+    }
+    double total = 0;
+    for (int k = 0; k < GG_HALF_LANES; k++) total += sum[0][k] + sum[1][k];
+    return total;
+}
+
+static void scale_row(float *row, float s, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + GG_LANES <= n; i += GG_LANES) gg_store(row + i, gg_load(row + i) * s);
+    if (i < n) gg_store_n(row + i, gg_load_n(row + i, n - i) * s, n - i);
+}
+
+/* What each row is worth. */
+typedef struct loss {
+    const gg_task *task;
+    const int32_t *targets;
+    const float   *weights;
+    int64_t        n_vocab;
+} loss;
+
+static loss loss_of(const gg_task *task, int targets, int64_t n_vocab)
+{
+    return (loss){task, (const int32_t *)task->src_data[targets], (const float *)task->src_data[targets + 1], n_vocab};
+}
+
+/* Whether row t counts; a target that is no token is reported. */
+static bool row_counts(const loss *l, int64_t t)
+{
+    bool valid = l->targets[t] >= 0 && l->targets[t] < l->n_vocab;
+    if (!valid) gg_fault(l->task, l->targets[t], l->n_vocab);
+    return valid && l->weights[t] != 0;
+}
+
+static double row_loss(const loss *l, int64_t t, const float *row)
+{
+    if (!row_counts(l, t)) return 0;
+    float max = row_max(row, l->n_vocab);
+    return l->weights[t] * ((double)row[l->targets[t]] - max - log(exp_row(row, max, l->n_vocab, NULL)));
+}
+
+/* The same, and in out, which may be row itself, scale * weight * (onehot - softmax). */
+static double row_loss_and_slope(const loss *l, int64_t t, const float *row, float scale, float *out)
+{
+    if (!row_counts(l, t)) {
+        memset(out, 0, (size_t)l->n_vocab * sizeof(float));
+        return 0;
+    }
+    float max = row_max(row, l->n_vocab), weight = scale * l->weights[t];
+    double target = (double)row[l->targets[t]] - max;
+    double sum = exp_row(row, max, l->n_vocab, out), others = sum - out[l->targets[t]];
+    scale_row(out, (float)(-weight / sum), l->n_vocab);
+    out[l->targets[t]] = (float)(weight * (others / sum)); /* 1 - p, without its cancellation */
+    return l->weights[t] * (target - log(sum));
+}
+
+/* y[0] = sum of the losses, once all threads have written theirs. */
+static void add_losses(const gg_task *task, const double *losses, int64_t n_rows)
+{
+    gg_barrier(task);
+    if (task->ith != 0) return;
+    double total = 0;
+    for (int64_t t = 0; t < n_rows; t++) total += losses[t];
+    *(float *)task->y_data = (float)total;
+}
+
+/* ---------------------------------------------------------------- the loss of given logits */
+
+/* sources: logits, targets, weights */
+GG_KERNEL(cross_entropy)
+{
+    const gg_tensor *logits = task->src[0];
+    const float *rows = (const float *)task->src_data[0];
+    loss l = loss_of(task, 1, logits->ne[0]);
+    double *losses = (double *)task->work;
+    int64_t begin, end;
+    gg_share(task, gg_nrows(logits), 1, &begin, &end);
+    for (int64_t t = begin; t < end; t++) losses[t] = row_loss(&l, t, rows + t * l.n_vocab);
+    add_losses(task, losses, gg_nrows(logits));
+}
+
+/* sources: g, logits, targets, weights */
+GG_KERNEL(cross_entropy_back)
+{
+    const gg_tensor *logits = task->src[1];
+    const float *g = (const float *)task->src_data[0], *rows = (const float *)task->src_data[1];
+    loss l = loss_of(task, 2, logits->ne[0]);
+    int64_t begin, end;
+    gg_share(task, gg_nrows(logits), 1, &begin, &end);
+    for (int64_t t = begin; t < end; t++)
+        row_loss_and_slope(&l, t, rows + t * l.n_vocab, g[0], (float *)task->y_data + t * l.n_vocab);
+}
+
+/* ---------------------------------------------------------------- the loss of logits x w^T, never stored whole */
+
+/* Rows [first, first + n_rows) of x and their logits, or in the logits' place the loss's derivative by them. */
+typedef struct chunk {
+    int64_t      first, n_rows, n_vocab, n_inner;
+    const float *w, *x;
+    float       *logits;
+} chunk;
+
+static void chunk_logits(const gg_task *task, const chunk *c)
+{
+    gg_gemm g = {.n_rows = c->n_rows, .n_cols = c->n_vocab, .n_inner = c->n_inner,
+                 .a = {c->x, c->n_inner, 1}, .b = {c->w, 1, c->n_inner}, .c = c->logits, .c_row = c->n_vocab};
+    GG_ISA_NAME(gg_gemm_together)(&g, task, task->work);
+}
+
+/* dx = logits' w */
+static void chunk_dx(const gg_task *task, const chunk *c)
+{
+    gg_gemm g = {.n_rows = c->n_rows, .n_cols = c->n_inner, .n_inner = c->n_vocab,
+                 .a = {c->logits, c->n_vocab, 1}, .b = {c->w, c->n_inner, 1},
+                 .c = (float *)task->src_data[5] + c->first * c->n_inner, .c_row = c->n_inner};
+    GG_ISA_NAME(gg_gemm_together)(&g, task, task->work);
+}
+
+/* dw = logits'^T x for the first chunk, and more for the others */
+static void chunk_dw(const gg_task *task, const chunk *c)
+{
+    gg_gemm g = {.n_rows = c->n_vocab, .n_cols = c->n_inner, .n_inner = c->n_rows,
+                 .a = {c->logits, 1, c->n_vocab}, .b = {c->x, c->n_inner, 1},
+                 .c = (float *)task->src_data[4], .c_row = c->n_inner, .accumulate = c->first > 0};
+    GG_ISA_NAME(gg_gemm_together)(&g, task, task->work);
+}
+
+static void chunk_losses(const loss *l, const chunk *c, double *losses, bool train)
+{
+    int64_t begin, end;
+    gg_share(l->task, c->n_rows, 1, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t t = c->first + i;
+        float *row = c->logits + i * c->n_vocab;
+        losses[t] = train ? row_loss_and_slope(l, t, row, 1, row) : row_loss(l, t, row);
+    }
+}
+
+/* sources: w, x, targets, weights, and the dw and dx to write, if any */
+GG_KERNEL(linear_cross_entropy)
+{
+    const gg_tensor *w = task->src[0], *x = task->src[1];
+    int64_t n_rows = gg_nrows(x), n_vocab = w->ne[1], n_inner = w->ne[0], step = gg_logits_rows(n_rows, n_vocab);
+    float *logits = (float *)(task->work + GG_GEMM_NBYTES);
+    double *losses = (double *)((char *)logits + gg_align(step * n_vocab * (int64_t)sizeof(float)));
+    loss l = loss_of(task, 2, n_vocab);
+    bool train = task->src[4] != NULL;
+    for (int64_t first = 0; first < n_rows; first += step) {
+        chunk c = {.first = first, .n_rows = gg_min_i64(step, n_rows - first), .n_vocab = n_vocab, .n_inner = n_inner,
+                   .w = (const float *)task->src_data[0],
+                   .x = (const float *)task->src_data[1] + first * n_inner, .logits = logits};
+        chunk_logits(task, &c);
+        gg_barrier(task);
+        chunk_losses(&l, &c, losses, train);
+        gg_barrier(task);
+        if (!train) continue;
+        chunk_dx(task, &c);
+        gg_barrier(task);
+        chunk_dw(task, &c);
+        gg_barrier(task);
+    }
+    add_losses(task, losses, n_rows);
+}

@@ -1,0 +1,262 @@
+/* gemm.c - the matrix product, after Goto & van de Geijn 2008 and BLIS: blocks of A and B are packed into panels that
+ * a register-blocked tile reads in order. Called by products.c and cross_entropy.c.
+ *
+ * A panel is a tile's height of A (or width of B) by the block's inner size, inner index slowest; panels at the
+ * matrix's edge are filled up with zeros. Strides matter to packing alone, so one tile serves every transposition.
+ * Threads pack shared blocks together and then take tiles from a common counter: the tiles are independent, so it
+ * does not matter which thread computes one, and a slow core takes fewer.
+ */
+#include "gemm.h"
+
+#include <stdatomic.h>
+
+/* As many sums as registers hold beside a row of B and one element of A. */
+#if defined(__AVX512F__)
+enum { TILE_ROWS = 14, TILE_VECS = 2 };
+#elif defined(__AVX2__)
+enum { TILE_ROWS = 6, TILE_VECS = 2 };
+#elif defined(__aarch64__)
+enum { TILE_ROWS = 8, TILE_VECS = 3 };
+#else
+enum { TILE_ROWS = 4, TILE_VECS = 2 };
+#endif
+enum { TILE_COLS = TILE_VECS * GG_LANES };
+
+_Static_assert(GG_GEMM_BAND % TILE_ROWS == 0 && GG_GEMM_ROWS % TILE_ROWS == 0 && GG_GEMM_ALONE_ROWS % TILE_ROWS == 0,
+               "blocks hold whole tiles");
+_Static_assert(GG_GEMM_COLS % TILE_COLS == 0 && GG_GEMM_ALONE_COLS % TILE_COLS == 0, "blocks hold whole tiles");
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Blocks of about equal size, at most `most`, in multiples of `unit`. */
+static int64_t block_size(int64_t n, int64_t most, int64_t unit)
+{
+    return ceil_div(ceil_div(n, ceil_div(n, most)), unit) * unit;
+}
+
+/* ---------------------------------------------------------------- packing */
+
+typedef float vec4 __attribute__((vector_size(16)));
+
+ALWAYS_INLINE vec4 load4(const float *p)
+{
+    vec4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* n_keep (2 or 4) rows of src, each contiguous in the inner index, into as many columns of a panel. */
+ALWAYS_INLINE void pack_transposed(float *dst, int width, const float *src, int64_t across, int64_t n_inner, int n_keep)
+{
+    const float *row0 = src, *row1 = src + across;
+    const float *row2 = n_keep == 4 ? row1 + across : row0, *row3 = n_keep == 4 ? row2 + across : row0;
+    int64_t k = 0;
+    for (; k + 4 <= n_inner; k += 4) {
+        vec4 r0 = load4(row0 + k), r1 = load4(row1 + k), r2 = load4(row2 + k), r3 = load4(row3 + k);
+        vec4 lo01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), hi01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
+        vec4 lo23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), hi23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+        vec4 out[4] = {
+            __builtin_shufflevector(lo01, lo23, 0, 1, 4, 5), __builtin_shufflevector(lo01, lo23, 2, 3, 6, 7),
+            __builtin_shufflevector(hi01, hi23, 0, 1, 4, 5), __builtin_shufflevector(hi01, hi23, 2, 3, 6, 7)};
+        for (int i = 0; i < 4; i++) memcpy(dst + (k + i) * width, &out[i], (size_t)n_keep * sizeof(float));
+    }
+    for (; k < n_inner; k++)
+        for (int i = 0; i < n_keep; i++) dst[k * width + i] = src[i * across + k];
+}
+
+/* One panel from the operand's element `src` on: `across` and `along` are its strides over the panel's width and over
+ * the inner index. */
+ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const float *restrict src, int64_t across, int64_t along,
+                              int64_t n_across, int64_t n_inner)
+{
+    if (n_across < width) {
+        memset(dst, 0, (size_t)(width * n_inner) * sizeof(float));
+        for (int64_t k = 0; k < n_inner; k++)
+            for (int64_t i = 0; i < n_across; i++) dst[k * width + i] = src[i * across + k * along];
+    } else if (across == 1) {
+        for (int64_t k = 0; k < n_inner; k++)
+            memcpy(dst + k * width, src + k * along, (size_t)width * sizeof(float));
+    } else if (along == 1) {
+        int i = 0;
+        for (; i + 4 <= width; i += 4) pack_transposed(dst + i, width, src + i * across, across, n_inner, 4);
+        if (i < width) pack_transposed(dst + i, width, src + i * across, across, n_inner, 2);
+    } else {
+        for (int64_t k = 0; k < n_inner; k++)
+            for (int i = 0; i < width; i++) dst[k * width + i] = src[i * across + k * along];
+    }
+}
+
+/* ---------------------------------------------------------------- tiles */
+
+/* One product of blocks. */
+typedef struct block {
+    const float *a, *b; /* packed */
+    float       *c;
+    int64_t      c_row, n_rows, n_cols, n_inner;
+    bool         accumulate;
+} block;
+
+static void tile(const float *restrict a, const float *restrict b, int64_t n_inner, float *restrict c, int64_t c_row,
+                 bool accumulate)
+{
+    gg_vec sum[TILE_ROWS][TILE_VECS] = {0};
+    for (int i = 0; i < TILE_ROWS; i++) { /* C is far away by now, and needed all at once at the end */
+        __builtin_prefetch(c + i * c_row, 1);
+        __builtin_prefetch(c + i * c_row + TILE_COLS - 1, 1);
+    }
+    for (int64_t k = 0; k < n_inner; k++) {
+        gg_vec b_row[TILE_VECS];
+        for (int v = 0; v < TILE_VECS; v++) b_row[v] = gg_load(b + v * GG_LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < TILE_ROWS; i++) {
+            gg_vec element = gg_splat(a[i]);
+            for (int v = 0; v < TILE_VECS; v++) sum[i][v] = gg_fma(element, b_row[v], sum[i][v]);
+        }
+        a += TILE_ROWS;
+        b += TILE_COLS;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < TILE_ROWS; i++)
+        for (int v = 0; v < TILE_VECS; v++) {
+            float *at = c + i * c_row + v * GG_LANES;
+            gg_store(at, accumulate ? gg_load(at) + sum[i][v] : sum[i][v]);
+        }
+}
+
+/* A tile of which only n_rows x n_cols lie in C. */
+static void edge_tile(const float *a, const float *b, int64_t n_inner, float *c, int64_t c_row, bool accumulate,
+                      int64_t n_rows, int64_t n_cols)
+{
+    _Alignas(GG_ALIGN) float sum[TILE_ROWS * TILE_COLS];
+    tile(a, b, n_inner, sum, TILE_COLS, false);
+    for (int64_t i = 0; i < n_rows; i++)
+        for (int64_t j = 0; j < n_cols; j++) {
+            float *at = &c[i * c_row + j], value = sum[i * TILE_COLS + j];
+            *at = accumulate ? *at + value : value;
+        }
+}
+
+/* Tiles [i, i_end) of tile column j. */
+static void run_column(const block *s, int64_t i, int64_t i_end, int64_t j)
+{
+    const float *b = s->b + j * TILE_COLS * s->n_inner;
+    int64_t n_cols = gg_min_i64(TILE_COLS, s->n_cols - j * TILE_COLS);
+    for (; i < i_end; i++) {
+        const float *a = s->a + i * TILE_ROWS * s->n_inner;
+        float *c = s->c + i * TILE_ROWS * s->c_row + j * TILE_COLS;
+        int64_t n_rows = gg_min_i64(TILE_ROWS, s->n_rows - i * TILE_ROWS);
+        if (n_rows == TILE_ROWS && n_cols == TILE_COLS) {
+            tile(a, b, s->n_inner, c, s->c_row, s->accumulate);
+        } else {
+            edge_tile(a, b, s->n_inner, c, s->c_row, s->accumulate, n_rows, n_cols);
+        }
+    }
+}
+
+/* Tiles [t, end) of the block, counted band by band, in a band column by column: a column's panel of B stays in L1
+ * while the band's panels of A, which stay in L2, pass by. */
+static void run_tiles(const block *s, int64_t t, int64_t end)
+{
+    enum { BAND = GG_GEMM_BAND / TILE_ROWS };
+    int64_t n_tile_rows = ceil_div(s->n_rows, TILE_ROWS), n_tile_cols = ceil_div(s->n_cols, TILE_COLS);
+    while (t < end) {
+        int64_t band = t / (BAND * n_tile_cols), in_band = t % (BAND * n_tile_cols);
+        int64_t height = gg_min_i64(BAND, n_tile_rows - band * BAND);
+        int64_t j = in_band / height, i = in_band % height;
+        int64_t n = gg_min_i64(height - i, end - t);
+        run_column(s, band * BAND + i, band * BAND + i + n, j);
+        t += n;
+    }
+}
+
+/* ---------------------------------------------------------------- the product */
+
+/* Who computes, and in what memory. Consecutive steps alternate between two blocks and two counters; a step's barrier
+ * tells that nobody uses those of the step before last. */
+typedef struct team {
+    const gg_task   *task; /* whose barrier to meet in; NULL for one thread */
+    int              ith, nth;
+    int64_t          max_rows, max_cols;
+    float           *a[2], *b[2];
+    _Atomic int64_t *next_tile[2];
+} team;
+
+static void pack_rows(const team *t, float *dst, const gg_gemm *g, int64_t row, int64_t n_rows, int64_t inner,
+                      int64_t n_inner)
+{
+    int64_t n_panels = ceil_div(n_rows, TILE_ROWS);
+    for (int64_t p = n_panels * t->ith / t->nth; p < n_panels * (t->ith + 1) / t->nth; p++)
+        pack_panel(dst + p * TILE_ROWS * n_inner, TILE_ROWS,
+                   g->a.data + (row + p * TILE_ROWS) * g->a.row + inner * g->a.col, g->a.row, g->a.col,
+                   gg_min_i64(TILE_ROWS, n_rows - p * TILE_ROWS), n_inner);
+}
+
+static void pack_cols(const team *t, float *dst, const gg_gemm *g, int64_t col, int64_t n_cols, int64_t inner,
+                      int64_t n_inner)
+{
+    int64_t n_panels = ceil_div(n_cols, TILE_COLS);
+    for (int64_t p = n_panels * t->ith / t->nth; p < n_panels * (t->ith + 1) / t->nth; p++)
+        pack_panel(dst + p * TILE_COLS * n_inner, TILE_COLS,
+                   g->b.data + (col + p * TILE_COLS) * g->b.col + inner * g->b.row, g->b.col, g->b.row,
+                   gg_min_i64(TILE_COLS, n_cols - p * TILE_COLS), n_inner);
+}
+
+/* The packed block's tiles, a few at a time. */
+static void share_tiles(const team *t, const block *s, int64_t step)
+{
+    int64_t n_tiles = ceil_div(s->n_rows, TILE_ROWS) * ceil_div(s->n_cols, TILE_COLS);
+    if (t->nth == 1) {
+        run_tiles(s, 0, n_tiles);
+        return;
+    }
+    enum { MOST_TAKEN = 32, TURNS = 8 };
+    int64_t n_taken = gg_min_i64(MOST_TAKEN, ceil_div(n_tiles, TURNS * t->nth));
+    gg_barrier(t->task);
+    if (t->ith == 0) atomic_store_explicit(t->next_tile[(step + 1) % 2], 0, memory_order_relaxed);
+    for (;;) {
+        int64_t first = atomic_fetch_add_explicit(t->next_tile[step % 2], n_taken, memory_order_relaxed);
+        if (first >= n_tiles) return;
+        run_tiles(s, first, gg_min_i64(n_tiles, first + n_taken));
+    }
+}
+
+static void multiply(const gg_gemm *g, const team *t)
+{
+    int64_t rows = block_size(g->n_rows, t->max_rows, TILE_ROWS);
+    int64_t cols = block_size(g->n_cols, t->max_cols, TILE_COLS);
+    int64_t inner = block_size(g->n_inner, GG_GEMM_INNER, 4);
+    int64_t step = 0, n_b = 0;
+    if (t->nth > 1 && t->ith == 0) atomic_store_explicit(t->next_tile[0], 0, memory_order_relaxed);
+    for (int64_t j = 0; j < g->n_cols; j += cols)
+        for (int64_t k = 0; k < g->n_inner; k += inner, n_b++) {
+            int64_t n_cols = gg_min_i64(cols, g->n_cols - j), n_inner = gg_min_i64(inner, g->n_inner - k);
+            pack_cols(t, t->b[n_b % 2], g, j, n_cols, k, n_inner);
+            for (int64_t i = 0; i < g->n_rows; i += rows, step++) {
+                int64_t n_rows = gg_min_i64(rows, g->n_rows - i);
+                pack_rows(t, t->a[step % 2], g, i, n_rows, k, n_inner);
+                block s = {.a = t->a[step % 2], .b = t->b[n_b % 2], .c = g->c + i * g->c_row + j, .c_row = g->c_row,
+                           .n_rows = n_rows, .n_cols = n_cols, .n_inner = n_inner,
+                           .accumulate = g->accumulate || k > 0};
+                share_tiles(t, &s, step);
+            }
+        }
+}
+
+void GG_ISA_NAME(gg_gemm_together)(const gg_gemm *g, const gg_task *task, char *work)
+{
+    float *a = (float *)(work + GG_GEMM_COUNTERS), *b = a + 2 * GG_GEMM_ROWS * GG_GEMM_INNER;
+    team t = {.task = task, .ith = task->ith, .nth = task->nth, .max_rows = GG_GEMM_ROWS, .max_cols = GG_GEMM_COLS,
+              .a = {a, a + GG_GEMM_ROWS * GG_GEMM_INNER}, .b = {b, b + GG_GEMM_COLS * GG_GEMM_INNER},
+              .next_tile = {(_Atomic int64_t *)work, (_Atomic int64_t *)(work + GG_ALIGN)}};
+    multiply(g, &t);
+}
+
+void GG_ISA_NAME(gg_gemm_alone)(const gg_gemm *g, char *work)
+{
+    float *a = (float *)work, *b = a + GG_GEMM_ALONE_ROWS * GG_GEMM_INNER;
+    team t = {.ith = 0, .nth = 1, .max_rows = GG_GEMM_ALONE_ROWS, .max_cols = GG_GEMM_ALONE_COLS,
+              .a = {a, a}, .b = {b, b}};
+    multiply(g, &t);
+}

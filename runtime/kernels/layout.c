@@ -1,0 +1,251 @@
+/* layout.c - kernels that move elements: cont, repeat, get_rows and view's and their cotangents.
+ *
+ * The forward ones copy; the backward ones sum. A sum is split by the elements it ends in, and each is summed by
+ * one thread in the order of the tiles or ids, so results do not depend on the number of threads.
+ */
+#include "../src/kernel.h"
+#include "elementwise.h"
+#include "reduce.h"
+
+/* Byte offset of row r of a tensor with sizes ne, in strides nb. */
+static int64_t row_offset(const int64_t *ne, const int64_t *nb, int64_t r)
+{
+    return r % ne[1] * nb[1] + r / ne[1] % ne[2] * nb[2] + r / ne[1] / ne[2] * nb[3];
+}
+
+/* ---- cont ---- */
+
+/* Rows and columns of the blocks a transposed source is copied in: a block's cache lines are all used while in L1. */
+enum { CONT_BLOCK = 16 };
+
+/* n elements of `size` bytes, `stride` bytes apart, to a dense row. Inlined for each size, so that memcpy is a move. */
+GG_INLINE void gather_row(char *y, const char *a, int64_t n, int64_t stride, size_t size)
+{
+    for (int64_t i = 0; i < n; i++) memcpy(y + i * (int64_t)size, a + i * stride, size);
+}
+
+/* Up to CONT_BLOCK rows of n elements each; y's rows are y_stride bytes apart. */
+GG_INLINE void gather_rows(char *y, int64_t y_stride, const char *a, const gg_tensor *src, int64_t n_rows, size_t size)
+{
+    for (int64_t column = 0; column < src->ne[0]; column += CONT_BLOCK) {
+        int64_t n = gg_min_i64(CONT_BLOCK, src->ne[0] - column);
+        for (int64_t r = 0; r < n_rows; r++)
+            gather_row(y + r * y_stride + column * (int64_t)size, a + r * src->nb[1] + column * src->nb[0], n,
+                       src->nb[0], size);
+    }
+}
+
+/* Rows [r, r + n_rows) of a source, all in one matrix of it. */
+static void copy_rows(char *y, const char *a, const gg_tensor *src, int64_t r, int64_t n_rows)
+{
+    int64_t size = gg_type_size(src->type), y_stride = src->ne[0] * size;
+    y += r * y_stride;
+    a += row_offset(src->ne, src->nb, r);
+    if (gg_is_row_contiguous(src))
+        for (int64_t i = 0; i < n_rows; i++) memcpy(y + i * y_stride, a + i * src->nb[1], (size_t)y_stride);
+    else if (size == 4) gather_rows(y, y_stride, a, src, n_rows, 4);
+    else gather_rows(y, y_stride, a, src, n_rows, 1);
+}
+
+/* Of a contiguous source, its bytes; of any other, its rows. y may have another shape: only the order counts. */
+GG_KERNEL(cont)
+{
+    const gg_tensor *src = task->src[0];
+    const char      *a = task->src_data[0];
+    int64_t          begin, end;
+    if (gg_is_contiguous(src)) {
+        gg_share(task, gg_nelements(src) * gg_type_size(src->type), 4096, &begin, &end);
+        memcpy(task->y_data + begin, a + begin, (size_t)(end - begin));
+        return;
+    }
+    gg_share(task, gg_nrows(src), CONT_BLOCK, &begin, &end);
+    for (int64_t r = begin, n; r < end; r += n) {
+        int64_t left_in_matrix = src->ne[1] - r % src->ne[1];
+        n = gg_min_i64(gg_min_i64(CONT_BLOCK, end - r), left_in_matrix);
+        copy_rows(task->y_data, a, src, r, n);
+    }
+}
+
+/* ---- repeat ---- */
+
+static inline gg_vec gg_formula_repeat(gg_vec a) { return a; }
+
+GG_ELEMENTWISE_1(repeat)
+
+/* ---- repeat_back ---- */
+
+/* Columns summed at a time, in L1, and rows per partial sum: rounding errors then grow with rows / 64 + 64. */
+enum { SUM_COLUMNS = 512, SUM_ROWS = 64 };
+
+/* The tiles of a dense source that fall on one row of y, `width` floats each. */
+typedef struct row_tiles {
+    const char *first;
+    int64_t     width;
+    int64_t     count[GG_MAX_DIMS], stride[GG_MAX_DIMS]; /* innermost first; strides in bytes */
+} row_tiles;
+
+/* Leaves out dimensions of one tile, and makes one of two that lie evenly. */
+static row_tiles row_tiles_of(const gg_task *task, int64_t y_row)
+{
+    const gg_tensor *y = task->y, *a = task->src[0];
+    row_tiles        t = {.width = y->ne[0], .count = {1, 1, 1, 1}};
+    t.first = task->src_data[0] + row_offset(y->ne, a->nb, y_row);
+    int n = 0;
+    for (int d = 0; d < GG_MAX_DIMS; d++) {
+        int64_t count = a->ne[d] / y->ne[d], stride = y->ne[d] * a->nb[d];
+        if (count == 1) continue;
+        if (n > 0 && stride == t.count[n - 1] * t.stride[n - 1]) {
+            t.count[n - 1] *= count;
+        } else {
+            t.count[n] = count;
+            t.stride[n++] = stride;
+        }
+    }
+    return t;
+}
+
+static void add_row(float *restrict total, const float *restrict a, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) total[i] += a[i];
+}
+
+/* Add the same n <= SUM_COLUMNS columns of count[0] tiles to total. */
+static void add_tiles(float *total, const row_tiles *t, const char *first, int64_t n)
+{
+    for (int64_t i = 0; i < t->count[0]; i += SUM_ROWS) {
+        float   partial[SUM_COLUMNS];
+        int64_t end = gg_min_i64(i + SUM_ROWS, t->count[0]);
+        memcpy(partial, first + i * t->stride[0], (size_t)n * sizeof(float));
+        for (int64_t k = i + 1; k < end; k++) add_row(partial, (const float *)(first + k * t->stride[0]), n);
+        add_row(total, partial, n);
+    }
+}
+
+/* Single elements side by side, as in the sum of a row, are summed across the lanes. */
+static void sum_tiles(float *y, const row_tiles *t, int64_t column, int64_t n)
+{
+    float   total[SUM_COLUMNS] = {0};
+    bool    is_line = t->width == 1 && t->stride[0] == 4;
+    int64_t n_outer = t->count[1] * t->count[2] * t->count[3];
+    for (int64_t i = 0; i < n_outer; i++) {
+        const char *first = t->first + column * 4 + row_offset(t->count, t->stride, i);
+        if (is_line) total[0] += (float)gg_sum((const float *)first, t->count[0]);
+        else add_tiles(total, t, first, n);
+    }
+    memcpy(y, total, (size_t)n * sizeof(float));
+}
+
+GG_KERNEL(repeat_back)
+{
+    float  *y = (float *)task->y_data;
+    int64_t begin, end;
+    gg_share(task, gg_nelements(task->y), 16, &begin, &end);
+    gg_run run;
+    for (int64_t i = begin; i < end; i += run.n) {
+        run = gg_run_from(i, end, task->y->ne[0], SUM_COLUMNS);
+        row_tiles tiles = row_tiles_of(task, run.row);
+        sum_tiles(y + i, &tiles, run.column, run.n);
+    }
+}
+
+/* ---- view_back ---- */
+
+/* The view's place in y: op_params hold four i64, its byte offset and its strides but the first. */
+typedef struct window {
+    int64_t offset, nb[GG_MAX_DIMS];
+} window;
+
+static window window_of(const gg_tensor *y)
+{
+    return (window){gg_param_i64(y, 0), {4, gg_param_i64(y, 2), gg_param_i64(y, 4), gg_param_i64(y, 6)}};
+}
+
+/* Whether two elements may share memory: taken by rising stride, a dimension steps inside those before it. */
+static bool window_overlaps(const window *w, const int64_t *ne)
+{
+    bool    taken[GG_MAX_DIMS] = {false};
+    int64_t span = 4; /* bytes from the first element to the end of the last, in the dimensions taken */
+    for (int n = 0; n < GG_MAX_DIMS; n++) {
+        int next = -1;
+        for (int d = 0; d < GG_MAX_DIMS; d++)
+            if (!taken[d] && (next < 0 || w->nb[d] < w->nb[next])) next = d;
+        taken[next] = true;
+        if (ne[next] > 1 && w->nb[next] < span) return true;
+        span += (ne[next] - 1) * w->nb[next];
+    }
+    return false;
+}
+
+static void add_strided_row(float *y, const char *a, int64_t n, int64_t stride)
+{
+    if (stride == 4) add_row(y, (const float *)a, n);
+    else for (int64_t i = 0; i < n; i++) y[i] += *(const float *)(a + i * stride);
+}
+
+GG_KERNEL(view_back)
+{
+    const gg_tensor *g = task->src[0];
+    window           w = window_of(task->y);
+    int64_t          begin, end;
+    gg_share(task, gg_nelements(task->y) * 4, 4096, &begin, &end);
+    memset(task->y_data + begin, 0, (size_t)(end - begin));
+    gg_barrier(task);
+
+    int64_t n = gg_nelements(g);
+    bool    alone = window_overlaps(&w, g->ne);
+    gg_share(task, n, alone ? n : 1024, &begin, &end);
+    gg_run run;
+    for (int64_t i = begin; i < end; i += run.n) {
+        run = gg_run_from(i, end, g->ne[0], end);
+        char       *y = task->y_data + w.offset + row_offset(g->ne, w.nb, run.row) + run.column * 4;
+        const char *row = task->src_data[0] + row_offset(g->ne, g->nb, run.row) + run.column * g->nb[0];
+        add_strided_row((float *)y, row, run.n, g->nb[0]);
+    }
+}
+
+/* ---- get_rows ---- */
+
+/* ids [n, X, Y] choose among the rows of the table's matrix x of X, which may also have a fourth dimension. */
+static int64_t table_offset(const gg_tensor *table, const gg_tensor *ids, int64_t i)
+{
+    int64_t x = i / ids->ne[0] % ids->ne[1], y = i / ids->ne[0] / ids->ne[1];
+    return x * table->nb[2] + y % table->ne[3] * table->nb[3];
+}
+
+GG_KERNEL(get_rows)
+{
+    const gg_tensor *a = task->src[0], *ids = task->src[1];
+    const int32_t   *id = (const int32_t *)task->src_data[1];
+    size_t           nbytes = (size_t)(a->ne[0] * gg_type_size(a->type));
+    int64_t          begin, end;
+    gg_share(task, gg_nelements(ids), 16, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        char *y = task->y_data + i * (int64_t)nbytes;
+        if (id[i] >= 0 && id[i] < a->ne[1]) {
+            memcpy(y, task->src_data[0] + id[i] * a->nb[1] + table_offset(a, ids, i), nbytes);
+        } else {
+            gg_fault(task, id[i], a->ne[1]);
+            memset(y, 0, nbytes);
+        }
+    }
+}
+
+/* A thread owns rows of y, that is of the table: it clears them, then looks through all ids for its own. */
+GG_KERNEL(get_rows_back)
+{
+    const gg_tensor *g = task->src[0], *ids = task->src[1], *y = task->y;
+    const int32_t   *id = (const int32_t *)task->src_data[1];
+    int64_t          begin, end, row_nbytes = y->ne[0] * 4, n = gg_nelements(ids);
+    gg_share(task, gg_nrows(y), 16, &begin, &end);
+    memset(task->y_data + begin * row_nbytes, 0, (size_t)((end - begin) * row_nbytes));
+    for (int64_t i = 0; i < n; i++) {
+        if (id[i] < 0 || id[i] >= y->ne[1]) {
+            if (task->ith == 0) gg_fault(task, id[i], y->ne[1]);
+            continue;
+        }
+        int64_t row = id[i] + table_offset(y, ids, i) / row_nbytes;
+        if (row < begin || row >= end) continue;
+        const char *g_row = task->src_data[0] + row_offset(g->ne, g->nb, i);
+        add_row((float *)(task->y_data + row * row_nbytes), (const float *)g_row, y->ne[0]);
+    }
+}

@@ -1,0 +1,110 @@
+/* rope.c - rotary position embedding and its inverse (Su et al. 2021): ops ROPE and ROPE_BACK.
+ *
+ * The angles depend on the position and the pair alone, so they are computed once per position for a block of pairs
+ * and applied to every head of every sequence. Positions are shared between the threads.
+ */
+#include "../src/kernel.h"
+#include "gg_ops.h"
+#include "simd.h"
+
+enum { MODE_NEOX = 2, PAIR_BLOCK = 64 };
+
+/* Pairs [first, first + n) of a head. */
+typedef struct pairs {
+    int64_t first, n;
+    double  frequency[PAIR_BLOCK]; /* angle per position */
+    float   cos[PAIR_BLOCK], sin[PAIR_BLOCK];
+} pairs;
+
+static void set_frequencies(pairs *p, const gg_task *task)
+{
+    const float *factors = task->src[2] ? (const float *)task->src_data[2] : NULL;
+    double       n_dims = gg_param_i32(task->y, 1), base = gg_param_f32(task->y, 5), scale = gg_param_f32(task->y, 6);
+    for (int64_t i = 0; i < p->n; i++) {
+        int64_t pair = p->first + i;
+        p->frequency[i] = scale * pow(base, -2.0 * (double)pair / n_dims) / (factors ? factors[pair] : 1.0);
+    }
+}
+
+/* Cosine and sine in double, then rounded: at position 1e5 a float angle is off by 4e-3. The angle is reduced to
+ * [-pi/4, pi/4] by multiples of pi/2, there the Taylor series err by 4e-13, and the two swap places and
+ * signs by quadrant. Without calls or branches, so that the compiler vectorises it. */
+static void set_angles(pairs *p, double position, float magnitude, float direction)
+{
+    const double round = 0x1.8p52; /* adding it leaves the nearest integer in the low bits */
+    const double half_pi_high = 0x1.921fb544p0, half_pi_low = 0x1.0b4611a626331p-34;
+    for (int64_t i = 0; i < p->n; i++) {
+        double  angle = position * p->frequency[i];
+        double  shifted = angle * 0x1.45f306dc9c883p-1 + round, quarters = shifted - round;
+        int64_t quadrant;
+        memcpy(&quadrant, &shifted, sizeof quadrant);
+        double r = (angle - quarters * half_pi_high) - quarters * half_pi_low, s = r * r;
+        double sine = r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880
+                      + s * (-1.0 / 39916800 + s * (1.0 / 6227020800))))));
+        double cosine = 1 + s * (-1.0 / 2 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320
+                        + s * (-1.0 / 3628800 + s * (1.0 / 479001600))))));
+        float c = (float)(quadrant & 1 ? sine : cosine), sn = (float)(quadrant & 1 ? cosine : sine);
+        p->cos[i] = ((quadrant + 1) & 2 ? -c : c) * magnitude;
+        p->sin[i] = (quadrant & 2 ? -sn : sn) * magnitude * direction;
+    }
+}
+
+/* Pairs (2i, 2i + 1). Read before written, for y may be a. */
+static void rotate_adjacent(float *y, const float *a, const pairs *p)
+{
+    float x[2 * PAIR_BLOCK];
+    y += 2 * p->first;
+    memcpy(x, a + 2 * p->first, (size_t)p->n * 2 * sizeof(float));
+    for (int64_t i = 0; i < p->n; i++) {
+        y[2 * i] = x[2 * i] * p->cos[i] - x[2 * i + 1] * p->sin[i];
+        y[2 * i + 1] = x[2 * i] * p->sin[i] + x[2 * i + 1] * p->cos[i];
+    }
+}
+
+/* Pairs (i, i + half). */
+static void rotate_halves(float *y, const float *a, int64_t half, const pairs *p)
+{
+    float *y0 = y + p->first, *y1 = y0 + half;
+    const float *a0 = a + p->first, *a1 = a0 + half;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < p->n; i++) {
+        float x0 = a0[i], x1 = a1[i];
+        y0[i] = x0 * p->cos[i] - x1 * p->sin[i];
+        y1[i] = x0 * p->sin[i] + x1 * p->cos[i];
+    }
+}
+
+/* Apply the angles to position t of every head; with the last pairs, copy what is not rotated. */
+static void rotate_heads(const gg_task *task, const pairs *p, int64_t t)
+{
+    const gg_tensor *y = task->y;
+    const int64_t   *nb = task->src[0]->nb;
+    int64_t          n_dims = gg_param_i32(y, 1), n_rest = p->first + p->n == n_dims / 2 ? y->ne[0] - n_dims : 0;
+    for (int64_t b = 0; b < y->ne[3]; b++) {
+        for (int64_t h = 0; h < y->ne[1]; h++) {
+            float       *head = (float *)task->y_data + ((b * y->ne[2] + t) * y->ne[1] + h) * y->ne[0];
+            const float *a = (const float *)(task->src_data[0] + h * nb[1] + t * nb[2] + b * nb[3]);
+            if (gg_param_i32(y, 2) == MODE_NEOX) rotate_halves(head, a, n_dims / 2, p);
+            else rotate_adjacent(head, a, p);
+            if (head != a) memcpy(head + n_dims, a + n_dims, (size_t)n_rest * sizeof(float));
+        }
+    }
+}
+
+/* y, a [d, h, T, B], positions [T], optional freq_factors [n_dims / 2] */
+GG_KERNEL(rope)
+{
+    const gg_tensor *y = task->y;
+    const int32_t   *positions = (const int32_t *)task->src_data[1];
+    int64_t          begin, end, n_pairs = gg_param_i32(y, 1) / 2;
+    float            magnitude = gg_param_f32(y, 8), direction = y->op == GG_OP_ROPE_BACK ? -1.0f : 1.0f;
+    gg_share(task, y->ne[2], 1, &begin, &end);
+    for (int64_t first = 0; first < n_pairs; first += PAIR_BLOCK) {
+        pairs p = {.first = first, .n = gg_min_i64(PAIR_BLOCK, n_pairs - first)};
+        set_frequencies(&p, task);
+        for (int64_t t = begin; t < end; t++) {
+            set_angles(&p, positions[t], magnitude, direction);
+            rotate_heads(task, &p, t);
+        }
+    }
+}

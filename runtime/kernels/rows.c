@@ -1,0 +1,242 @@
+/* rows.c - kernels that reduce along rows: normalisations, soft_max, sums and the causal mask.
+ *
+ * Rows are shared out whole, so no reduction is split between threads. A source's rows are contiguous and may lie
+ * anywhere; y is dense and may lie in the memory of the first source: an element is read before it is written.
+ */
+#include "../src/kernel.h"
+#include "gg_ops.h"
+#include "reduce.h"
+#include "simd_math.h"
+
+#define GG_INLINE static inline __attribute__((always_inline))
+
+/* Row r of a source, as y counts rows. */
+static const float *source_row(const gg_task *task, int source, int64_t r)
+{
+    const int64_t *ne = task->y->ne, *nb = task->src[source]->nb;
+    int64_t        i1 = r % ne[1], i2 = r / ne[1] % ne[2], i3 = r / ne[1] / ne[2];
+    return (const float *)(task->src_data[source] + i1 * nb[1] + i2 * nb[2] + i3 * nb[3]);
+}
+
+static float *y_row(const gg_task *task, int64_t r) { return (float *)task->y_data + r * task->y->ne[0]; }
+
+/* The first n < GG_LANES elements, and `fill` in the other lanes: one that leaves a reduction as it is. */
+static inline gg_vec load_or(const float *p, int64_t n, gg_vec fill)
+{
+    memcpy(&fill, p, (size_t)n * sizeof(float));
+    return fill;
+}
+
+/* sum over i of term(a[i], b[i], c), in two chains; term is 0 where a is `a_fill` and b is 0. */
+typedef gg_vec row_term(gg_vec a, gg_vec b, gg_vec c);
+
+GG_INLINE float row_sum(row_term *term, const float *a, const float *b, gg_vec c, gg_vec a_fill, int64_t n)
+{
+    gg_vec  even = {0}, odd = {0};
+    int64_t i = 0;
+    for (; i + 2 * GG_LANES <= n; i += 2 * GG_LANES) {
+        even += term(gg_load(a + i), gg_load(b + i), c);
+        odd += term(gg_load(a + i + GG_LANES), gg_load(b + i + GG_LANES), c);
+    }
+    for (; i + GG_LANES <= n; i += GG_LANES) even += term(gg_load(a + i), gg_load(b + i), c);
+    if (i < n) odd += term(load_or(a + i, n - i, a_fill), gg_load_n(b + i, n - i), c);
+    return gg_hsum(even + odd);
+}
+
+static inline gg_vec square_term(gg_vec a, gg_vec b, gg_vec c)
+{
+    (void)b;
+    return (a - c) * (a - c);
+}
+
+static inline gg_vec product_term(gg_vec a, gg_vec b, gg_vec c) { return (a - c) * b; }
+
+/* sum of (a - mean)^2 */
+static float sum_squares(const float *a, float mean, int64_t n)
+{
+    return row_sum(square_term, a, a, gg_splat(mean), gg_splat(mean), n);
+}
+
+/* sum of (a - mean) * b */
+static float sum_products(const float *a, const float *b, float mean, int64_t n)
+{
+    return row_sum(product_term, a, b, gg_splat(mean), gg_splat(mean), n);
+}
+
+/* ---- norm, rms_norm: the second is the first with a mean of zero ---- */
+
+/* A row a is normalised to (a - mean - rest) * inv_std. The mean is in two parts, or its rounding would be all that
+ * is left of a row whose elements are nearly equal. */
+typedef struct moments {
+    float mean, rest, inv_std;
+} moments;
+
+static moments moments_of(const float *a, int64_t n, float eps, bool centred)
+{
+    double exact = centred ? gg_sum(a, n) / (double)n : 0.0;
+    float  mean = (float)exact, variance = sum_squares(a, mean, n) / (float)n;
+    return (moments){mean, (float)(exact - mean), 1.0f / sqrtf(variance + eps)};
+}
+
+/* `ivdep` in the loops over a row: y may be the source itself, but never a shifted part of it. */
+static void normalise(float *y, const float *a, const float *gain, moments m, int64_t n)
+{
+    if (gain == NULL) {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std;
+    } else {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std * gain[i];
+    }
+}
+
+/* y, a, optional gain */
+static void norm_rows(const gg_task *task, bool centred)
+{
+    int64_t      begin, end, n = task->y->ne[0];
+    float        eps = gg_param_f32(task->y, 0);
+    const float *gain = task->src[1] ? (const float *)task->src_data[1] : NULL;
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++) {
+        const float *a = source_row(task, 0, r);
+        normalise(y_row(task, r), a, gain, moments_of(a, n, eps, centred), n);
+    }
+}
+
+/* With x the normalised row: inv_std * (g - mean(g) - x * mean(g * x)); rms_norm has no mean(g). */
+static void norm_back_row(float *y, const float *g, const float *a, int64_t n, float eps, bool centred)
+{
+    moments m = moments_of(a, n, eps, centred);
+    float   g_mean = centred ? (float)(gg_sum(g, n) / (double)n) : 0.0f;
+    float   along = (sum_products(a, g, m.mean, n) / (float)n - m.rest * g_mean) * m.inv_std * m.inv_std;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; i++) y[i] = m.inv_std * ((g[i] - g_mean) - (a[i] - m.mean - m.rest) * along);
+}
+
+/* y, g, a */
+static void norm_back_rows(const gg_task *task, bool centred)
+{
+    int64_t begin, end;
+    float   eps = gg_param_f32(task->y, 0);
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++)
+        norm_back_row(y_row(task, r), source_row(task, 0, r), source_row(task, 1, r), task->y->ne[0], eps, centred);
+}
+
+GG_KERNEL(norm) { norm_rows(task, true); }
+GG_KERNEL(norm_back) { norm_back_rows(task, true); }
+GG_KERNEL(rms_norm) { norm_rows(task, false); }
+GG_KERNEL(rms_norm_back) { norm_back_rows(task, false); }
+
+/* ---- sums ---- */
+
+/* One thread, and so one order: reading is all the work, and a scalar result leaves nothing else to share. */
+GG_KERNEL(sum)
+{
+    if (task->ith != 0) return;
+    *(float *)task->y_data = (float)gg_sum((const float *)task->src_data[0], gg_nelements(task->src[0]));
+}
+
+GG_KERNEL(sum_sqr)
+{
+    if (task->ith != 0) return;
+    double total = task->src[1] ? *(const float *)task->src_data[1] : 0.0;
+    total += gg_sum_sqr((const float *)task->src_data[0], gg_nelements(task->src[0]));
+    *(float *)task->y_data = (float)total;
+}
+
+GG_KERNEL(sum_rows)
+{
+    int64_t begin, end;
+    gg_share(task, gg_nrows(task->y), 16, &begin, &end);
+    for (int64_t r = begin; r < end; r++)
+        *y_row(task, r) = (float)gg_sum(source_row(task, 0, r), task->src[0]->ne[0]);
+}
+
+/* ---- causal mask ---- */
+
+/* DIAG_MASK_INF and DIAG_MASK_ZERO: in row i1 of a matrix, what follows column i1 + n_past is hidden. */
+GG_KERNEL(diag_mask)
+{
+    int64_t begin, end, n = task->y->ne[0];
+    float   hidden = task->y->op == GG_OP_DIAG_MASK_INF ? -INFINITY : 0.0f;
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++) {
+        float       *y = y_row(task, r);
+        const float *a = source_row(task, 0, r);
+        int64_t      n_seen = r % task->y->ne[1] + gg_param_i32(task->y, 0) + 1;
+        n_seen = gg_max_i64(0, gg_min_i64(n_seen, n));
+        if (y != a) memcpy(y, a, (size_t)n_seen * sizeof(float));
+        for (int64_t i = n_seen; i < n; i++) y[i] = hidden;
+    }
+}
+
+/* ---- soft_max ---- */
+
+static void scale_row(float *y, const float *a, const float *mask, float scale, int64_t n)
+{
+    if (mask == NULL) {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) y[i] = a[i] * scale;
+    } else {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) y[i] = a[i] * scale + mask[i];
+    }
+}
+
+static float row_max(const float *a, int64_t n)
+{
+    gg_vec  lowest = gg_splat(-INFINITY), max = lowest;
+    int64_t i = 0;
+    for (; i + GG_LANES <= n; i += GG_LANES) max = gg_max(max, gg_load(a + i));
+    if (i < n) max = gg_max(max, load_or(a + i, n - i, lowest));
+    return gg_hmax(max);
+}
+
+/* y = exp(y - max); returns the sum. A row that is all -inf becomes NaN, as -inf - -inf is. */
+static float exp_row(float *y, float max, int64_t n)
+{
+    gg_vec  sum = {0};
+    int64_t i = 0;
+    for (; i + GG_LANES <= n; i += GG_LANES) {
+        gg_vec e = gg_exp(gg_load(y + i) - max);
+        gg_store(y + i, e);
+        sum += e;
+    }
+    if (i < n) {
+        gg_vec e = gg_exp(load_or(y + i, n - i, gg_splat(-INFINITY)) - max);
+        gg_store_n(y + i, e, n - i);
+        sum += e;
+    }
+    return gg_hsum(sum);
+}
+
+/* y, a, optional mask: its row i1 goes with row i1 of every matrix of a. */
+GG_KERNEL(soft_max)
+{
+    int64_t begin, end, n = task->y->ne[0];
+    float   scale = gg_param_f32(task->y, 0);
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++) {
+        float       *y = y_row(task, r);
+        const float *mask = task->src[1] ? source_row(task, 1, r % task->y->ne[1]) : NULL;
+        scale_row(y, source_row(task, 0, r), mask, scale, n);
+        float sum = exp_row(y, row_max(y, n), n);
+        scale_row(y, y, NULL, 1.0f / sum, n);
+    }
+}
+
+/* dst, g, y: scale * y * (g - sum(g * y)) */
+GG_KERNEL(soft_max_back)
+{
+    int64_t begin, end, n = task->y->ne[0];
+    float   scale = gg_param_f32(task->y, 0);
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++) {
+        float       *dst = y_row(task, r);
+        const float *g = source_row(task, 0, r), *y = source_row(task, 1, r);
+        float        dot = sum_products(g, y, 0.0f, n);
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) dst[i] = scale * y[i] * (g[i] - dot);
+    }
+}

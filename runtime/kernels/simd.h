@@ -1,0 +1,96 @@
+/* simd.h - one vector type for every ISA level, by GCC vector extensions: + - * / and comparisons are operators.
+ *
+ * The build compiles every kernel file once per level with that level's flags and -DGG_ISA=<suffix>; GG_LANES and
+ * the few operations that have no operator are chosen here, and nowhere else. gg_fma rounds once where the level
+ * has fused multiply-add and twice where it does not, the same way for every element.
+ */
+#ifndef GG_SIMD_H
+#define GG_SIMD_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+/* GG_ISA_NAME(f) is f_<level>: what gives each level's copy of a function its own symbol. */
+#define GG_PASTE_(a, b) a##_##b
+#define GG_PASTE(a, b) GG_PASTE_(a, b)
+#define GG_ISA_NAME(name) GG_PASTE(name, GG_ISA)
+#define GG_KERNEL(name) void GG_ISA_NAME(gg_kernel_##name)(const gg_task *task)
+
+#if defined(__AVX512F__)
+enum { GG_LANES = 16 };
+#elif defined(__AVX2__)
+enum { GG_LANES = 8 };
+#else
+enum { GG_LANES = 4 };
+#endif
+
+typedef float gg_vec __attribute__((vector_size(GG_LANES * 4)));
+typedef int32_t gg_ivec __attribute__((vector_size(GG_LANES * 4)));
+
+static inline gg_vec gg_load(const float *p)
+{
+    gg_vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void gg_store(float *p, gg_vec v) { memcpy(p, &v, sizeof v); }
+
+static inline gg_vec gg_splat(float x) { return x - (gg_vec){0}; }
+
+/* The first n < GG_LANES elements; the other lanes are zero, and nothing past p + n is touched. */
+static inline gg_vec gg_load_n(const float *p, int64_t n)
+{
+    gg_vec v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(float));
+    return v;
+}
+
+static inline void gg_store_n(float *p, gg_vec v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
+
+/* a * b + c */
+static inline gg_vec gg_fma(gg_vec a, gg_vec b, gg_vec c)
+{
+#if defined(__AVX512F__)
+    return (gg_vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (gg_vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (gg_vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* mask: all ones or all zeros in each lane, as a comparison gives it. */
+static inline gg_vec gg_select(gg_ivec mask, gg_vec yes, gg_vec no)
+{
+    return (gg_vec)((mask & (gg_ivec)yes) | (~mask & (gg_ivec)no));
+}
+
+static inline gg_vec gg_max(gg_vec a, gg_vec b) { return gg_select(a > b, a, b); }
+static inline gg_vec gg_min(gg_vec a, gg_vec b) { return gg_select(a < b, a, b); }
+
+/* Sum and maximum over the lanes, in a fixed pairwise order. */
+static inline float gg_hsum(gg_vec v)
+{
+    for (int half = GG_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    return v[0];
+}
+
+static inline float gg_hmax(gg_vec v)
+{
+    float max = v[0];
+    for (int i = 1; i < GG_LANES; i++) max = v[i] > max ? v[i] : max;
+    return max;
+}
+
+#endif

@@ -1,0 +1,184 @@
+/* exec.c - running a graph: a plan, an arena, a pool of threads that walk the nodes together.
+ *
+ * Every thread calls the kernel of each node with its own share and waits for the others after it. Views have no
+ * kernel. A kernel that meets a bad value reports it with gg_fault; the run then ends after that node.
+ */
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "gg_ops.h"
+#include "isa.h"
+#include "kernel.h"
+#include "plan.h"
+#include "pool.h"
+
+struct gg_exec {
+    gg_graph         *g;
+    gg_plan           plan;
+    const gg_kernels *kernels;
+    gg_pool          *pool;
+    int               n_threads;
+    char             *arena; /* allocated by the first run; the scratch memory lies behind the tensors */
+    int32_t           begin, end;
+    atomic_int        fault; /* first node with a bad value, or INT_MAX */
+    _Atomic int64_t   fault_value, fault_limit;
+};
+
+/* A task and where it comes from, so that gg_fault can find its way back. */
+typedef struct exec_task {
+    gg_task  task;
+    gg_exec *e;
+    int32_t  id;
+} exec_task;
+
+void gg_barrier(const gg_task *task) { gg_pool_barrier(task->pool); }
+
+void gg_fault(const gg_task *task, int64_t value, int64_t limit)
+{
+    const exec_task *t = (const exec_task *)task;
+    int none = INT_MAX;
+    if (!atomic_compare_exchange_strong(&t->e->fault, &none, t->id)) return;
+    atomic_store(&t->e->fault_value, value);
+    atomic_store(&t->e->fault_limit, limit);
+}
+
+/* ---------------------------------------------------------------- life */
+
+gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t n_threads, gg_error *err)
+{
+    const gg_kernels *kernels = gg_isa_find(isa, err);
+    if (!kernels) return NULL;
+    if (n_threads < 1 || n_threads > GG_MAX_THREADS) {
+        gg_fail(err, GG_ERR_ARGUMENT, -1, "%d threads are not in 1..%d", n_threads, GG_MAX_THREADS);
+        return NULL;
+    }
+    gg_exec *e = calloc(1, sizeof *e);
+    if (!e) {
+        gg_fail(err, GG_ERR_MEMORY, -1, "no memory for an executor");
+        return NULL;
+    }
+    e->g = g;
+    e->kernels = kernels;
+    e->n_threads = n_threads;
+    if (gg_plan_make(&e->plan, g, n_threads, err) < 0) {
+        gg_exec_free(e);
+        return NULL;
+    }
+    return e;
+}
+
+void gg_exec_free(gg_exec *e)
+{
+    if (!e) return;
+    gg_pool_free(e->pool);
+    gg_plan_free(&e->plan);
+    free(e->arena);
+    free(e);
+}
+
+/* Memory and threads are taken by the first run, so that a plan can be inspected without them. */
+static int32_t prepare(gg_exec *e, gg_error *err)
+{
+    for (int32_t id = 0; id < e->g->n_tensors; id++)
+        if (gg_is_leaf(gg_at(e->g, id)) && !gg_leaf_data(e->g, id, err)) return -1;
+    if (!e->arena) {
+        int64_t nbytes = gg_max_i64(e->plan.arena_nbytes + e->plan.work_nbytes, GG_ALIGN);
+        void *arena = NULL;
+        if (posix_memalign(&arena, 4096, (size_t)nbytes) != 0)
+            return gg_fail(err, GG_ERR_MEMORY, -1, "no memory for the %lld bytes of the plan", (long long)nbytes);
+        e->arena = arena;
+    }
+    if (!e->pool) e->pool = gg_pool_new(e->n_threads);
+    if (!e->pool) return gg_fail(err, GG_ERR_MEMORY, -1, "cannot start %d threads", e->n_threads);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- running */
+
+static char *data_of(const gg_exec *e, int32_t id)
+{
+    const gg_tensor *t = gg_at(e->g, id);
+    if (e->plan.offsets[id] >= 0) return e->arena + e->plan.offsets[id];
+    return e->g->buffers[t->root]->bytes + t->root_offset;
+}
+
+static void run_node(gg_exec *e, int32_t id, int ith, gg_kernel *kernel)
+{
+    const gg_tensor *y = gg_at(e->g, id);
+    exec_task t = {.e = e, .id = id};
+    t.task = (gg_task){.y = y, .y_data = data_of(e, id), .work = e->arena + e->plan.arena_nbytes,
+                       .ith = ith, .nth = e->n_threads, .pool = e->pool};
+    for (int k = 0; k < GG_MAX_SRC; k++) {
+        if (y->src[k] < 0) continue;
+        t.task.src[k] = gg_at(e->g, y->src[k]);
+        t.task.src_data[k] = data_of(e, y->src[k]);
+    }
+    kernel(&t.task);
+}
+
+static void walk(void *arg, int ith)
+{
+    gg_exec *e = arg;
+    for (int32_t id = e->begin; id < e->end; id++) {
+        gg_kernel *kernel = e->kernels->kernel[gg_at(e->g, id)->op];
+        if (!kernel) continue;
+        run_node(e, id, ith, kernel);
+        gg_pool_barrier(e->pool);
+        /* <= : a faster thread may already have met a fault in the next node */
+        if (atomic_load(&e->fault) <= id) return;
+    }
+}
+
+int32_t gg_exec_run(gg_exec *e, int32_t begin, int32_t end, gg_error *err)
+{
+    if (begin < 0 || begin > end || end > e->g->n_tensors)
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "nodes %d to %d of a graph of %d", begin, end, e->g->n_tensors);
+    if (prepare(e, err) < 0) return -1;
+    e->begin = begin;
+    e->end = end;
+    atomic_store(&e->fault, INT_MAX);
+    gg_pool_run(e->pool, walk, e);
+    int32_t fault = atomic_load(&e->fault);
+    if (fault == INT_MAX) return 0;
+    return gg_fail(err, GG_ERR_VALUE, fault, "%s: id %lld is not in 0..%lld", gg_ops[gg_at(e->g, fault)->op].name,
+                   (long long)atomic_load(&e->fault_value), (long long)atomic_load(&e->fault_limit) - 1);
+}
+
+/* ---------------------------------------------------------------- questions */
+
+void *gg_exec_data(gg_exec *e, int32_t id)
+{
+    if (!gg_graph_tensor(e->g, id)) return NULL;
+    bool ready = e->plan.offsets[id] >= 0 ? e->arena != NULL : e->g->buffers[gg_at(e->g, id)->root] != NULL;
+    return ready ? data_of(e, id) : NULL;
+}
+
+int64_t gg_exec_arena_nbytes(const gg_exec *e) { return e->plan.arena_nbytes; }
+
+int64_t gg_exec_work_nbytes(const gg_exec *e) { return e->plan.work_nbytes; }
+
+int64_t gg_exec_offset(const gg_exec *e, int32_t id)
+{
+    return gg_graph_tensor(e->g, id) ? e->plan.offsets[id] : -1;
+}
+
+static double node_flops(const gg_graph *g, const gg_tensor *y)
+{
+    const gg_tensor *a = y->n_src > 0 ? gg_at(g, y->src[0]) : NULL, *b = y->n_src > 1 ? gg_at(g, y->src[1]) : NULL;
+    switch (y->op) {
+    case GG_OP_MUL_MAT: return 2.0 * (double)gg_nelements(y) * (double)a->ne[0];
+    case GG_OP_MUL_MAT_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
+    case GG_OP_OUT_PROD: return 2.0 * (double)gg_nelements(y) * (double)a->ne[1];
+    case GG_OP_LINEAR_CROSS_ENTROPY:
+        return 2.0 * (double)gg_nelements(a) * (double)gg_nrows(b) * (y->src[4] >= 0 ? 3 : 1);
+    default: return 0;
+    }
+}
+
+double gg_exec_flops(const gg_exec *e, int32_t begin, int32_t end)
+{
+    double flops = 0;
+    for (int32_t id = begin; id < end && id < e->g->n_tensors; id++) flops += node_flops(e->g, gg_at(e->g, id));
+    return flops;
+}

@@ -1,0 +1,196 @@
+/* fuse.c - gg_fuse: keep what the roots need, and merge patterns of ggml's ops into the runtime's fused ones.
+ *
+ * One sweep downward from the roots finds, for each needed node, the pattern it is the last node of; what a pattern
+ * swallowed is then needed by nobody and is not copied. A node is swallowed only if the pattern is its single user.
+ */
+#include "rebuild.h"
+
+#include <stdlib.h>
+
+#include "gg_ops.h"
+
+typedef struct fusion {
+    const gg_graph *g;
+    int32_t        *n_uses;
+    bool           *reached; /* from the roots, before any fusion */
+    bool           *needed;  /* after it */
+    int32_t         enable, train;
+} fusion;
+
+/* A match: the fused op, and the old ids of its sources. op GG_OP_NONE: no match. */
+typedef struct match {
+    int32_t op;
+    int32_t n_src;
+    int32_t src[GG_MAX_SRC];
+    int32_t params_of; /* node whose op_params the fused op keeps, or -1 */
+} match;
+
+/* Source k of node id, if it is an `op` that only this node uses; else -1. */
+static int32_t swallow(const fusion *f, int32_t id, int k, int32_t op)
+{
+    int32_t src = id < 0 ? -1 : gg_at(f->g, id)->src[k];
+    return src >= 0 && gg_at(f->g, src)->op == op && f->n_uses[src] == 1 ? src : -1;
+}
+
+/* mul(norm(a), gain): one pass, and only `a` is kept for the backward pass. */
+static bool match_norm_gain(const fusion *f, int32_t id, match *m)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    if (y->op != GG_OP_MUL) return false;
+    const gg_tensor *gain = gg_at(f->g, y->src[1]);
+    if (gain->ne[0] != y->ne[0] || gg_nelements(gain) != gain->ne[0]) return false;
+    int32_t rms = swallow(f, id, 0, GG_OP_RMS_NORM), norm = rms < 0 ? swallow(f, id, 0, GG_OP_NORM) : rms;
+    if (norm < 0) return false;
+    *m = (match){rms < 0 ? GG_OP_NORM_GAIN : GG_OP_RMS_NORM_GAIN, 2, {gg_at(f->g, norm)->src[0], y->src[1]}, norm};
+    return true;
+}
+
+/* mul(silu(a), b) with operands of one shape. */
+static bool match_swiglu(const fusion *f, int32_t id, match *m)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    int32_t silu = y->op == GG_OP_MUL ? swallow(f, id, 0, GG_OP_SILU) : -1;
+    if (silu < 0 || !gg_same_shape(y, gg_at(f->g, y->src[1]))) return false;
+    *m = (match){GG_OP_SWIGLU, 2, {gg_at(f->g, silu)->src[0], y->src[1]}, -1};
+    return true;
+}
+
+static bool is_plain_soft_max(const gg_tensor *t) { return t->src[1] < 0 && gg_param_f32(t, 0) == 1.0f; }
+
+/* sum(weights * log(get_rows(reshape(soft_max(logits)), targets))): the way a file spells cross-entropy. */
+static bool match_cross_entropy(const fusion *f, int32_t id, match *m)
+{
+    if (gg_at(f->g, id)->op != GG_OP_SUM) return false;
+    int32_t mul = swallow(f, id, 0, GG_OP_MUL), log = swallow(f, mul, 0, GG_OP_LOG);
+    int32_t rows = swallow(f, log, 0, GG_OP_GET_ROWS), column = swallow(f, rows, 0, GG_OP_RESHAPE);
+    int32_t probabilities = swallow(f, column, 0, GG_OP_SOFT_MAX);
+    if (probabilities < 0 || !is_plain_soft_max(gg_at(f->g, probabilities))) return false;
+    int32_t logits = gg_at(f->g, probabilities)->src[0];
+    int32_t targets = gg_at(f->g, rows)->src[1], weights = gg_at(f->g, mul)->src[1];
+    int64_t n_vocab = gg_at(f->g, logits)->ne[0], n_rows = gg_nrows(gg_at(f->g, logits));
+    const int64_t one_column[GG_MAX_DIMS] = {1, n_vocab, n_rows, 1};
+    if (memcmp(gg_at(f->g, column)->ne, one_column, sizeof one_column) != 0) return false;
+    if (gg_nelements(gg_at(f->g, targets)) != n_rows || gg_nelements(gg_at(f->g, weights)) != n_rows) return false;
+    *m = (match){GG_OP_CROSS_ENTROPY, 3, {logits, targets, weights}, -1};
+    int32_t product = swallow(f, probabilities, 0, GG_OP_MUL_MAT);
+    if (product < 0) return true;
+    const gg_tensor *w = gg_at(f->g, gg_at(f->g, product)->src[0]);
+    if (w->ne[2] == 1 && w->ne[3] == 1)
+        *m = (match){GG_OP_LINEAR_CROSS_ENTROPY,
+                     4,
+                     {gg_at(f->g, product)->src[0], gg_at(f->g, product)->src[1], targets, weights},
+                     -1};
+    return true;
+}
+
+static match find_match(const fusion *f, int32_t id)
+{
+    match m = {.op = GG_OP_NONE};
+    if ((f->enable & GG_FUSE_NORM_GAIN) && match_norm_gain(f, id, &m)) return m;
+    if ((f->enable & GG_FUSE_SWIGLU) && match_swiglu(f, id, &m)) return m;
+    if ((f->enable & GG_FUSE_CROSS_ENTROPY)) match_cross_entropy(f, id, &m);
+    return m;
+}
+
+/* ---------------------------------------------------------------- the sweep and the copy */
+
+static void count_uses(fusion *f, int32_t n_roots, const int32_t *roots)
+{
+    for (int32_t i = 0; i < n_roots; i++) {
+        f->reached[roots[i]] = true;
+        f->n_uses[roots[i]]++;
+    }
+    for (int32_t id = f->g->n_tensors - 1; id >= 0; id--)
+        for (int k = 0; f->reached[id] && k < GG_MAX_SRC; k++) {
+            int32_t src = gg_at(f->g, id)->src[k];
+            if (src < 0) continue;
+            f->reached[src] = true;
+            f->n_uses[src]++;
+        }
+}
+
+static void find_matches(fusion *f, int32_t n_roots, const int32_t *roots, match *matches)
+{
+    for (int32_t i = 0; i < n_roots; i++) f->needed[roots[i]] = true;
+    for (int32_t id = f->g->n_tensors - 1; id >= 0; id--) {
+        if (!f->needed[id] || gg_is_leaf(gg_at(f->g, id))) continue;
+        matches[id] = find_match(f, id);
+        const int32_t *src = matches[id].op ? matches[id].src : gg_at(f->g, id)->src;
+        int32_t n_src = matches[id].op ? matches[id].n_src : GG_MAX_SRC;
+        for (int k = 0; k < n_src; k++)
+            if (src[k] >= 0) f->needed[src[k]] = true;
+    }
+}
+
+static int32_t copy_fused(gg_rebuild *r, const match *m, int32_t train)
+{
+    gg_builder to = {r->out, r->err};
+    int32_t src[GG_MAX_SRC], n_src = m->n_src;
+    for (int k = 0; k < n_src; k++) src[k] = r->map[m->src[k]];
+    if (m->op == GG_OP_LINEAR_CROSS_ENTROPY && train) {
+        src[n_src++] = gg_make_empty(&to, src[0]);
+        src[n_src++] = gg_make_empty(&to, src[1]);
+        if (src[4] < 0 || src[5] < 0) return -1;
+    }
+    const int32_t *params = m->params_of < 0 ? NULL : gg_at(r->in, m->params_of)->op_params;
+    return gg_build(&to, m->op, n_src, src, params, NULL, NULL);
+}
+
+static int32_t copy_plain(gg_rebuild *r, const gg_tensor *t)
+{
+    gg_builder to = {r->out, r->err};
+    int32_t src[GG_MAX_SRC];
+    for (int k = 0; k < t->n_src; k++) src[k] = t->src[k] < 0 ? -1 : r->map[t->src[k]];
+    return gg_build(&to, t->op, t->n_src, src, t->op_params, gg_ops[t->op].sized ? t->ne : NULL,
+                    t->op == GG_OP_VIEW ? t->nb : NULL);
+}
+
+static bool copy_needed(gg_rebuild *r, const fusion *f, const match *matches)
+{
+    for (int32_t id = 0; id < f->g->n_tensors; id++) {
+        const gg_tensor *t = gg_at(f->g, id);
+        if (!f->needed[id]) continue;
+        int32_t copy = gg_is_leaf(t)     ? gg_copy_leaf(r, id, NULL)
+                       : matches[id].op ? copy_fused(r, &matches[id], f->train)
+                                        : copy_plain(r, t);
+        if (copy < 0 || gg_copied(r, id, copy) < 0) return false;
+    }
+    return true;
+}
+
+static bool fuse(gg_rebuild *r, fusion *f, int32_t n_roots, const int32_t *roots)
+{
+    size_t n = (size_t)f->g->n_tensors + 1;
+    match *matches = calloc(n, sizeof *matches);
+    f->n_uses = calloc(n, sizeof *f->n_uses);
+    f->reached = calloc(n, sizeof *f->reached);
+    f->needed = calloc(n, sizeof *f->needed);
+    bool ok = matches && f->n_uses && f->reached && f->needed;
+    if (ok) {
+        count_uses(f, n_roots, roots);
+        find_matches(f, n_roots, roots, matches);
+        ok = copy_needed(r, f, matches);
+    } else {
+        gg_fail(r->err, GG_ERR_MEMORY, -1, "no memory to fuse %d tensors", f->g->n_tensors);
+    }
+    for (int32_t i = 0; ok && i < n_roots; i++) gg_at(r->out, r->map[roots[i]])->flags |= GG_FLAG_OUTPUT;
+    free(matches);
+    free(f->n_uses);
+    free(f->reached);
+    free(f->needed);
+    return ok;
+}
+
+gg_graph *gg_fuse(const gg_graph *g, int32_t n_roots, const int32_t *roots, int32_t train, int32_t enable,
+                  gg_error *err)
+{
+    gg_rebuild r;
+    for (int32_t i = 0; i < n_roots; i++)
+        if (!gg_graph_tensor(g, roots[i])) {
+            gg_fail(err, GG_ERR_ARGUMENT, roots[i], "no tensor %d", roots[i]);
+            return NULL;
+        }
+    if (!gg_rebuild_begin(&r, g, err)) return NULL;
+    fusion f = {.g = g, .enable = enable, .train = train};
+    return gg_rebuild_end(&r, fuse(&r, &f, n_roots, roots));
+}

@@ -1,0 +1,207 @@
+/* graph.c - the append-only array of tensors: creation, naming, lookup, leaf memory. See graph.h. */
+#include "graph.h"
+
+#include <stdlib.h>
+
+#include "gg_ops.h"
+
+gg_graph *gg_graph_new(void) { return calloc(1, sizeof(gg_graph)); }
+
+void gg_graph_free(gg_graph *g)
+{
+    if (!g) return;
+    for (int32_t id = 0; id < g->n_tensors; id++) gg_buffer_release(g->buffers[id]);
+    free(g->tensors);
+    free(g->buffers);
+    free(g->grads);
+    free(g);
+}
+
+int32_t gg_graph_size(const gg_graph *g) { return g->n_tensors; }
+
+gg_tensor *gg_at(const gg_graph *g, int32_t id) { return &g->tensors[id]; }
+
+const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id)
+{
+    return id >= 0 && id < g->n_tensors ? gg_at(g, id) : NULL;
+}
+
+int32_t gg_graph_find(const gg_graph *g, const char *name)
+{
+    for (int32_t id = 0; id < g->n_tensors; id++)
+        if (strcmp(gg_at(g, id)->name, name) == 0) return id;
+    return -1;
+}
+
+bool gg_is_leaf(const gg_tensor *t) { return t->op == GG_OP_NONE; }
+
+int64_t gg_nbytes(const gg_graph *g, int32_t id)
+{
+    const gg_tensor *t = gg_graph_tensor(g, id);
+    return t ? gg_span(t) : -1;
+}
+
+const char *gg_op_name(int32_t op) { return op >= 0 && op < GG_OP_COUNT ? gg_ops[op].name : NULL; }
+
+int32_t gg_grad_of(const gg_graph *g, int32_t id) { return gg_graph_tensor(g, id) ? g->grads[id] : -1; }
+
+/* ---------------------------------------------------------------- memory */
+
+gg_buffer *gg_buffer_new(int64_t nbytes)
+{
+    gg_buffer *buffer = calloc(1, sizeof *buffer);
+    if (!buffer) return NULL;
+    void *bytes = NULL;
+    if (posix_memalign(&bytes, GG_ALIGN, (size_t)gg_max_i64(nbytes, 1)) != 0) {
+        free(buffer);
+        return NULL;
+    }
+    memset(bytes, 0, (size_t)nbytes);
+    *buffer = (gg_buffer){.n_refs = 1, .nbytes = nbytes, .bytes = bytes};
+    return buffer;
+}
+
+void gg_buffer_release(gg_buffer *buffer)
+{
+    if (!buffer || --buffer->n_refs > 0) return;
+    free(buffer->bytes);
+    free(buffer);
+}
+
+void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err)
+{
+    const gg_tensor *t = gg_graph_tensor(g, id);
+    if (!t || !gg_is_leaf(t)) {
+        gg_fail(err, GG_ERR_ARGUMENT, id, "tensor %d is not a leaf", id);
+        return NULL;
+    }
+    if (!g->buffers[id]) g->buffers[id] = gg_buffer_new(gg_span(t));
+    if (!g->buffers[id]) {
+        gg_fail(err, GG_ERR_MEMORY, id, "no memory for the %lld bytes of %s", (long long)gg_span(t), t->name);
+        return NULL;
+    }
+    return g->buffers[id]->bytes;
+}
+
+/* ---------------------------------------------------------------- appending */
+
+static bool grow(gg_graph *g)
+{
+    if (g->n_tensors < g->capacity) return true;
+    int32_t capacity = g->capacity ? g->capacity * 2 : 256;
+    size_t n = (size_t)capacity;
+    gg_tensor *tensors = realloc(g->tensors, n * sizeof *tensors);
+    if (tensors) g->tensors = tensors;
+    gg_buffer **buffers = realloc(g->buffers, n * sizeof(gg_buffer *));
+    if (buffers) g->buffers = buffers;
+    int32_t *grads = realloc(g->grads, n * sizeof *grads);
+    if (grads) g->grads = grads;
+    if (!tensors || !buffers || !grads) return false;
+    g->capacity = capacity;
+    return true;
+}
+
+int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err)
+{
+    if (g->n_tensors >= GG_MAX_TENSORS || !grow(g))
+        return gg_fail(err, GG_ERR_MEMORY, -1, "no room for tensor %d", g->n_tensors);
+    int32_t id = g->n_tensors++;
+    g->tensors[id] = *t;
+    g->buffers[id] = NULL;
+    g->grads[id] = -1;
+    if (t->root < 0) g->tensors[id].root = id;
+    return id;
+}
+
+static bool copy_name(gg_tensor *t, const char *name)
+{
+    size_t length = strlen(name);
+    if (length >= GG_MAX_NAME) return false;
+    memcpy(t->name, name, length + 1);
+    return true;
+}
+
+int32_t gg_set_name(gg_graph *g, int32_t id, const char *name, int32_t flags, gg_error *err)
+{
+    if (!gg_graph_tensor(g, id)) return gg_fail(err, GG_ERR_ARGUMENT, id, "no tensor %d", id);
+    if (name && !copy_name(gg_at(g, id), name))
+        return gg_fail(err, GG_ERR_ARGUMENT, id, "name %.40s... is longer than %d bytes", name, GG_MAX_NAME - 1);
+    gg_at(g, id)->flags |= flags;
+    return id;
+}
+
+int32_t gg_leaf(gg_graph *g, int32_t type, const int64_t *ne, int32_t flags, const char *name, gg_error *err)
+{
+    gg_tensor t = {.type = type, .op = GG_OP_NONE, .flags = flags, .root = -1};
+    if (gg_type_size(type) == 0) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "type %d is not supported", type);
+    if (gg_set_ne(&t, ne, err) < 0) return -1;
+    if (!copy_name(&t, name))
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "name %.40s... is longer than %d bytes", name, GG_MAX_NAME - 1);
+    for (int k = 0; k < GG_MAX_SRC; k++) t.src[k] = -1;
+    return gg_append(g, &t, err);
+}
+
+static int32_t check_sources(const gg_graph *g, const gg_op_info *op, const gg_tensor *y, gg_error *err)
+{
+    for (int k = 0; k < GG_MAX_SRC; k++) {
+        bool wanted = k < op->n_src && !(op->optional >> k & 1);
+        if (y->src[k] < 0 && wanted)
+            return gg_fail(err, GG_ERR_ARGUMENT, g->n_tensors, "%s: source %d is missing", op->name, k);
+        if (y->src[k] >= 0 && k >= op->n_src)
+            return gg_fail(err, GG_ERR_ARGUMENT, g->n_tensors, "%s takes %d sources", op->name, op->n_src);
+        if (y->src[k] < -1 || y->src[k] >= g->n_tensors)
+            return gg_fail(err, GG_ERR_ARGUMENT, g->n_tensors, "%s: source %d is %d, not an earlier tensor", op->name,
+                           k, y->src[k]);
+    }
+    return 0;
+}
+
+/* A view lies in its first source's memory. */
+static void set_root(const gg_graph *g, gg_tensor *y)
+{
+    y->root = -1;
+    if (!gg_ops[y->op].view) return;
+    const gg_tensor *base = gg_at(g, y->src[0]);
+    y->root = base->root;
+    y->root_offset += base->root_offset;
+}
+
+int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
+                const int64_t *ne, const int64_t *nb, gg_error *err)
+{
+    if (op <= GG_OP_NONE || op >= GG_OP_COUNT) return gg_fail(err, GG_ERR_ARGUMENT, -1, "no op %d", op);
+    const gg_op_info *info = &gg_ops[op];
+    gg_tensor y = {.op = op, .n_src = n_src};
+    if (n_src < 0 || n_src > GG_MAX_SRC)
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "%s: %d sources, at most %d", info->name, n_src, GG_MAX_SRC);
+    for (int k = 0; k < GG_MAX_SRC; k++) y.src[k] = k < n_src ? src[k] : -1;
+    if (op_params) memcpy(y.op_params, op_params, sizeof y.op_params);
+    if (ne) memcpy(y.ne, ne, sizeof y.ne);
+    if (nb) memcpy(y.nb, nb, sizeof y.nb);
+    if (check_sources(g, info, &y, err) < 0 || info->shape(g, &y, err) < 0) return -1;
+    set_root(g, &y);
+    return gg_append(g, &y, err);
+}
+
+/* ---------------------------------------------------------------- building inside passes */
+
+int32_t gg_contiguous(gg_builder *b, int32_t id)
+{
+    if (id < 0 || gg_is_contiguous(gg_at(b->g, id))) return id;
+    return gg_node(b->g, GG_OP_CONT, 1, &id, NULL, NULL, NULL, b->err);
+}
+
+int32_t gg_build(gg_builder *b, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
+                 const int64_t *ne, const int64_t *nb)
+{
+    const gg_op_info *info = &gg_ops[op];
+    int32_t fixed[GG_MAX_SRC];
+    for (int k = 0; k < n_src; k++) {
+        fixed[k] = src[k];
+        if (src[k] < 0 && !(info->optional >> k & 1)) return -1;
+        bool fits = src[k] < 0 || !(info->rows >> k & 1) || gg_is_row_contiguous(gg_at(b->g, src[k]));
+        if ((info->dense >> k & 1) || !fits) fixed[k] = gg_contiguous(b, src[k]);
+        if (src[k] >= 0 && fixed[k] < 0) return -1;
+    }
+    return gg_node(b->g, op, n_src, fixed, op_params, ne, nb, b->err);
+}

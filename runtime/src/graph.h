@@ -1,0 +1,83 @@
+/* graph.h - the graph's own structure: an append-only array of tensors and the memory of its leafs.
+ *
+ *     id    0        1        2         3         4
+ *        [ leaf ] [ leaf ] [ param ] [ node ] [ node ] ...      src ids are always smaller than the node's id
+ *
+ * Views record their root, so that no pass has to walk a chain. Used by every pass; nobody outside the runtime.
+ */
+#ifndef GG_GRAPH_H
+#define GG_GRAPH_H
+
+#include "work.h"
+
+/* Memory of one leaf, shared by the graphs derived from one another. */
+typedef struct gg_buffer {
+    int64_t n_refs;
+    int64_t nbytes;
+    char   *bytes; /* GG_ALIGN-aligned */
+} gg_buffer;
+
+struct gg_graph {
+    int32_t     n_tensors;
+    int32_t     capacity;
+    gg_tensor  *tensors;
+    gg_buffer **buffers; /* per tensor: a leaf's memory once it was asked for, else NULL */
+    int32_t    *grads;   /* per tensor: id of its gradient, or -1 */
+};
+
+/* What the generator knows of an op (gg_op_info in the generated ops.c). */
+typedef int32_t gg_shape_rule(const gg_graph *g, gg_tensor *y, gg_error *err);
+
+/* Where a rule appends its nodes. A failed step returns -1 and every later one passes it on. */
+typedef struct gg_builder {
+    gg_graph *g;
+    gg_error *err;
+} gg_builder;
+
+/* Fill grad[k] with the cotangent of source k where want[k]; -1 where the rule has none. */
+typedef void gg_vjp_rule(gg_builder *b, int32_t y, int32_t g, const bool *want, int32_t *grad);
+
+typedef struct gg_op_info {
+    const char    *name;
+    int32_t        n_src;     /* source slots */
+    uint32_t       optional;  /* bit k: source k may be absent */
+    uint32_t       rows;      /* bit k: source k needs a contiguous last axis */
+    uint32_t       dense;     /* bit k: source k must be contiguous */
+    uint32_t       writes;    /* bit k: the kernel writes source k */
+    uint32_t       words;     /* bit w: op_params word w is a parameter */
+    uint32_t       float_words;
+    bool           sized;     /* ne is given */
+    bool           view;      /* the result lies in source 0's memory */
+    bool           inplace;
+    bool           no_gradient;
+    bool           has_kernel;
+    bool           exact;      /* ggml approximates it; the file shows another op of the same ggml_op */
+    int32_t        ggml;       /* the op as a file shows it: for an exact form, the row it refines; else its own */
+    gg_shape_rule *shape;
+    gg_vjp_rule   *vjp;
+    gg_work       *work;
+} gg_op_info;
+
+extern const gg_op_info gg_ops[]; /* generated; GG_OP_COUNT rows */
+
+enum { GG_MAX_TENSORS = 1 << 20 };
+
+/* shape.c: the size and dense strides of t, checked. */
+int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err);
+
+/* graph.c */
+gg_tensor *gg_at(const gg_graph *g, int32_t id);
+bool gg_is_leaf(const gg_tensor *t);
+gg_buffer *gg_buffer_new(int64_t nbytes);
+void gg_buffer_release(gg_buffer *buffer);
+int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err);
+/* Append op y->op on y->src, making sources contiguous where the op needs it; ne may be NULL. For rules and passes. */
+int32_t gg_build(gg_builder *b, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
+                 const int64_t *ne, const int64_t *nb);
+int32_t gg_contiguous(gg_builder *b, int32_t id);
+
+/* error.c: fill err (may be NULL) printf-style; always returns -1. */
+int32_t gg_fail(gg_error *err, int32_t code, int32_t node, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+#endif

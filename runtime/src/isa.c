@@ -1,0 +1,89 @@
+/* isa.c - which levels exist, which this CPU runs, and how fast it multiplies at one. See isa.h. */
+#include "isa.h"
+
+#include <time.h>
+
+#include "graph.h"
+#include "pool.h"
+
+#if defined(__x86_64__)
+extern const gg_kernels gg_kernels_avx512, gg_kernels_avx2, gg_kernels_x86_64_v2;
+static const gg_kernels *const levels[] = {&gg_kernels_avx512, &gg_kernels_avx2, &gg_kernels_x86_64_v2};
+#elif defined(__aarch64__)
+extern const gg_kernels gg_kernels_neon;
+static const gg_kernels *const levels[] = {&gg_kernels_neon};
+#else
+#error "ggmlgraph supports x86-64 and AArch64"
+#endif
+
+enum { N_LEVELS = sizeof levels / sizeof levels[0] };
+
+const char *gg_isa_name(int32_t level) { return level >= 0 && level < N_LEVELS ? levels[level]->isa : NULL; }
+
+int32_t gg_isa_supported(int32_t level)
+{
+    if (!gg_isa_name(level)) return 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    switch (level) {
+    case 0:
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    case 1: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    default: return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+    }
+#else
+    return 1;
+#endif
+}
+
+const gg_kernels *gg_isa_find(const char *isa, gg_error *err)
+{
+    for (int32_t level = 0; level < N_LEVELS; level++) {
+        if (isa && strcmp(isa, levels[level]->isa) != 0) continue;
+        if (gg_isa_supported(level)) return levels[level];
+        if (isa) break;
+    }
+    gg_fail(err, GG_ERR_ARGUMENT, -1, "ISA level %.32s is not one this build has and this CPU runs",
+            isa ? isa : "x86_64_v2");
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- the peak */
+
+typedef struct peak {
+    const gg_kernels *kernels;
+    double            seconds;
+    double            rate[GG_MAX_THREADS];
+} peak;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void measure(void *arg, int ith)
+{
+    peak *p = arg;
+    double flops = 0, start = now(), elapsed;
+    do {
+        flops += p->kernels->fma_loop(20000);
+        elapsed = now() - start;
+    } while (elapsed < p->seconds);
+    p->rate[ith] = flops / elapsed;
+}
+
+double gg_peak_flops(const char *isa, int32_t n_threads, double seconds)
+{
+    peak p = {.kernels = gg_isa_find(isa, NULL), .seconds = seconds};
+    gg_pool *pool = p.kernels && n_threads >= 1 && n_threads <= GG_MAX_THREADS ? gg_pool_new(n_threads) : NULL;
+    if (!pool) return 0;
+    gg_pool_run(pool, measure, &p);
+    gg_pool_free(pool);
+    double total = 0;
+    for (int32_t i = 0; i < n_threads; i++) total += p.rate[i];
+    return total;
+}

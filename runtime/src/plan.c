@@ -1,0 +1,147 @@
+/* plan.c - the memory planner. See plan.h.
+ *
+ * A buffer is the memory of one root: it lives from the node that makes it to the last node that reads it or a view
+ * of it. An in-place node takes over the buffer of a first source that dies there. Buffers are placed largest first,
+ * each at the lowest offset that is free during its whole life (Pisarchyk & Lee 2020, greedy by size).
+ */
+#include "plan.h"
+
+#include <stdlib.h>
+
+#include "gg_ops.h"
+
+typedef struct buffer {
+    int32_t first, last; /* nodes, inclusive */
+    int64_t nbytes, offset;
+} buffer;
+
+typedef struct planner {
+    const gg_graph *g;
+    buffer         *buffers; /* per tensor id; nbytes 0 for what is not in the arena */
+    int32_t        *owner;   /* root id -> id whose buffer it shares (itself, or what it overwrote) */
+} planner;
+
+static bool in_arena(const gg_graph *g, int32_t root) { return !gg_is_leaf(gg_at(g, root)); }
+
+static void measure_lives(planner *p)
+{
+    const gg_graph *g = p->g;
+    int32_t end = g->n_tensors;
+    for (int32_t id = 0; id < end; id++) {
+        const gg_tensor *t = gg_at(g, id);
+        p->owner[id] = id;
+        if (t->root == id && in_arena(g, id)) p->buffers[id] = (buffer){id, id, gg_align(gg_span(t)), -1};
+        for (int k = 0; k < GG_MAX_SRC; k++)
+            if (t->src[k] >= 0) p->buffers[gg_at(g, t->src[k])->root].last = id;
+        if (t->flags & GG_FLAG_OUTPUT) p->buffers[t->root].last = end;
+    }
+    for (int32_t id = 0; id < end; id++)
+        if ((gg_at(g, id)->flags & GG_FLAG_PARAM) && g->grads[id] >= 0)
+            p->buffers[gg_at(g, g->grads[id])->root].last = end; /* so that a gradient can be read after the run */
+}
+
+/* Whether node id may write its result over its first source. */
+static bool can_overwrite(const planner *p, int32_t id)
+{
+    const gg_tensor *y = gg_at(p->g, id);
+    if (!gg_ops[y->op].inplace || y->root != id) return false;
+    const gg_tensor *a = gg_at(p->g, y->src[0]);
+    const buffer *b = &p->buffers[p->owner[a->root]];
+    if (!in_arena(p->g, a->root) || b->last != id || b->nbytes != gg_align(gg_span(y))) return false;
+    if (!gg_is_contiguous(a) || a->root_offset != 0) return false;
+    for (int k = 1; k < GG_MAX_SRC; k++) {
+        if (y->src[k] < 0) continue;
+        const gg_tensor *other = gg_at(p->g, y->src[k]);
+        bool same_memory = p->owner[other->root] == p->owner[a->root];
+        if (same_memory && !(gg_same_shape(other, a) && gg_is_contiguous(other))) return false;
+    }
+    return true;
+}
+
+static void share_inplace(planner *p)
+{
+    for (int32_t id = 0; id < p->g->n_tensors; id++) {
+        if (!can_overwrite(p, id)) continue;
+        int32_t owner = p->owner[gg_at(p->g, gg_at(p->g, id)->src[0])->root];
+        p->owner[id] = owner;
+        p->buffers[owner].last = p->buffers[id].last;
+        p->buffers[id].nbytes = 0;
+    }
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const buffer *x = *(const buffer *const *)a, *y = *(const buffer *const *)b;
+    if (x->nbytes != y->nbytes) return x->nbytes < y->nbytes ? 1 : -1;
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static bool overlaps(const buffer *a, const buffer *b) { return a->first <= b->last && b->first <= a->last; }
+
+/* The lowest gap that fits among the n placed buffers, which are sorted by offset. */
+static int64_t find_gap(const buffer *b, buffer *const *placed, int32_t n)
+{
+    int64_t offset = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (!overlaps(b, placed[i])) continue;
+        if (offset + b->nbytes <= placed[i]->offset) break;
+        offset = gg_max_i64(offset, placed[i]->offset + placed[i]->nbytes);
+    }
+    return offset;
+}
+
+static int64_t place(buffer **order, buffer **placed, int32_t n)
+{
+    int64_t end = 0;
+    for (int32_t i = 0; i < n; i++) {
+        order[i]->offset = find_gap(order[i], placed, i);
+        end = gg_max_i64(end, order[i]->offset + order[i]->nbytes);
+        int32_t at = i;
+        for (; at > 0 && placed[at - 1]->offset > order[i]->offset; at--) placed[at] = placed[at - 1];
+        placed[at] = order[i];
+    }
+    return end;
+}
+
+static int64_t work_of(const gg_graph *g, const gg_tensor *y, int n_threads)
+{
+    const gg_tensor *src[GG_MAX_SRC];
+    if (!gg_ops[y->op].work) return 0;
+    for (int k = 0; k < GG_MAX_SRC; k++) src[k] = y->src[k] < 0 ? NULL : gg_at(g, y->src[k]);
+    return gg_align(gg_ops[y->op].work(y, src, n_threads));
+}
+
+static void assign(gg_plan *plan, planner *p, buffer **order, buffer **placed, int n_threads)
+{
+    const gg_graph *g = p->g;
+    int32_t n = 0;
+    measure_lives(p);
+    share_inplace(p);
+    for (int32_t id = 0; id < g->n_tensors; id++)
+        if (p->buffers[id].nbytes > 0) order[n++] = &p->buffers[id];
+    qsort(order, (size_t)n, sizeof *order, by_size);
+    plan->arena_nbytes = place(order, placed, n);
+    for (int32_t id = 0; id < g->n_tensors; id++) {
+        const gg_tensor *t = gg_at(g, id);
+        bool is_in = in_arena(g, t->root);
+        plan->offsets[id] = is_in ? p->buffers[p->owner[t->root]].offset + t->root_offset : -1;
+        plan->work_nbytes = gg_max_i64(plan->work_nbytes, work_of(g, t, n_threads));
+    }
+}
+
+int32_t gg_plan_make(gg_plan *plan, const gg_graph *g, int n_threads, gg_error *err)
+{
+    size_t n = (size_t)g->n_tensors + 1;
+    planner p = {.g = g, .buffers = calloc(n, sizeof *p.buffers), .owner = malloc(n * sizeof *p.owner)};
+    buffer **order = malloc(n * sizeof *order), **placed = malloc(n * sizeof *placed);
+    *plan = (gg_plan){.offsets = malloc(n * sizeof *plan->offsets)};
+    bool ok = p.buffers && p.owner && order && placed && plan->offsets;
+    if (ok) assign(plan, &p, order, placed, n_threads);
+    free(p.buffers);
+    free(p.owner);
+    free(order);
+    free(placed);
+    return ok ? 0 : gg_fail(err, GG_ERR_MEMORY, -1, "no memory to plan %d tensors", g->n_tensors);
+}
+
+void gg_plan_free(gg_plan *plan) { free(plan->offsets); }

@@ -1,0 +1,61 @@
+/* resize.c - gg_resize: the same graph at other sizes. Ids stay; every size is derived again by the shape rules. */
+#include "rebuild.h"
+
+#include "gg_ops.h"
+
+/* New sizes of one tensor, or NULL / the old offset where nothing is overridden. */
+typedef struct {
+    const int64_t *ne;
+    int64_t        offset;
+} resized;
+
+static resized find_override(int32_t id, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *offsets)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] == id) return (resized){ne + GG_MAX_DIMS * i, offsets[i]};
+    return (resized){NULL, -1};
+}
+
+/* A stride of a view is a stride of its source; the same one of the resized source is the new stride. */
+static bool follow_strides(const gg_tensor *old, const gg_tensor *old_src, const gg_tensor *src, int64_t *nb)
+{
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        int j = i;
+        if (old->nb[i] != old_src->nb[i])
+            for (j = 0; j < GG_MAX_DIMS && old->nb[i] != old_src->nb[j]; j++) {}
+        if (j < GG_MAX_DIMS) nb[i] = src->nb[j];
+        else if (memcmp(old_src->ne, src->ne, sizeof src->ne) == 0) nb[i] = old->nb[i];
+        else return false;
+    }
+    return true;
+}
+
+static int32_t copy_node(gg_rebuild *r, int32_t id, resized to)
+{
+    gg_tensor t = *gg_at(r->in, id);
+    int64_t nb[GG_MAX_DIMS];
+    int32_t src[GG_MAX_SRC];
+    for (int k = 0; k < GG_MAX_SRC; k++) src[k] = t.src[k] < 0 ? -1 : r->map[t.src[k]];
+    if (t.op == GG_OP_VIEW) {
+        if (!follow_strides(&t, gg_at(r->in, t.src[0]), gg_at(r->out, src[0]), nb))
+            return gg_fail(r->err, GG_ERR_UNSUPPORTED, id, "view %s cannot follow its resized source", t.name);
+        if (to.ne) memcpy(t.op_params, &to.offset, sizeof to.offset);
+    }
+    const int64_t *ne = !gg_ops[t.op].sized ? NULL : to.ne ? to.ne : t.ne;
+    int32_t copy = gg_node(r->out, t.op, t.n_src, src, t.op_params, ne, t.op == GG_OP_VIEW ? nb : NULL, r->err);
+    if (copy < 0 && r->err) r->err->node = id;
+    return gg_copied(r, id, copy);
+}
+
+gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *offsets,
+                    gg_error *err)
+{
+    gg_rebuild r;
+    bool ok = gg_rebuild_begin(&r, g, err);
+    if (!ok) return NULL;
+    for (int32_t id = 0; id < g->n_tensors && ok; id++) {
+        resized to = find_override(id, n, ids, ne, offsets);
+        ok = (gg_is_leaf(gg_at(g, id)) ? gg_copy_leaf(&r, id, to.ne) : copy_node(&r, id, to)) >= 0;
+    }
+    return gg_rebuild_end(&r, ok);
+}

@@ -1,0 +1,385 @@
+/* shape.c - every shape rule, once. The tracer, the importer and the gradient pass all come through here (gg_node).
+ *
+ * A rule gets the new tensor y with op, sources, op_params and, for sized ops, ne (views: nb) filled in. It checks
+ * the sources and sets y's type, ne, nb. Sizes in messages are ggml's, dimension 0 fastest.
+ */
+#include "shape.h"
+
+#include <math.h>
+
+#define MAX_NE ((int64_t)1 << 40)
+#define MAX_ELEMENTS ((int64_t)1 << 48)
+
+#define FAIL(...) return gg_fail(err, GG_ERR_SHAPE, -1, __VA_ARGS__)
+
+static const gg_tensor *source(const gg_graph *g, const gg_tensor *y, int k)
+{
+    return y->src[k] < 0 ? NULL : gg_at(g, y->src[k]);
+}
+
+static void set_dense_strides(gg_tensor *t)
+{
+    t->nb[0] = gg_type_size(t->type);
+    for (int i = 1; i < GG_MAX_DIMS; i++) t->nb[i] = t->nb[i - 1] * t->ne[i - 1];
+}
+
+int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err)
+{
+    int64_t n = 1;
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        if (ne[i] < 1 || ne[i] > MAX_NE) FAIL("size %lld of dimension %d is not in 1..2^40", (long long)ne[i], i);
+        if (!gg_mul_i64(n, ne[i], &n) || n > MAX_ELEMENTS) FAIL("more than 2^48 elements");
+        t->ne[i] = ne[i];
+    }
+    set_dense_strides(t);
+    return 0;
+}
+
+static int32_t like(gg_tensor *y, const gg_tensor *a, gg_error *err)
+{
+    y->type = a->type;
+    return gg_set_ne(y, a->ne, err);
+}
+
+static int32_t check_type(const gg_tensor *t, int32_t type, const char *what, gg_error *err)
+{
+    if (t->type != type) FAIL("%s must be %s", what, type == GG_TYPE_F32 ? "float32" : "int32");
+    return 0;
+}
+
+static int32_t check_f32(const gg_graph *g, const gg_tensor *y, gg_error *err)
+{
+    for (int k = 0; k < y->n_src; k++)
+        if (y->src[k] >= 0 && check_type(source(g, y, k), GG_TYPE_F32, "operands", err) < 0) return -1;
+    return 0;
+}
+
+static bool tiles(const gg_tensor *small, const gg_tensor *large)
+{
+    for (int i = 0; i < GG_MAX_DIMS; i++)
+        if (large->ne[i] % small->ne[i] != 0) return false;
+    return true;
+}
+
+static int32_t check_finite(const gg_tensor *y, int first_word, int last_word, gg_error *err)
+{
+    for (int w = first_word; w <= last_word; w++)
+        if (!isfinite(gg_param_f32(y, w))) FAIL("parameter in word %d is not a finite number", w);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- elementwise and row-wise */
+
+/* All float32 sources of one shape, which is the result's. */
+int32_t gg_shape_same(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (check_f32(g, y, err) < 0) return -1;
+    for (int k = 1; k < y->n_src; k++)
+        if (y->src[k] >= 0 && !gg_same_shape(a, source(g, y, k))) FAIL("operands differ in shape");
+    return like(y, a, err);
+}
+
+/* The result is the first source itself, which the op updates in place. */
+int32_t gg_shape_first(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    return check_f32(g, y, err) < 0 ? -1 : like(y, source(g, y, 0), err);
+}
+
+int32_t gg_shape_second(const gg_graph *g, gg_tensor *y, gg_error *err) { return like(y, source(g, y, 1), err); }
+
+int32_t gg_shape_broadcast(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
+    if (check_f32(g, y, err) < 0) return -1;
+    if (!tiles(b, a)) FAIL("the second operand cannot be tiled into the first");
+    return like(y, a, err);
+}
+
+int32_t gg_shape_gain(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *gain = source(g, y, 1);
+    if (check_f32(g, y, err) < 0) return -1;
+    if (gain->ne[0] != a->ne[0] || gg_nelements(gain) != gain->ne[0]) FAIL("the gain is not one row of the operand");
+    return like(y, a, err);
+}
+
+int32_t gg_shape_soft_max(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *mask = source(g, y, 1);
+    if (check_f32(g, y, err) < 0 || check_finite(y, 0, 1, err) < 0) return -1;
+    if (mask && (mask->ne[0] != a->ne[0] || mask->ne[1] < a->ne[1] || mask->ne[2] != 1 || mask->ne[3] != 1))
+        FAIL("the mask is not a matrix over the operand's last two axes");
+    if (gg_param_f32(y, 1) != 0) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "max_bias (ALiBi) is not supported");
+    return like(y, a, err);
+}
+
+int32_t gg_shape_rope(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    enum { N_DIMS = 1, MODE = 2, FREQ_BASE = 5, EXT_FACTOR = 7, BETA_SLOW = 10 };
+    const gg_tensor *a = source(g, y, 0), *positions = source(g, y, 1), *factors = source(g, y, 2);
+    int32_t n_dims = gg_param_i32(y, N_DIMS), mode = gg_param_i32(y, MODE);
+    if (check_type(a, GG_TYPE_F32, "the operand", err) < 0) return -1;
+    if (check_type(positions, GG_TYPE_I32, "positions", err) < 0) return -1;
+    if (check_finite(y, FREQ_BASE, BETA_SLOW, err) < 0) return -1;
+    if (positions->ne[0] != a->ne[2] || gg_nelements(positions) != a->ne[2])
+        FAIL("%lld positions for a context of %lld", (long long)gg_nelements(positions), (long long)a->ne[2]);
+    if (n_dims < 2 || n_dims % 2 || n_dims > a->ne[0]) FAIL("n_dims %d is not even and in 2..head_dim", n_dims);
+    if (mode != 0 && mode != 2) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "rope mode %d is not supported", mode);
+    if (gg_param_f32(y, FREQ_BASE) <= 0) FAIL("freq_base is not positive");
+    if (gg_param_f32(y, EXT_FACTOR) != 0)
+        return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "rope ext_factor (YaRN) is not supported");
+    if (factors && (factors->type != GG_TYPE_F32 || gg_nelements(factors) < n_dims / 2))
+        FAIL("freq_factors must be float32, one per rotated pair");
+    return like(y, a, err);
+}
+
+/* ---------------------------------------------------------------- reductions and repeats */
+
+static const int64_t ONE[GG_MAX_DIMS] = {1, 1, 1, 1};
+
+int32_t gg_shape_scalar(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    y->type = GG_TYPE_F32;
+    return check_f32(g, y, err) < 0 ? -1 : gg_set_ne(y, ONE, err);
+}
+
+int32_t gg_shape_row_scalars(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    const int64_t ne[GG_MAX_DIMS] = {1, a->ne[1], a->ne[2], a->ne[3]};
+    y->type = GG_TYPE_F32;
+    return check_f32(g, y, err) < 0 ? -1 : gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_sized(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    y->type = GG_TYPE_F32;
+    return check_f32(g, y, err) < 0 ? -1 : gg_set_ne(y, y->ne, err);
+}
+
+int32_t gg_shape_repeat(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    if (!tiles(source(g, y, 0), y)) FAIL("the operand does not tile the shape asked for");
+    return 0;
+}
+
+int32_t gg_shape_repeat_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    if (!tiles(y, source(g, y, 0))) FAIL("the shape asked for does not tile the operand");
+    return 0;
+}
+
+/* ---------------------------------------------------------------- products */
+
+static int32_t check_groups(const gg_tensor *a, const gg_tensor *b, gg_error *err)
+{
+    if (b->ne[2] % a->ne[2] || b->ne[3] % a->ne[3])
+        FAIL("batch sizes %lld,%lld do not repeat into %lld,%lld", (long long)a->ne[3], (long long)a->ne[2],
+             (long long)b->ne[3], (long long)b->ne[2]);
+    return 0;
+}
+
+int32_t gg_shape_mul_mat(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[1], b->ne[1], b->ne[2], b->ne[3]};
+    if (check_f32(g, y, err) < 0) return -1;
+    if (a->ne[0] != b->ne[0])
+        FAIL("inner sizes %lld and %lld differ", (long long)a->ne[0], (long long)b->ne[0]);
+    y->type = GG_TYPE_F32;
+    return check_groups(a, b, err) < 0 ? -1 : gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_mul_mat_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 0), *b = source(g, y, 1);
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    if (cotangent->ne[0] != y->ne[1] || b->ne[0] != y->ne[0] || cotangent->ne[1] != b->ne[1] ||
+        cotangent->ne[2] != b->ne[2] || cotangent->ne[3] != b->ne[3])
+        FAIL("the cotangent is not that of a product of these sizes");
+    return check_groups(y, b, err);
+}
+
+int32_t gg_shape_out_prod(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[0], b->ne[0], b->ne[2], b->ne[3]};
+    if (check_f32(g, y, err) < 0) return -1;
+    if (a->ne[1] != b->ne[1]) FAIL("row counts %lld and %lld differ", (long long)a->ne[1], (long long)b->ne[1]);
+    if (a->ne[2] != b->ne[2] || a->ne[3] != b->ne[3]) FAIL("batch sizes differ");
+    y->type = GG_TYPE_F32;
+    return gg_set_ne(y, ne, err);
+}
+
+/* ---------------------------------------------------------------- layout */
+
+static int32_t check_nelements(const gg_tensor *a, const gg_tensor *y, gg_error *err)
+{
+    if (gg_nelements(a) != gg_nelements(y))
+        FAIL("%lld elements cannot take a shape of %lld", (long long)gg_nelements(a), (long long)gg_nelements(y));
+    return 0;
+}
+
+int32_t gg_shape_cont(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (y->ne[0] == 0) return like(y, a, err);
+    y->type = a->type;
+    return gg_set_ne(y, y->ne, err) < 0 ? -1 : check_nelements(a, y, err);
+}
+
+int32_t gg_shape_reshape(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (!gg_is_contiguous(a)) FAIL("the operand is not contiguous; put cont() before");
+    y->type = a->type;
+    return gg_set_ne(y, y->ne, err) < 0 ? -1 : check_nelements(a, y, err);
+}
+
+/* offset + span, checked against overflow and against the memory of the root. */
+static int32_t check_window(const gg_graph *g, const gg_tensor *a, const gg_tensor *y, int64_t offset, gg_error *err)
+{
+    const gg_tensor *root = gg_at(g, a->root);
+    int64_t end, extent, size = gg_type_size(y->type);
+    if (offset < 0 || offset % size) FAIL("offset %lld is not a multiple of %lld", (long long)offset, (long long)size);
+    if (!gg_add_i64(offset, a->root_offset, &end) || !gg_add_i64(end, size, &end)) FAIL("offset overflows");
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        if (y->nb[i] < 0 || y->nb[i] % size) FAIL("stride %lld is not a multiple of the element", (long long)y->nb[i]);
+        if (!gg_mul_i64(y->ne[i] - 1, y->nb[i], &extent) || !gg_add_i64(end, extent, &end)) FAIL("strides overflow");
+    }
+    if (end > gg_span(root))
+        FAIL("ends at byte %lld of a tensor of %lld", (long long)end, (long long)gg_span(root));
+    return 0;
+}
+
+int32_t gg_shape_view(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    int64_t nb[GG_MAX_DIMS];
+    memcpy(nb, y->nb, sizeof nb);
+    y->type = a->type;
+    if (gg_set_ne(y, y->ne, err) < 0) return -1;
+    if (nb[0] != y->nb[0]) FAIL("stride of dimension 0 is %lld, not the element's size", (long long)nb[0]);
+    memcpy(y->nb, nb, sizeof nb);
+    y->root_offset = gg_param_i64(y, 0);
+    return check_window(g, a, y, y->root_offset, err);
+}
+
+int32_t gg_shape_view_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 0);
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    int64_t end = gg_param_i64(y, 0) + cotangent->ne[0] * gg_type_size(y->type);
+    for (int i = 1; i < GG_MAX_DIMS; i++) end += (cotangent->ne[i] - 1) * gg_param_i64(y, 2 * i);
+    if (end > gg_span(y)) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "a view of a non-contiguous tensor has no gradient; put cont() between");
+    return 0;
+}
+
+static int32_t check_axes(const gg_tensor *y, gg_error *err)
+{
+    uint32_t seen = 0;
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        int32_t axis = gg_param_i32(y, i);
+        if (axis < 0 || axis >= GG_MAX_DIMS) FAIL("axis %d is not in 0..3", axis);
+        seen |= 1u << axis;
+    }
+    if (seen != 0xf) FAIL("the axes are not a permutation");
+    return 0;
+}
+
+int32_t gg_shape_permute(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (check_axes(y, err) < 0) return -1;
+    y->type = a->type;
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        y->ne[gg_param_i32(y, i)] = a->ne[i];
+        y->nb[gg_param_i32(y, i)] = a->nb[i];
+    }
+    return 0;
+}
+
+int32_t gg_shape_permute_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (check_axes(y, err) < 0) return -1;
+    y->type = a->type;
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        y->ne[i] = a->ne[gg_param_i32(y, i)];
+        y->nb[i] = a->nb[gg_param_i32(y, i)];
+    }
+    return 0;
+}
+
+int32_t gg_shape_transpose(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    (void)err;
+    y->type = a->type;
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        int from = i < 2 ? 1 - i : i;
+        y->ne[i] = a->ne[from];
+        y->nb[i] = a->nb[from];
+    }
+    return 0;
+}
+
+int32_t gg_shape_get_rows(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *ids = source(g, y, 1);
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[0], ids->ne[0], ids->ne[1], ids->ne[2]};
+    if (check_type(a, GG_TYPE_F32, "the table", err) < 0 || check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
+    if (a->ne[2] != ids->ne[1] || a->ne[3] != 1 || ids->ne[3] != 1)
+        FAIL("%lld tables for %lld lists of ids", (long long)a->ne[2], (long long)ids->ne[1]);
+    y->type = GG_TYPE_F32;
+    return gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_get_rows_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 0), *ids = source(g, y, 1);
+    if (check_type(cotangent, GG_TYPE_F32, "the cotangent", err) < 0) return -1;
+    if (check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
+    y->type = GG_TYPE_F32;
+    if (gg_set_ne(y, y->ne, err) < 0) return -1;
+    if (cotangent->ne[0] != y->ne[0] || cotangent->ne[1] != ids->ne[0] || cotangent->ne[2] != ids->ne[1] ||
+        cotangent->ne[3] != ids->ne[2] || y->ne[2] != ids->ne[1])
+        FAIL("the cotangent is not that of rows of this table");
+    return 0;
+}
+
+/* ---------------------------------------------------------------- loss */
+
+static int32_t check_targets(const gg_tensor *targets, const gg_tensor *weights, int64_t n_rows, gg_error *err)
+{
+    if (check_type(targets, GG_TYPE_I32, "targets", err) < 0) return -1;
+    if (check_type(weights, GG_TYPE_F32, "weights", err) < 0) return -1;
+    if (gg_nelements(targets) != n_rows || gg_nelements(weights) != n_rows)
+        FAIL("%lld targets and %lld weights for %lld rows", (long long)gg_nelements(targets),
+             (long long)gg_nelements(weights), (long long)n_rows);
+    return 0;
+}
+
+int32_t gg_shape_cross_entropy(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *logits = source(g, y, 0);
+    if (check_type(logits, GG_TYPE_F32, "logits", err) < 0) return -1;
+    y->type = GG_TYPE_F32;
+    if (check_targets(source(g, y, 1), source(g, y, 2), gg_nrows(logits), err) < 0) return -1;
+    return gg_set_ne(y, ONE, err);
+}
+
+int32_t gg_shape_linear_cross_entropy(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *w = source(g, y, 0), *x = source(g, y, 1), *dw = source(g, y, 4), *dx = source(g, y, 5);
+    if (check_type(w, GG_TYPE_F32, "w", err) < 0 || check_type(x, GG_TYPE_F32, "x", err) < 0) return -1;
+    if (w->ne[0] != x->ne[0] || w->ne[2] != 1 || w->ne[3] != 1) FAIL("w is not a matrix over the rows of x");
+    if ((dw == NULL) != (dx == NULL) || (dw && (!gg_same_shape(w, dw) || !gg_same_shape(x, dx))))
+        FAIL("dw and dx do not have the shapes of w and x");
+    if (check_targets(source(g, y, 2), source(g, y, 3), gg_nrows(x), err) < 0) return -1;
+    y->type = GG_TYPE_F32;
+    return gg_set_ne(y, ONE, err);
+}

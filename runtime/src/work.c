@@ -1,0 +1,28 @@
+/* work.c - bytes of scratch memory per node, by the block sizes its kernel uses. Called by the planner through the
+ * op table.
+ */
+#include "work.h"
+
+#include "../kernels/blocks.h"
+
+int64_t gg_work_gemm(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)y, (void)src;
+    return gg_max_i64(GG_GEMM_NBYTES, (int64_t)n_threads * GG_GEMM_ALONE_NBYTES);
+}
+
+/* One loss per row of logits, in double. */
+int64_t gg_work_cross_entropy(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)y, (void)n_threads;
+    return gg_nrows(src[0]) * (int64_t)sizeof(double);
+}
+
+/* A product's scratch, then a chunk of logits, then the losses. */
+int64_t gg_work_linear_cross_entropy(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)y, (void)n_threads;
+    int64_t n_rows = gg_nrows(src[1]), n_vocab = src[0]->ne[1];
+    int64_t logits = gg_align(gg_logits_rows(n_rows, n_vocab) * n_vocab * 4);
+    return GG_GEMM_NBYTES + logits + n_rows * (int64_t)sizeof(double);
+}
