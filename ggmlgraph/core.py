@@ -12,14 +12,15 @@ from functools import cache
 from typing import Any
 
 from ggmlgraph import ops as _ops  # noqa: F401  (fills the table)
-from ggmlgraph._runtime import ffi, lib
+from ggmlgraph._runtime import ffi as ffi
+from ggmlgraph._runtime import lib as lib
 from ggmlgraph.errors import DataError, FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError
 from ggmlgraph.optable import TABLE, Op
 
 N_DIMS = 4
 TYPES = {"f32": lib.GG_TYPE_F32, "i32": lib.GG_TYPE_I32, "i8": lib.GG_TYPE_I8}
 TYPE_NAMES = {number: name for name, number in TYPES.items()}
-OP_NAMES = {0: "none"} | {number: name for number, name in enumerate(TABLE, start=1)}
+OP_NAMES = dict(enumerate(["none", *TABLE]))
 OP_NUMBERS = {name: number for number, name in OP_NAMES.items()}
 
 _EXCEPTIONS: dict[int, tuple[str, type[GGError]]] = {
@@ -33,6 +34,7 @@ _EXCEPTIONS: dict[int, tuple[str, type[GGError]]] = {
 
 
 def new_error() -> Any:
+    """A gg_error for one call to fill."""
     return ffi.new("gg_error *")
 
 

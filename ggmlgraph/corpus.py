@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ggmlgraph.errors import DataError, UsageError
 
 SINE_ALPHABET = "▁▂▃▄▅▆▇█"
-SINE_PERIOD = 32  # samples
+SINE_PERIOD = 29  # samples; a prime, so that windows at any usual stride start at every phase
 _SINE_SAMPLES = 20000
 _BLOCK = 1 << 20  # bytes read at a time
 
@@ -106,11 +106,10 @@ def open_source(spec: str | Path) -> Source:
 def sine_levels(start: int, n: int) -> NDArray[np.int32]:
     """Samples start .. start + n - 1 of the quantised sine wave: int32 (n,), 0 (lowest) to 7.
 
-    Sample i is round(3.5 + 3.5 sin(2 pi i / 32)); the character of level v is SINE_ALPHABET[v].
+    Sample i is round(3.5 + 3.5 sin(2 pi i / 29)); the character of level v is SINE_ALPHABET[v].
     """
-    # No sample but the zero crossings lies near a half, so the last bit of sin does not matter; both crossings are 4.
-    turns = [i / SINE_PERIOD for i in range(SINE_PERIOD)]
-    wave = [4 if turn in (0, 0.5) else round(3.5 + 3.5 * math.sin(2 * math.pi * turn)) for turn in turns]
+    # Sample 0 is 3.5, which rounds to the even 4; no other lies near a half, so the last bit of sin does not matter.
+    wave = [round(3.5 + 3.5 * math.sin(2 * math.pi * i / SINE_PERIOD)) for i in range(SINE_PERIOD)]
     return np.array(wave, np.int32)[(start + np.arange(n)) % SINE_PERIOD]
 
 

@@ -70,8 +70,8 @@ def prepare(sources: Sequence[str | Path], tokenizer: Tokenizer, cache_dir: str 
         header, ids = _map(path)
         if header.digest == digest:
             return TokenFile(path, name, header, ids, reused=True)
-    except (FormatError, FileNotFoundError):
-        pass
+    except (FormatError, OSError):
+        pass  # made anew; if the folder itself is at fault, writing says so
     try:
         _write_tokens(path, opened, tokenizer, digest)
         header, ids = _map(path)
@@ -118,7 +118,7 @@ def _write_ids(stream: BinaryIO, sources: Sequence[Source], tokenizer: Tokenizer
 
 
 def _map(path: Path) -> tuple[TokenHeader, NDArray[Any]]:
-    """Map a token file. Raises FormatError if it is not a complete one, FileNotFoundError."""
+    """Map a token file. Raises FormatError if it is not a complete one, OSError if it cannot be read."""
     with path.open("rb") as stream:
         start = stream.read(_HEADER_NBYTES)
         nbytes = os.fstat(stream.fileno()).st_size
@@ -138,7 +138,7 @@ class Dataset:
     """Windows of ctx + 1 tokens: the first ctx are the input, the last ctx the targets.
 
     The end of the text is for validation: val_fraction of the tokens, at most 2**20, at least one window. The rest is
-    for training: in every epoch a random offset below ctx, windows at stride ctx from there, in a random order.
+    for training: in every epoch a random start, windows at stride ctx from there, in a random order.
     """
 
     def __init__(self, tokens: TokenFile, ctx: int, seed: int, *, n_vocab: int, val_fraction: float = 0.1) -> None:
@@ -158,9 +158,9 @@ class Dataset:
         self.n_val = min(max(window, min(int(n_tokens * val_fraction), _MAX_VALIDATION)), n_tokens - window)
         self.n_train = n_tokens - self.n_val
         self._train, self._val = tokens.ids[: self.n_train], tokens.ids[self.n_train :]
-        # As many windows as fit from the highest offset, so every epoch is equally long; one at least.
+        # One window fewer than fits leaves ctx starts or more to choose from, and makes every epoch equally long.
         self.windows_per_epoch = max(1, (self.n_train - ctx) // ctx)
-        self._n_offsets = min(ctx, self.n_train - self.windows_per_epoch * ctx)
+        self._n_offsets = self.n_train - self.windows_per_epoch * ctx
 
     def batch(self, step: int, batch_size: int) -> tuple[Batch, Batch]:
         """Batch number `step` (from 0) of the run: tokens and targets, both int32 (batch_size, ctx).

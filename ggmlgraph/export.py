@@ -62,8 +62,8 @@ def _record(graph: Graph, i: int, name: str, seed: int) -> cgraph.Record:
     return cgraph.Record(
         name=name,
         type=node.dtype.upper(),
-        ne=ne,  # type: ignore[arg-type]
-        nb=nb,  # type: ignore[arg-type]
+        ne=ne,
+        nb=nb,
         op="NONE" if node.op is None else str(node.op.ggml),
         unary=None if node.op is None else node.op.unary,
         flags=node.flags,
@@ -85,5 +85,5 @@ def _weights(node: Node, name: str, seed: int) -> Callable[[], Iterator[bytes]]:
 def _leaf(name: str, payload: bytes) -> cgraph.Record:
     payload += b"\0" * (-len(payload) % ALIGNMENT)
     n = len(payload)
-    data: Callable[[], Iterable[bytes]] = partial(iter, [payload])  # type: ignore[assignment]
+    data: Callable[[], Iterable[bytes]] = partial(iter, [payload])
     return cgraph.Record(name, "I8", (n, 1, 1, 1), (1, n, n, n), data=data)

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING
 from ggmlgraph.optable import op
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from ggmlgraph.tensor import Tensor
 
-    Offset = int
+    Offset: TypeAlias = int  # in bytes
+    Shape: TypeAlias = tuple[int, ...] | Tensor  # a tensor: of its shape
 
 # ---------------------------------------------------------------- elementwise, two operands
 
@@ -116,22 +119,24 @@ def silu_back(g: Tensor, a: Tensor) -> Tensor:
 
 
 # gelu(a) = a * sigmoid(2u) with u = sqrt(2/pi) (a + 0.044715 a^3): the same function as 0.5 a (1 + tanh u),
-# without its cancellation where a is negative.
+# without its cancellation where a is negative. 1.5957691216057308 = 2 sqrt(2/pi), 0.134145 = 3 * 0.044715.
+
+
+def _gelu_gate(a: Tensor) -> Tensor:
+    return sigmoid(1.5957691216057308 * (a + 0.044715 * (a * a * a)))
+
+
+def _gelu_slope(a: Tensor, s: Tensor) -> Tensor:
+    return s * (1.0 + a * (1.0 - s) * (1.5957691216057308 * (1.0 + 0.134145 * (a * a))))
 
 
 @op("UNARY", sub="GELU", kernel="elementwise", inplace=True,
-    scalar=lambda a: a * sigmoid(1.5957691216057308 * (a + 0.044715 * (a * a * a))),
-    vjp=lambda g, y, a: (gelu_back(g, a),))  # fmt: skip
+    scalar=lambda a: a * _gelu_gate(a), vjp=lambda g, y, a: (gelu_back(g, a),))  # fmt: skip
 def gelu(a: Tensor) -> Tensor:
     """GELU, tanh form (Hendrycks & Gimpel 2016, section 2). Stock ggml reads it from a half-precision table."""
 
 
-def _gelu_slope(a, s):  # type: ignore[no-untyped-def]
-    return s * (1.0 + a * (1.0 - s) * (1.5957691216057308 + 0.21406890646384 * (a * a)))
-
-
-@op(kernel="elementwise", inplace=True,
-    scalar=lambda g, a: g * _gelu_slope(a, sigmoid(1.5957691216057308 * (a + 0.044715 * (a * a * a)))))  # fmt: skip
+@op(kernel="elementwise", inplace=True, scalar=lambda g, a: g * _gelu_slope(a, _gelu_gate(a)))
 def gelu_back(g: Tensor, a: Tensor) -> Tensor:
     """Cotangent of a in gelu(a)."""
 
@@ -162,7 +167,7 @@ def swiglu(a: Tensor, b: Tensor) -> Tensor:
 
 
 @op("SUM", shape="scalar", dense=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),), rank=lambda a: 1)
-def sum(a: Tensor) -> Tensor:  # noqa: A001
+def sum(a: Tensor) -> Tensor:
     """Sum of all elements -> (1,)."""
 
 
@@ -171,13 +176,13 @@ def sum_rows(a: Tensor) -> Tensor:
     """Sum over the last axis: (..., n) -> (..., 1)."""
 
 
-@op("REPEAT", shape="repeat", sized=True, vjp=lambda g, y, a: (repeat_back(g, shape=a),))
-def repeat(a: Tensor) -> Tensor:
+@op("REPEAT", shape="repeat", vjp=lambda g, y, a: (repeat_back(g, shape=a),))
+def repeat(a: Tensor, shape: Shape) -> Tensor:
     """Tile a into `shape`, each size a multiple of a's."""
 
 
-@op("REPEAT_BACK", shape="repeat_back", sized=True, dense=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),))
-def repeat_back(a: Tensor) -> Tensor:
+@op("REPEAT_BACK", shape="repeat_back", dense=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),))
+def repeat_back(a: Tensor, shape: Shape) -> Tensor:
     """Sum the tiles of a into `shape`; the transpose of `repeat`."""
 
 
@@ -229,8 +234,8 @@ def mul_mat(a: Tensor, b: Tensor, prec: int = 0) -> Tensor:
     """
 
 
-@op(shape="mul_mat_back", sized=True, work="gemm")
-def mul_mat_back(g: Tensor, b: Tensor) -> Tensor:
+@op(shape="mul_mat_back", work="gemm")
+def mul_mat_back(g: Tensor, b: Tensor, shape: Shape) -> Tensor:
     """Cotangent of a in mul_mat(a, b): g.T @ b, summed over the group that shares a.
 
     g: (..., n, m); b: (..., n, k) -> `shape` = (..., m, k).
@@ -246,24 +251,24 @@ def out_prod(a: Tensor, b: Tensor) -> Tensor:
 # ---------------------------------------------------------------- layout
 
 
-@op("CONT", shape="cont", sized=True, vjp=lambda g, y, a: (reshape(g, shape=a),))
-def cont(a: Tensor) -> Tensor:
+@op("CONT", shape="cont", vjp=lambda g, y, a: (reshape(g, shape=a),))
+def cont(a: Tensor, shape: Shape | None = None) -> Tensor:
     """A contiguous copy of a, in `shape` if one is given."""
 
 
-@op("RESHAPE", shape="reshape", sized=True, view=True, kernel=None, dense=("a",), vjp=lambda g, y, a: (reshape(g, shape=a),))
-def reshape(a: Tensor) -> Tensor:
+@op("RESHAPE", shape="reshape", view=True, kernel=None, dense=("a",), vjp=lambda g, y, a: (reshape(g, shape=a),))
+def reshape(a: Tensor, shape: Shape) -> Tensor:
     """The same elements in `shape`; a must be contiguous."""
 
 
-@op("VIEW", shape="view", sized=True, view=True, kernel=None,
+@op("VIEW", shape="view", view=True, kernel=None,
     vjp=lambda g, y, a: (view_back(g, y.offset, y.nb1, y.nb2, y.nb3, shape=a),))  # fmt: skip
-def view(a: Tensor, offset: Offset) -> Tensor:
+def view(a: Tensor, offset: Offset, shape: Shape) -> Tensor:
     """A window of a's memory: `shape` elements from byte `offset` on, with strides of their own."""
 
 
-@op(shape="view_back", sized=True)
-def view_back(g: Tensor, offset: Offset, nb1: Offset, nb2: Offset, nb3: Offset) -> Tensor:
+@op(shape="view_back")
+def view_back(g: Tensor, offset: Offset, nb1: Offset, nb2: Offset, nb3: Offset, shape: Shape) -> Tensor:
     """Cotangent of a contiguous a in view(a): g added into zeros of `shape` at the view's offset and strides."""
 
 
@@ -289,8 +294,8 @@ def get_rows(a: Tensor, ids: Tensor) -> Tensor:
     """Rows of a by number: a (..., v, d), ids int32 (..., n) -> (..., n, d). Every id is checked against v."""
 
 
-@op(shape="get_rows_back", sized=True, rows=("g",), dense=("ids",))
-def get_rows_back(g: Tensor, ids: Tensor) -> Tensor:
+@op(shape="get_rows_back", rows=("g",), dense=("ids",))
+def get_rows_back(g: Tensor, ids: Tensor, shape: Shape) -> Tensor:
     """Cotangent of a in get_rows(a, ids): rows of g summed into zeros of `shape`."""
 
 
@@ -369,7 +374,8 @@ def rope_back(
 
 
 @op(shape="cross_entropy", dense=("logits", "targets", "weights"), work="cross_entropy",
-    vjp=lambda g, y, logits, targets, weights: (cross_entropy_back(g, logits, targets, weights), None, None))  # fmt: skip
+    vjp=lambda g, y, logits, targets, weights: (
+        cross_entropy_back(g, logits, targets, weights), None, None))  # fmt: skip
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """sum_t weights[t] * log softmax(logits[t])[targets[t]] -> (1,). Never forms the probabilities.
 
@@ -395,8 +401,8 @@ def linear_cross_entropy(
     """
 
 
-@op(shape="sized", sized=True, kernel=None)
-def empty() -> Tensor:
+@op(shape="sized", kernel=None)
+def empty(shape: Shape) -> Tensor:
     """Memory of `shape` that a later node writes."""
 
 

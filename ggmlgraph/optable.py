@@ -11,7 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Operand:
@@ -23,20 +25,20 @@ class Operand:
         """Apply `op`; `operands` follow `op.sources` (None where an optional one is absent)."""
         raise NotImplementedError
 
-    def __add__(self, other: Any) -> Any:
-        return TABLE["add"](self, other)
+    def __add__(self, other: Any) -> Self:
+        return TABLE["add"](self, other)  # type: ignore[no-any-return]
 
-    def __sub__(self, other: Any) -> Any:
-        return TABLE["sub"](self, other)
+    def __sub__(self, other: Any) -> Self:
+        return TABLE["sub"](self, other)  # type: ignore[no-any-return]
 
-    def __mul__(self, other: Any) -> Any:
-        return TABLE["mul"](self, other)
+    def __mul__(self, other: Any) -> Self:
+        return TABLE["mul"](self, other)  # type: ignore[no-any-return]
 
-    def __truediv__(self, other: Any) -> Any:
-        return TABLE["div"](self, other)
+    def __truediv__(self, other: Any) -> Self:
+        return TABLE["div"](self, other)  # type: ignore[no-any-return]
 
-    def __neg__(self) -> Any:
-        return TABLE["neg"](self)
+    def __neg__(self) -> Self:
+        return TABLE["neg"](self)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Op:
             if name not in slots or name in given:
                 raise TypeError(f"{self.name}: unexpected or repeated argument {name!r}")
             given[name] = value
-        defaults: dict[str, Any] = {name: None for name in self.optional}
+        defaults: dict[str, Any] = dict.fromkeys(self.optional)
         defaults |= {p.name: p.default for p in self.params if p.default is not None}
         if self.sized:
             defaults["shape"] = None
@@ -124,7 +126,6 @@ def op(
     vjp: Formula | None = None,
     no_gradient: bool = False,
     inplace: bool = False,
-    sized: bool = False,
     view: bool = False,
     rows: tuple[str, ...] = (),
     dense: tuple[str, ...] = (),
@@ -132,18 +133,24 @@ def op(
     words: dict[str, int] | None = None,
     work: str | None = None,
     rank: Callable[..., int] | None = None,
-) -> Callable[[Callable[..., Any]], Op]:
+) -> Callable[[F], F]:
     """Enter an op into the table. The decorated stub's signature and docstring complete the row.
+
+    A parameter annotated float, int or Offset is a scalar, one annotated Shape makes the op sized, all others are
+    sources. What the decorator returns is the `Op`, typed as the stub so that callers are checked against it.
 
     `words` places params in op_params where ggml leaves gaps; without it they follow one another
     (from word 1 for a unary op, whose word 0 is the ggml_unary_op number). `kernel` defaults to the name.
     """
 
-    def enter(stub: Callable[..., Any]) -> Op:
-        sources, optional, params = [], [], []
+    def enter(stub: F) -> F:
+        sources, optional, params, sized = [], [], [], False
         word = 1 if sub else 0
         for name, parameter in inspect.signature(stub).parameters.items():
             default = None if parameter.default is inspect.Parameter.empty else parameter.default
+            if parameter.annotation.startswith("Shape"):
+                sized = True
+                continue
             kind = {"float": "f32", "int": "i32", "Offset": "i64"}.get(parameter.annotation)
             if kind is None:
                 sources.append(name)
@@ -157,11 +164,12 @@ def op(
             name=stub.__name__, ggml=ggml, unary=sub, exact=exact, sources=tuple(sources), optional=tuple(optional),
             params=tuple(params), sized=sized, shape=shape, view=view,
             kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
-            no_gradient=no_gradient, inplace=inplace, rows=rows, dense=dense, writes=writes, work=work, rank=rank, doc=inspect.getdoc(stub) or "",
+            no_gradient=no_gradient, inplace=inplace, rows=rows, dense=dense, writes=writes, work=work, rank=rank,
+            doc=inspect.getdoc(stub) or "",
         )  # fmt: skip
         if row.name in TABLE:
             raise ValueError(f"op {row.name} is in the table twice")
         TABLE[row.name] = row
-        return row
+        return cast(F, row)
 
     return enter

@@ -38,26 +38,26 @@ class Params:
     def embedding(self, name: str, ids: Tensor, n_vocab: int, n_embd: int, init: Initializer | None = None) -> Tensor:
         """int32 (batch, ctx) -> (batch, ctx, n_embd): rows of the table `name`.weight (n_vocab, n_embd)."""
         table = self(f"{name}.weight", n_vocab, n_embd, init=init)
-        rows: Tensor = ops.get_rows(table, ids.reshape(-1))
+        rows = ops.get_rows(table, ids.reshape(-1))
         return rows.reshape(*ids.shape, n_embd)
 
     def linear(
         self, name: str, x: Tensor, n_out: int, *, bias: bool = False, init: Initializer | None = None
     ) -> Tensor:
         """(..., n) -> (..., n_out): x @ `name`.weight (n_out, n) transposed, plus `name`.bias if asked for."""
-        y: Tensor = ops.mul_mat(self(f"{name}.weight", n_out, x.shape[-1], init=init), x)
+        y = ops.mul_mat(self(f"{name}.weight", n_out, x.shape[-1], init=init), x)
         return y + self(f"{name}.bias", n_out, init=zeros()) if bias else y
 
     def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last axis with gain `name`.weight."""
-        normed: Tensor = ops.rms_norm(x, eps)
-        return normed * self(f"{name}.weight", x.shape[-1], init=ones())  # type: ignore[no-any-return]
+        normed = ops.rms_norm(x, eps)
+        return normed * self(f"{name}.weight", x.shape[-1], init=ones())
 
     def layer_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
         """LayerNorm over the last axis with gain `name`.weight and bias `name`.bias."""
-        normed: Tensor = ops.norm(x, eps)
+        normed = ops.norm(x, eps)
         scaled = normed * self(f"{name}.weight", x.shape[-1], init=ones())
-        return scaled + self(f"{name}.bias", x.shape[-1], init=zeros())  # type: ignore[no-any-return]
+        return scaled + self(f"{name}.bias", x.shape[-1], init=zeros())
 
     # -- inputs every language model has
 
@@ -77,6 +77,6 @@ class Params:
             n_tokens = n * n_tokens
         weights = self.graph.input("loss_weights", targets.shape, "f32", feed="loss_weights")
         self.graph.rename(logits.id, "logits", OUTPUT)
-        probabilities: Tensor = ops.soft_max(logits)
+        probabilities = ops.soft_max(logits)
         of_target = ops.get_rows(probabilities.reshape(n_tokens, n_vocab, 1), targets.reshape(n_tokens, 1))
-        return (ops.log(of_target) * weights.reshape(n_tokens, 1, 1)).sum() * -1.0  # type: ignore[no-any-return]
+        return (ops.log(of_target) * weights.reshape(n_tokens, 1, 1)).sum() * -1.0

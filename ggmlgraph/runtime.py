@@ -9,6 +9,7 @@ outputs asked for. They share the weights. `at` gives the same weights at anothe
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import stat
@@ -28,7 +29,7 @@ from ggmlgraph.dim import evaluate
 from ggmlgraph.errors import GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
 from ggmlgraph.metadata import Metadata
 
-DTYPES = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
+DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"
 Batch = tuple[ArrayLike, ArrayLike]
 
@@ -175,10 +176,10 @@ class Runtime:
         self.graph = resize(base, self.metadata, self.sizes)
 
     def at(self, batch: int | None = None, ctx: int | None = None) -> Runtime:
-        """The same weights at another batch and context; lives as long as this one."""
+        """The same weights at another batch or context, default as here; lives as long as this one."""
         other = object.__new__(Runtime)
         other._open(self.graph, self.metadata, self.threads, self.memory_limit)
-        other._resize(self.graph, batch, ctx)
+        other._resize(self.graph, batch or self.sizes.get("batch"), ctx or self.sizes.get("ctx"))
         other.accumulate = 1
         return other
 
@@ -206,6 +207,15 @@ class Runtime:
     def n_params(self) -> int:
         """Number of trained values."""
         return sum(int(np.prod(self.graph.shape(i))) for i in self._ids(PARAM))
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(batch, ctx) of the tokens one run takes. Raises UnsupportedError if the graph is no language model."""
+        for name, kind in self.metadata.inputs.items():
+            if kind == "tokens":
+                batch, ctx = self.graph.shape(self._find(name), 2)
+                return batch, ctx
+        raise UnsupportedError("the graph does not say which input takes the tokens")
 
     @property
     def inputs(self) -> list[str]:
@@ -298,8 +308,9 @@ class Runtime:
             self._programs[outputs] = program
         return self._programs[outputs]
 
-    def feed(self, tokens: ArrayLike, targets: ArrayLike | None = None, weight: float | None = None) -> None:
-        """Fill the inputs of a language model: tokens, targets int32 (batch, ctx); loss_weights all `weight`."""
+    def feed(self, tokens: ArrayLike, targets: ArrayLike | None = None, weight: ArrayLike | None = None) -> None:
+        """Fill the inputs of a language model: tokens, targets int32 (batch, ctx); loss_weights `weight`, float32
+        (batch, ctx) or one for all, default 1/n_tokens."""
         values = {"tokens": tokens, "targets": targets}
         for name, kind in self.metadata.inputs.items():
             if kind in values and values[kind] is not None:
@@ -320,15 +331,24 @@ class Runtime:
         self._last = program
         return [self.get(name) for name in outputs or ("loss",)]
 
-    def loss(self, tokens: ArrayLike, targets: ArrayLike) -> float:
-        """Mean loss of one batch, without gradients."""
-        return float(self.forward("loss", tokens=tokens, targets=targets)[0].item())
+    def loss(self, tokens: ArrayLike, targets: ArrayLike, weight: ArrayLike | None = None) -> float:
+        """Loss of one batch, without gradients; arguments as `feed` takes them.
+
+        Where a training program exists, its forward half is run, so that evaluation needs no memory of its own.
+        """
+        self.feed(tokens, targets, weight)
+        train = self._train
+        if train is None:
+            return float(self.forward("loss")[0].item())
+        train.run(0, train.loss + 1)
+        self._last = train
+        return float(train.array(train.loss).item())
 
     def backward(self, batch: Batch) -> float:
         """Gradients of one batch, no update; returns the loss. `gradient` then reads them."""
         train = self.train_program
         tokens, targets = (np.asarray(x) for x in batch)
-        rows = self.sizes["batch"]
+        rows = self.window[0]
         if len(tokens) != rows * self.accumulate:
             raise ShapeError(f"a step takes {rows} x {self.accumulate} windows, got {len(tokens)}")
         loss = 0.0
@@ -353,21 +373,26 @@ class Runtime:
     ) -> StepResult:
         """One AdamW update on tokens, targets int32 (batch * accumulate, ctx).
 
-        clip: largest global gradient norm, 0 for none. A gradient that is not finite changes nothing.
+        clip: largest global gradient norm, 0 for none. A gradient norm that is not finite changes nothing.
         """
         loss = self.backward(batch)
         train = self.train_program
-        self.n_steps += 1
-        correction = [1.0 - beta**self.n_steps for beta in betas]
+        correction = [1.0 - beta ** (self.n_steps + 1) for beta in betas]
         train.leaf(train.hyper)[...] = [lr, *betas, eps, weight_decay, clip, *correction]
         train.run(train.n_gradient)
-        return StepResult(loss, float(np.sqrt(train.array(train.sum_sqr).item())))
+        grad_norm = float(np.sqrt(train.array(train.sum_sqr).item()))
+        self.n_steps += math.isfinite(grad_norm)
+        return StepResult(loss, grad_norm)
 
     # ------------------------------------------------------------ state
 
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Views of the weights by parameter name."""
+        return {name: self._leaf(name) for name in self.params}
+
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Views of the weights by parameter name, and of AdamW's moments as "m.NAME" and "v.NAME"."""
-        weights = {name: self._leaf(name) for name in self.params}
+        weights = self.weights()
         moments = {}
         for name, ids in self.train_program.moments.items():
             for letter, tensor_id in zip("mv", ids, strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ggmlgraph import ops
 from ggmlgraph.core import ggml_axes
 from ggmlgraph.errors import ShapeError
-from ggmlgraph.optable import Op, Operand
+from ggmlgraph.optable import TABLE, Op, Operand
 
 if TYPE_CHECKING:
     from ggmlgraph.tracer import Graph
@@ -48,7 +48,7 @@ class Tensor(Operand):
 
     @property
     def dtype(self) -> str:
-        """"f32" or "i32"."""
+        """ "f32" or "i32"."""
         return self.graph.nodes[self.id].dtype
 
     @property
@@ -65,19 +65,19 @@ class Tensor(Operand):
 
     # -- arithmetic with numbers; with tensors see Operand
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: Any) -> Tensor:
         return ops.scale(self, float(other)) if isinstance(other, int | float) else super().__mul__(other)
 
-    def __rmul__(self, other: float) -> Any:
+    def __rmul__(self, other: float) -> Tensor:
         return self * other
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: Any) -> Tensor:
         return ops.scale(self, 1.0 / other) if isinstance(other, int | float) else super().__truediv__(other)
 
-    def __matmul__(self, other: Tensor) -> Any:
+    def __matmul__(self, other: Tensor) -> Tensor:
         """self (..., n, k) @ other (..., k, m) -> (..., n, m); `x @ w.T` costs no copy of w."""
         node = self.graph.nodes[other.id]
-        if node.op is ops.transpose:
+        if node.op is TABLE["transpose"]:
             return ops.mul_mat(Tensor(self.graph, node.src[0]), self)
         return ops.mul_mat(other.T.cont(), self)
 
@@ -85,22 +85,22 @@ class Tensor(Operand):
 
     def reshape(self, *shape: int) -> Tensor:
         """The same elements in `shape`, one size of which may be -1. A tensor that is not contiguous is copied."""
-        return ops.reshape(self.contiguous(), shape=shape)  # type: ignore[no-any-return]
+        return ops.reshape(self.contiguous(), shape=shape)
 
     def permute(self, *axes: int) -> Tensor:
         """Axis i of the result is axis axes[i] of this; no copy."""
         if sorted(axes) != list(range(len(self.shape))):
             raise ShapeError(f"{self.graph.here()}: permute{axes} is not a permutation of the axes of {self!r}")
-        return ops.permute(self._whole(), *ggml_axes(axes))  # type: ignore[no-any-return]
+        return ops.permute(self._whole(), *ggml_axes(axes))
 
     @property
-    def T(self) -> Tensor:  # noqa: N802
+    def T(self) -> Tensor:
         """The last two axes swapped; no copy."""
-        return ops.transpose(self._whole())  # type: ignore[no-any-return]
+        return ops.transpose(self._whole())
 
     def cont(self) -> Tensor:
         """A contiguous copy."""
-        return ops.cont(self)  # type: ignore[no-any-return]
+        return ops.cont(self)
 
     def contiguous(self) -> Tensor:
         """This tensor if it is contiguous, else a copy."""
@@ -116,7 +116,7 @@ class Tensor(Operand):
 
     def sum(self) -> Tensor:
         """Sum of all elements -> (1,)."""
-        return ops.sum(self.contiguous())  # type: ignore[no-any-return]
+        return ops.sum(self.contiguous())
 
     # -- what a tensor cannot do
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ggmlgraph.core import TYPE_NAMES, CoreGraph, exception, lib, new_error
+from ggmlgraph.core import TYPE_NAMES, CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.dim import Dim, evaluate
 from ggmlgraph.errors import GGError, ShapeError, UsageError
@@ -65,7 +65,7 @@ def trace(loss: Callable[..., Tensor], config: Any, batch: int = 1, ctx: int = 6
 
 
 def model_name(function: Callable[..., Any]) -> str:
-    """"llama" for ggmlgraph.models.llama.loss, the module's or file's own name otherwise."""
+    """ "llama" for ggmlgraph.models.llama.loss, the module's or file's own name otherwise."""
     return str(function.__module__).rpartition(".")[2]
 
 
@@ -135,9 +135,8 @@ class Graph:
         if name in self._names:
             node = self.nodes[self._names[name]]
             if node.shape != tuple(shape):
-                raise ShapeError(
-                    f"{self.here()}: parameter {name} is {_numbers(shape)} here but {_numbers(node.shape)} at {node.where}"
-                )
+                here, there = _numbers(shape), _numbers(node.shape)
+                raise ShapeError(f"{self.here()}: parameter {name} is {here} here but {there} at {node.where}")
             return Tensor(self, self._names[name])
         if any(isinstance(n, Dim) for n in shape):
             raise ShapeError(f"{self.here()}: parameter {name} {_numbers(shape)} depends on batch or ctx")
@@ -150,7 +149,9 @@ class Graph:
         self.nodes.append(Node(None, (), {}, tuple(shape), dtype, name, flags, self.here(), **rest))
         return Tensor(self, self._names[name])
 
-    def add(self, op: Op, operands: list[Any], params: dict[str, Any], strides: list[list[int]] | None = None) -> Tensor:
+    def add(
+        self, op: Op, operands: list[Any], params: dict[str, Any], strides: list[list[int]] | None = None
+    ) -> Tensor:
         """Record one op. Raises ShapeError naming the user's line and both operands."""
         src = [-1 if x is None else self._id_of(op, x) for x in operands]
         params = dict(params)
@@ -158,13 +159,14 @@ class Graph:
         shape = self.nodes[shape.id].shape if isinstance(shape, Tensor) else shape
         shape, shadow_shape = self._resolve(shape, src)
         try:
-            node = self.core.node(op, src, params, shape, strides and strides[0])
+            node = self.core.node(op, src, params, shape, strides[0] if strides else None)
         except GGError as error:
-            raise type(error)(f"{self.here()}: {op.name}: {error}: {self._operands(op, src)}", code=error.code) from None
+            message = f"{self.here()}: {op.name}: {error}: {self._operands(op, src)}"
+            raise type(error)(message, code=error.code) from None
         if self._shadow is not None:
             try:
                 shadow_params = {name: self._shadow_value(value) for name, value in params.items()}
-                self._shadow.node(op, src, shadow_params, shadow_shape, strides and strides[1])
+                self._shadow.node(op, src, shadow_params, shadow_shape, strides[1] if strides else None)
             except GGError:
                 self._fix(f"{self.here()}: {op.name} has a size that is no expression of {' and '.join(self.sizes)}")
         rank = self._rank(op, src, shape)
@@ -256,7 +258,7 @@ class Graph:
     # ------------------------------------------------------------ places and text
 
     def here(self) -> str:
-        """"file.py:41": where the model's own code is being executed."""
+        """ "file.py:41": where the model's own code is being executed."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and _is_ours(frame.f_code.co_filename):
             frame = frame.f_back
@@ -266,7 +268,7 @@ class Graph:
         return f"%{self.nodes[node].name or node}"
 
     def describe(self, node: int) -> str:
-        """"%attn_q.weight f32[256,256]"."""
+        """ "%attn_q.weight f32[256,256]"."""
         return f"{self.label(node)} {self.nodes[node].dtype}{_sizes(self.nodes[node].shape)}"
 
     def _operands(self, op: Op, src: list[int]) -> str:
@@ -296,7 +298,7 @@ class Graph:
     def check_gradient(self) -> None:
         """Raise UnsupportedError naming the ops without derivative, if the loss needs any."""
         err = new_error()
-        scratch = lib.gg_resize(self.core.handle, 0, *[_null()] * 3, err)
+        scratch = lib.gg_resize(self.core.handle, 0, *[ffi.NULL] * 3, err)
         if not scratch:
             raise exception(err)
         if lib.gg_grad(CoreGraph(scratch).handle, self._names["loss"], err) < 0:
@@ -315,17 +317,13 @@ class Graph:
         expr = offset.expr if isinstance(offset, Dim) else None
         return (ne, expr) if any(ne) or expr else None
 
-    def save(self, path: str | Path, *, seed: int = 0, tokenizer: bytes | None = None, corpus: str | None = None) -> None:
+    def save(
+        self, path: str | Path, *, seed: int = 0, tokenizer: bytes | None = None, corpus: str | None = None
+    ) -> None:
         """Write the graph with freshly initialised weights; see `ggmlgraph.export`."""
         from ggmlgraph.export import save
 
         save(self, Path(path), seed=seed, tokenizer=tokenizer, corpus=corpus)
-
-
-def _null() -> Any:
-    from ggmlgraph.core import ffi
-
-    return ffi.NULL
 
 
 def _is_ours(filename: str) -> bool:
@@ -349,7 +347,7 @@ def _product(sizes: Any) -> int:
 
 
 def _numbers(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(str(int(n)) for n in shape) + ")"
+    return str(tuple(int(n) for n in shape))
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """GPT-NeoX (Black et al. 2022), the architecture of Pythia: LayerNorm, partial rotary positions, parallel residual.
 
-Exported by `ggmlgraph export gpt_neox`; parameter names are GGUF's. Rows of the fused attn_qkv are [q, k, v][head][dim].
+Exported by `ggmlgraph export gpt_neox`; parameter names are GGUF's, and so is the order of the rows of the fused
+attn_qkv: [q, k, v][head][dim].
 """
 
 from __future__ import annotations
@@ -32,9 +33,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     n_rot = int(head_dim * c.rotary_pct)
 
     qkv = p.linear("attn_qkv", x, 3 * n_embd, bias=True)
-    q, k, v = (
-        qkv[..., i * n_embd : (i + 1) * n_embd].reshape(batch, ctx, c.n_head, head_dim) for i in range(3)
-    )  # fmt: skip
+    q, k, v = (qkv[..., i * n_embd : (i + 1) * n_embd].reshape(batch, ctx, c.n_head, head_dim) for i in range(3))
     q = gg.rope(q, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
     k = gg.rope(k, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
 

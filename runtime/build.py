@@ -1,6 +1,6 @@
 """Emit the C source of the extension module `ggmlgraph._runtime`: gg.h is both the cdef and the header.
 
-    python build.py GG_H OUTPUT_C
+python build.py GG_H OUTPUT_C
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from cffi import FFI
 
 
 def main(header: Path, out: Path) -> None:
+    """Write the C file that cffi makes of `header`."""
     ffi = FFI()
     ffi.cdef(header.read_text(encoding="utf-8"))
     ffi.set_source("ggmlgraph._runtime", '#include <stdint.h>\n#include "gg.h"\n', py_limited_api=True)

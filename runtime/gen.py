@@ -95,6 +95,7 @@ class Output(Rule):
 
 
 def c_value(value: Rule | str | float | None) -> str:
+    """An argument of a gg_make function; -1 is an absent source."""
     if value is None:
         return "-1"
     if isinstance(value, Rule):
@@ -114,12 +115,14 @@ def vjp_statements(op: Op) -> list[tuple[int, str]]:
 
 
 def formula(op: Op) -> str:
+    """The C expression of an elementwise op."""
     operands = [Formula(name) for name in (*op.sources, *(p.name for p in op.params))]
     result = op.scalar(*operands) if callable(op.scalar) else Formula(f"{op.scalar}({operands[0].text})")
-    return result.text  # type: ignore[no-any-return]
+    return result.text
 
 
 def bits(op: Op, names: tuple[str, ...]) -> str:
+    """Mask of these sources."""
     return hex(sum(1 << op.sources.index(name) for name in names))
 
 
@@ -153,6 +156,7 @@ def file_ops(names: tuple[str, ...], *, unary: bool) -> list[tuple[str, str | No
 
 
 def main(out: Path) -> None:
+    """Render every template into `out`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         undefined=jinja2.StrictUndefined,
@@ -161,7 +165,8 @@ def main(out: Path) -> None:
         keep_trailing_newline=True,
     )
     environment.globals.update(
-        ops=list(TABLE.values()), dialects=dialect.DIALECTS.values(), magic=dialect.MAGIC, vjp_statements=vjp_statements, formula=formula, bits=bits, words=words,
+        ops=list(TABLE.values()), dialects=dialect.DIALECTS.values(), magic=dialect.MAGIC,
+        vjp_statements=vjp_statements, formula=formula, bits=bits, words=words,
         make_signature=make_signature, file_op=file_op, file_ops=file_ops,
     )  # fmt: skip
     for name in ("gg_ops.h", "ops.c", "elementwise.c", "kernels.c"):

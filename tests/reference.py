@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,9 @@ def _rms_norm_back(g: Array, a: Array, eps: float) -> Array:
 
 def _soft_max(a: Array, mask: Array | None = None, scale: float = 1.0, max_bias: float = 0.0) -> Array:
     assert max_bias == 0.0, "ALiBi has no reference"
-    z = a * scale if mask is None else a * scale + mask[: _with_rank(a, 2).shape[-2]].reshape(-1, a.shape[-1])
+    z = a * scale
+    if mask is not None:
+        z = (z + mask.reshape(-1, a.shape[-1])[: _with_rank(a, 2).shape[-2]]).reshape(a.shape)
     e = np.exp(z - z.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
@@ -134,7 +136,8 @@ def _soft_max_back(g: Array, y: Array, scale: float) -> Array:
 
 def _above_diagonal(a: Array, n_past: int) -> Array:
     rows, columns = np.indices(_with_rank(a, 2).shape[-2:])
-    return (columns > rows + n_past).reshape(_with_rank(a, 2).shape[-2:] if a.ndim > 1 else a.shape)
+    above = columns > rows + n_past
+    return above[0] if a.ndim == 1 else above
 
 
 def _diag_mask(value: float) -> Callable[..., Array]:
@@ -144,7 +147,7 @@ def _diag_mask(value: float) -> Callable[..., Array]:
 # ---------------------------------------------------------------- products
 
 
-def _mul_mat(a: Array, b: Array) -> Array:
+def _mul_mat(a: Array, b: Array, prec: int = 0) -> Array:
     rank = max(a.ndim, b.ndim, 2)
     b = _with_rank(b, rank)
     return b @ _group_repeat(_with_rank(a, rank), b.shape).swapaxes(-1, -2)
@@ -209,7 +212,7 @@ def _get_rows_back(g: Array, ids: Array, shape: Shape) -> Array:
 
 
 def _rotation(
-    a: Array, positions: Array, freq_factors: Array | None, n_dims: int, freq_base: float, freq_scale: float
+    positions: Array, freq_factors: Array | None, n_dims: int, freq_base: float, freq_scale: float
 ) -> tuple[Array, Array]:
     """cos and sin of each position's angles, shaped to multiply (..., ctx, n_head, n_dims / 2)."""
     frequency = freq_base ** (-2.0 * np.arange(n_dims // 2) / n_dims) * freq_scale
@@ -236,7 +239,7 @@ def _rope(direction: float) -> Callable[..., Array]:
         attn_factor: float = 1.0, beta_fast: float = 0.0, beta_slow: float = 0.0,
     ) -> Array:  # fmt: skip
         assert ext_factor == 0.0, "YaRN has no reference"
-        cos, sin = _rotation(a, positions, freq_factors, n_dims, freq_base, freq_scale)
+        cos, sin = _rotation(positions, freq_factors, n_dims, freq_base, freq_scale)
         return _rotate(a, attn_factor * cos, direction * attn_factor * sin, n_dims, mode)
 
     return rope
@@ -370,4 +373,522 @@ WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "accumulate": lambda total, g, keep: {"total": _accumulate(total, g, keep)},
     "adamw": _adamw_writes,
     "linear_cross_entropy": _linear_cross_entropy_writes,
+}
+
+# ---------------------------------------------------------------- samples
+
+SLICE_BEFORE, SLICE_AFTER = 3, 2  # elements around each row of a sliced operand
+
+
+@dataclass(frozen=True)
+class Operand:
+    """How to make one operand, and how it lies in memory.
+
+    kind: "f32" uniform in low..high; "ids" int32 in 0..limit-1; "values" those given, in turn; "causal" a mask, -inf
+    where column > row. layout: "dense"; "permuted", the axes -2 and -3 exchanged in memory; "transposed", the last
+    two; "sliced", a part of longer rows.
+    """
+
+    shape: Shape
+    kind: str = "f32"
+    low: float = -2.0
+    high: float = 2.0
+    limit: int = 0
+    values: tuple[float, ...] = ()
+    layout: str = "dense"
+
+    def make(self, rng: np.random.Generator) -> Array:
+        """The operand's values, float32 or int32."""
+        if self.kind == "ids":
+            return rng.integers(0, self.limit, self.shape, np.int32)
+        if self.kind == "values":
+            return np.resize(np.array(self.values, np.float32), self.shape)
+        if self.kind == "causal":
+            return np.where(_above_diagonal(np.zeros(self.shape), 0), -np.inf, 0.0).astype(np.float32)
+        return rng.uniform(self.low, self.high, self.shape).astype(np.float32)
+
+    def store(self, values: Array) -> Array:
+        """The contiguous memory that holds `values` in this layout. A slice is surrounded by NaN, or huge ids."""
+        if self.layout == "permuted":
+            return np.ascontiguousarray(values.swapaxes(-2, -3))
+        if self.layout == "transposed":
+            return np.ascontiguousarray(values.swapaxes(-1, -2))
+        if self.layout == "sliced":
+            row = SLICE_BEFORE + values.shape[-1] + SLICE_AFTER
+            outside = np.iinfo(np.int32).max if self.kind == "ids" else np.nan
+            memory = np.full((*values.shape[:-1], row), outside, values.dtype)
+            memory[..., SLICE_BEFORE:-SLICE_AFTER] = values
+            return memory
+        return values
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of an op. `shape` is that of a sized op's result, `strides` (bytes, numpy order) a view's."""
+
+    operands: tuple[Operand | None, ...]
+    params: dict[str, Any] = field(default_factory=dict)
+    shape: Shape | None = None
+    strides: Shape | None = None
+    op: str = ""
+    index: int = 0
+
+    def arrays(self) -> list[Array | None]:
+        """The operands' values, the same at each call."""
+        rng = np.random.default_rng(zlib.crc32(f"{self.op}/{self.index}".encode()))
+        return [None if operand is None else operand.make(rng) for operand in self.operands]
+
+    def keywords(self) -> dict[str, Any]:
+        """Everything that REFERENCE takes beside the operands."""
+        sizes = {"shape": self.shape, "strides": self.strides}
+        return {**self.params, **{name: value for name, value in sizes.items() if value is not None}}
+
+    def __str__(self) -> str:
+        """A readable test id, unique among the op's samples."""
+        operands = ["none" if o is None else "x".join(map(str, o.shape)) + o.layout[:1] for o in self.operands]
+        return "-".join([f"{self.op}{self.index}", *operands])
+
+
+def _f32(shape: Shape, low: float = -2.0, high: float = 2.0, layout: str = "dense") -> Operand:
+    return Operand(shape, "f32", low, high, layout=layout)
+
+
+def _ids(shape: Shape, limit: int) -> Operand:
+    return Operand(shape, "ids", limit=limit)
+
+
+def _values(shape: Shape, *values: float) -> Operand:
+    return Operand(shape, "values", values=values)
+
+
+LINES: list[Shape] = [(1,), (2,), (3,), (7,), (31,), (32,), (33,), (64,), (65,), (127,)]
+BLOCKS: list[Shape] = [(2, 3), (3, 33), (7, 65), (33, 127), (2, 3, 31), (1, 1, 1, 1), (3, 1, 2, 64), (2, 3, 2, 7)]
+ROWS_APART: list[tuple[Shape, str]] = [
+    ((3, 7, 33), "permuted"), ((2, 3, 7, 32), "permuted"), ((3, 31), "sliced"), ((2, 2, 7, 64), "sliced"),
+    ((1, 127), "sliced"), ((3, 2, 1), "permuted"),
+]  # fmt: skip
+ELEMENTS_APART: list[tuple[Shape, str]] = [((7, 31), "transposed"), ((3, 33, 65), "transposed"), ((2, 1), "transposed")]
+DENSE: list[tuple[Shape, str]] = [(shape, "dense") for shape in (*LINES, *BLOCKS)]
+
+TINY, HUGE = 1e-40, 1e30
+SPECIALS = (0.0, -0.0, TINY, -TINY, HUGE, -HUGE, 1e-30, 88.7, -88.7, 104.0, -104.0, 20.0, -20.0, 1.0, -1.0)
+INFINITE = (math.inf, -math.inf, math.nan)
+
+
+def _unary(low: float = -2.0, high: float = 2.0, specials: tuple[float, ...] = (), **params: float) -> Iterator[Sample]:
+    for shape, layout in (*DENSE, *ROWS_APART, *ELEMENTS_APART):
+        yield Sample((_f32(shape, low, high, layout),), params)
+    if specials:
+        yield Sample((_values((3, 31), *specials),), params)
+
+
+def _activation(specials: tuple[float, ...] = SPECIALS) -> Iterator[Sample]:
+    yield from _unary(specials=specials)
+    yield Sample((_f32((7, 65), -15.0, 15.0),))
+    yield Sample((_f32((7, 65), -100.0, 100.0),))
+
+
+def _scale() -> Iterator[Sample]:
+    for k, sample in enumerate(_unary()):
+        yield Sample(sample.operands, {"s": (0.125, -1.0, 0.0, 3.7)[k % 4]})
+
+
+def _broadcast(low: float = -2.0, high: float = 2.0) -> Iterator[Sample]:
+    """All 16 masks of axes along which b has size 1, tiles, ranks, layouts."""
+    shape = (2, 3, 7, 33)
+    for mask in range(16):
+        small = tuple(1 if mask >> axis & 1 else n for axis, n in enumerate(shape))
+        yield Sample((_f32(shape), _f32(small, low, high)))
+    pairs: list[tuple[Shape, Shape]] = [
+        ((1,), (1,)), ((127,), (1,)), ((65,), (65,)), ((3, 64), (64,)), ((7, 31), (7, 31)), ((33, 2), (33, 1)),
+        ((2, 6, 14, 64), (1, 3, 7, 32)), ((6, 66), (3, 2)), ((2, 3, 32), (3, 32)), ((127, 3), (1, 3)),
+        ((3, 130), (65,)),
+    ]  # fmt: skip
+    for large, small in pairs:
+        yield Sample((_f32(large), _f32(small, low, high)))
+    layouts = [("transposed", "dense"), ("dense", "transposed"), ("permuted", "sliced"), ("sliced", "permuted"),
+               ("transposed", "transposed"), ("dense", "permuted"), ("sliced", "dense")]  # fmt: skip
+    for one, other in layouts:
+        yield Sample((_f32((3, 7, 33), layout=one), _f32((3, 7, 33), low, high, other)))
+        yield Sample((_f32((3, 7, 33), layout=one), _f32((3, 1, 33), low, high, other)))
+
+
+def _alike(n: int, low: float = -2.0, high: float = 2.0, apart: bool = True, **params: float) -> Iterator[Sample]:
+    """`n` operands of one shape; where `apart`, elements of a row need not be neighbours."""
+    for shape, _ in DENSE:
+        yield Sample(tuple(_f32(shape, low, high) for _ in range(n)), params)
+    for shape, layout in (*ROWS_APART, *(ELEMENTS_APART if apart else ())):
+        yield Sample((_f32(shape, low, high, layout), *[_f32(shape, low, high)] * (n - 1)), params)
+        yield Sample((*[_f32(shape, low, high)] * (n - 1), _f32(shape, low, high, layout)), params)
+
+
+def _activation_back() -> Iterator[Sample]:
+    yield from _alike(2)
+    yield Sample((_f32((7, 65)), _f32((7, 65), -15.0, 15.0)))
+    yield Sample((_f32((7, 65)), _f32((7, 65), -100.0, 100.0)))
+
+
+def _sums() -> Iterator[Sample]:
+    for shape, layout in DENSE:
+        yield Sample((_f32(shape, layout=layout),))
+    yield Sample((_f32((127, 127), 0.0, 1.0),))
+    yield Sample((_values((64,), HUGE, -HUGE, 1.0),))
+
+
+def _row_sums() -> Iterator[Sample]:
+    for shape, layout in (*DENSE, *ROWS_APART):
+        yield Sample((_f32(shape, layout=layout),))
+    yield Sample((_f32((3, 1027), 0.0, 1.0),))
+
+
+REPEATS: list[tuple[Shape, Shape]] = [
+    ((1,), (127,)), ((3,), (33,)), ((1, 33), (7, 33)), ((7, 1), (7, 65)), ((2, 3), (4, 9)),
+    ((1, 1, 1, 1), (2, 3, 7, 31)),
+    ((32,), (3, 64)), ((1, 3, 1, 32), (2, 3, 7, 32)), ((2, 1, 7, 1), (2, 3, 7, 31)), ((2, 3, 2, 3), (4, 3, 6, 3)),
+    ((31,), (31,)), ((2, 3, 7), (2, 3, 7)), ((1, 2), (65, 2)), ((64,), (2, 2, 3, 64)), ((3, 1, 2), (3, 127, 2)),
+]  # fmt: skip
+
+
+def _repeats() -> Iterator[Sample]:
+    for small, large in REPEATS:
+        yield Sample((_f32(small),), shape=large)
+    yield Sample((_f32((3, 2, 7), layout="permuted"),), shape=(3, 4, 7))
+    yield Sample((_f32((2, 3), layout="transposed"),), shape=(6, 3))
+    yield Sample((_f32((3, 31), layout="sliced"),), shape=(3, 62))
+
+
+def _repeat_backs() -> Iterator[Sample]:
+    for small, large in REPEATS:
+        yield Sample((_f32(large),), shape=small)
+
+
+EPS = (1e-5, 1e-6, 1e-3)
+
+
+def _norms() -> Iterator[Sample]:
+    for k, (shape, layout) in enumerate((*DENSE, *ROWS_APART)):
+        yield Sample((_f32(shape, layout=layout),), {"eps": EPS[k % 3]})
+    yield Sample((_f32((7, 64), 9.0, 11.0),), {"eps": 1e-5})
+    yield Sample((_f32((7, 64), -1e-3, 1e-3),), {"eps": 1e-5})
+    yield Sample((_f32((3, 1027)),), {"eps": 1e-5})
+
+
+def _norm_backs() -> Iterator[Sample]:
+    for k, sample in enumerate(_alike(2, apart=False)):
+        yield Sample(sample.operands, {"eps": EPS[k % 3]})
+    yield Sample((_f32((7, 64)), _f32((7, 64), 9.0, 11.0)), {"eps": 1e-5})
+    yield Sample((_f32((3, 1027)), _f32((3, 1027))), {"eps": 1e-5})
+
+
+def _norm_gains() -> Iterator[Sample]:
+    for sample in _norms():
+        a = sample.operands[0]
+        assert a is not None
+        yield Sample((a, _f32(a.shape[-1:])), sample.params)
+
+
+def _products() -> Iterator[tuple[Operand, Operand]]:
+    """Operands (..., m, k) and (..., n, k) of mul_mat."""
+    sizes = [(1, 1, 1), (1, 7, 3), (3, 1, 33), (2, 3, 7), (31, 32, 33), (32, 64, 65), (64, 33, 127), (65, 127, 31),
+             (127, 65, 64), (7, 2, 1), (33, 3, 64), (1, 127, 127), (127, 1, 2), (130, 70, 600),
+             (520, 9, 257)]  # fmt: skip
+    for m, n, k in sizes:
+        yield _f32((m, k)), _f32((n, k))
+    batches: list[tuple[Shape, Shape]] = [
+        ((2,), (2,)), ((1,), (3,)), ((2, 3), (2, 3)), ((2, 2), (2, 8)), ((1, 2), (3, 4)), ((2, 1), (6, 7)),
+        ((), (2, 3)), ((1, 1), (2, 3)),
+    ]  # fmt: skip
+    for one, other in batches:
+        yield _f32((*one, 7, 33)), _f32((*other, 3, 33))
+        yield _f32((*one, 33, 32)), _f32((*other, 31, 32))
+    layouts = [("permuted", "permuted"), ("transposed", "dense"), ("dense", "transposed"), ("sliced", "permuted"),
+               ("transposed", "transposed"), ("dense", "sliced"), ("permuted", "transposed")]  # fmt: skip
+    for one_layout, other_layout in layouts:
+        yield _f32((2, 3, 7, 32), layout=one_layout), _f32((2, 3, 33, 32), layout=other_layout)
+        yield _f32((1, 2, 65, 7), layout=one_layout), _f32((2, 4, 31, 7), layout=other_layout)
+
+
+def _mul_mats() -> Iterator[Sample]:
+    for a, b in _products():
+        yield Sample((a, b))
+
+
+def _mul_mat_backs() -> Iterator[Sample]:
+    for a, b in _products():
+        g = _f32((*b.shape[:-1], a.shape[-2]), layout=a.layout)
+        yield Sample((g, b), shape=a.shape)
+
+
+def _out_prods() -> Iterator[Sample]:
+    for a, b in _products():
+        if a.shape[:-2] == b.shape[:-2]:
+            swapped = [Operand((*x.shape[:-2], x.shape[-1], x.shape[-2]), layout=x.layout) for x in (a, b)]
+            yield Sample((swapped[0], swapped[1]))
+
+
+def _conts() -> Iterator[Sample]:
+    for sample in _unary():
+        a = sample.operands[0]
+        assert a is not None
+        yield Sample((a,), shape=a.shape)
+    yield Sample((_f32((3, 7, 32), layout="permuted"),), shape=(3, 224))
+    yield Sample((_f32((7, 31), layout="transposed"),), shape=(217,))
+
+
+def _reshapes() -> Iterator[Sample]:
+    pairs: list[tuple[Shape, Shape]] = [
+        ((1,), (1, 1, 1, 1)), ((6,), (2, 3)), ((2, 3), (6,)), ((2, 3), (3, 2)), ((127,), (127, 1)), ((7, 65), (455,)),
+        ((2, 3, 31), (6, 31)), ((6, 31), (2, 3, 31)), ((3, 64), (3, 2, 32)), ((3, 2, 32), (3, 64)),
+        ((2, 3, 7, 32), (42, 32)), ((42, 32), (2, 3, 7, 32)), ((33,), (1, 33)),
+        ((2, 3, 2, 7), (84,)), ((65, 1, 1), (65,)), ((4, 33), (2, 2, 33)),
+    ]  # fmt: skip
+    for before, after in pairs:
+        yield Sample((_f32(before),), shape=after)
+
+
+# (shape of the whole, of the view, elements before it, its strides in elements)
+WINDOWS: list[tuple[Shape, Shape, int, Shape]] = [
+    ((127,), (127,), 0, (1,)), ((127,), (31,), 65, (1,)), ((1,), (1,), 0, (1,)), ((7, 33), (3, 33), 66, (33, 1)),
+    ((7, 33), (7, 2), 31, (33, 1)), ((7, 33), (4, 33), 0, (66, 1)), ((5, 96), (5, 2, 16), 0, (96, 16, 1)),
+    ((5, 96), (5, 2, 16), 32, (96, 16, 1)), ((5, 96), (5, 2, 16), 64, (96, 16, 1)),
+    ((5, 96), (2, 5, 16), 32, (16, 96, 1)),
+    ((2, 3, 7, 32), (2, 3, 7, 32), 0, (672, 224, 32, 1)), ((2, 3, 7, 32), (3, 7, 32), 672, (224, 32, 1)),
+    ((2, 3, 7, 32), (2, 3, 7, 3), 29, (672, 224, 32, 1)), ((2, 3, 7, 32), (2, 2, 7, 1), 224, (672, 224, 32, 1)),
+    ((8,), (5, 4), 0, (1, 1)), ((33,), (31, 3), 0, (1, 1)), ((64,), (2, 32), 0, (32, 1)),
+]  # fmt: skip
+
+
+def _in_bytes(strides: Shape) -> Shape:
+    return tuple(ITEM * stride for stride in strides)
+
+
+def strides_to_nb(shape: Shape, strides: Shape) -> list[int]:
+    """A view's strides in ggml's order; axes of size 1 are put in front to make four."""
+    nb = list(reversed(strides))
+    while len(nb) < 4:
+        nb.append(nb[-1] * (shape[-len(nb)] if len(nb) <= len(shape) else 1))
+    return nb
+
+
+def _views() -> Iterator[Sample]:
+    for whole, part, before, strides in WINDOWS:
+        yield Sample((_f32(whole),), {"offset": ITEM * before}, shape=part, strides=_in_bytes(strides))
+
+
+def _view_backs() -> Iterator[Sample]:
+    for whole, part, before, strides in WINDOWS:
+        nb = strides_to_nb(part, _in_bytes(strides))
+        params = {"offset": ITEM * before, "nb1": nb[1], "nb2": nb[2], "nb3": nb[3]}
+        yield Sample((_f32(part),), params, shape=whole)
+        if len(part) > 1:
+            yield Sample((_f32(part, layout="transposed"),), params, shape=whole)
+
+
+def _permutes() -> Iterator[Sample]:
+    axes = [(0, 1, 2, 3), (0, 2, 1, 3), (1, 0, 2, 3), (1, 2, 0, 3), (2, 0, 1, 3), (2, 1, 0, 3), (3, 2, 1, 0),
+            (1, 2, 3, 0), (3, 0, 1, 2), (0, 3, 2, 1), (0, 1, 3, 2), (2, 3, 0, 1)]  # fmt: skip
+    for k, places in enumerate(axes):
+        params = {f"axis{i}": axis for i, axis in enumerate(places)}
+        yield Sample((_f32(((2, 3, 7, 33), (3, 2, 31, 1), (1, 7, 2, 64))[k % 3]),), params)
+        yield Sample((_f32((2, 3, 7, 32), layout=("permuted", "transposed", "sliced")[k % 3]),), params)
+
+
+def _transposes() -> Iterator[Sample]:
+    for shape, layout in (*DENSE[8:], *ROWS_APART, *ELEMENTS_APART):
+        yield Sample((_f32(shape, layout=layout),))
+
+
+LOOKUPS: list[tuple[Shape, Shape]] = [
+    ((1, 1), (1,)), ((2, 3), (7,)), ((127, 64), (33,)), ((65, 31), (127,)), ((3, 127), (2,)), ((7, 33), (1,)),
+    ((32, 1), (64,)), ((2, 7, 3), (2, 5)), ((3, 31, 33), (3, 7)), ((1, 7, 32), (1, 3)), ((3, 7, 32), (2, 3, 7)),
+    ((64, 65), (65,)), ((33, 2), (31,)), ((7, 127, 1), (7, 1)), ((1, 64), (3,)),
+]  # fmt: skip
+
+
+def _get_rows_samples() -> Iterator[Sample]:
+    for table, ids in LOOKUPS:
+        yield Sample((_f32(table), _ids(ids, table[-2])))
+    yield Sample((_f32((7, 31), layout="sliced"), _ids((33,), 7)))
+    yield Sample((_f32((3, 7, 32), layout="permuted"), _ids((3, 5), 7)))
+
+
+def _get_rows_back_samples() -> Iterator[Sample]:
+    for table, ids in LOOKUPS:
+        yield Sample((_f32((*ids, table[-1])), _ids(ids, table[-2])), shape=table)
+    yield Sample((_f32((33, 31), layout="sliced"), _ids((33,), 7)), shape=(7, 31))
+
+
+def _diag_masks() -> Iterator[Sample]:
+    shapes: list[Shape] = [(1, 1), (2, 2), (3, 3), (7, 7), (31, 31), (33, 33), (64, 64), (3, 65), (65, 3), (2, 3, 7, 7),
+                           (2, 32, 32), (7,), (1, 127), (127, 1)]  # fmt: skip
+    for shape in shapes:
+        yield Sample((_f32(shape),), {"n_past": 0})
+    for shape, n_past in (((3, 7), 4), ((1, 33), 32), ((2, 2, 31, 64), 33), ((7, 7), 100)):
+        yield Sample((_f32(shape),), {"n_past": n_past})
+    for shape, layout in ROWS_APART:
+        yield Sample((_f32(shape, layout=layout),), {"n_past": 0})
+
+
+def _soft_maxes() -> Iterator[Sample]:
+    for k, (shape, layout) in enumerate((*DENSE, *ROWS_APART)):
+        yield Sample((_f32(shape, -4.0, 4.0, layout), None), {"scale": (1.0, 0.125)[k % 2], "max_bias": 0.0})
+    params = {"scale": 0.25, "max_bias": 0.0}
+    for shape, n_rows in (((7, 7), 7), ((2, 3, 31, 33), 31), ((3, 32, 32), 64), ((1, 65), 2), ((2, 2, 64, 64), 64)):
+        yield Sample((_f32(shape, -4.0, 4.0), _f32((n_rows, shape[-1]))), params)
+        yield Sample((_f32(shape, -4.0, 4.0), Operand((n_rows, shape[-1]), "causal")), params)
+    yield Sample((_f32((3, 7, 33), layout="permuted"), _f32((7, 33), layout="sliced")), params)
+    yield Sample((_f32((7, 127), -80.0, 80.0), None), {"scale": 1.0, "max_bias": 0.0})
+    yield Sample((_f32((3, 64), 3.0, 3.0), None), {"scale": 1.0, "max_bias": 0.0})
+    yield Sample((_values((3, 4), 500.0, -500.0, 0.0, -math.inf), None), {"scale": 1.0, "max_bias": 0.0})
+
+
+def _soft_max_backs() -> Iterator[Sample]:
+    for k, sample in enumerate(_alike(2, 0.0, 1.0, apart=False)):
+        yield Sample(sample.operands, {"scale": (1.0, 0.125)[k % 2]})
+
+
+def _ropes() -> Iterator[Sample]:
+    def sample(shape: Shape, limit: int, n_dims: int, mode: int, layout: str = "dense", factors: bool = False,
+               **params: float) -> Sample:  # fmt: skip
+        freq_factors = _f32((n_dims // 2,), 0.5, 2.0) if factors else None
+        params |= {"n_dims": n_dims, "mode": mode}
+        return Sample((_f32(shape, layout=layout), _ids((shape[-3],), limit), freq_factors), params)
+
+    for mode in (0, 2):
+        yield sample((1, 1, 1, 2), 1, 2, mode)
+        yield sample((1, 1, 2), 128, 2, mode)
+        yield sample((2, 7, 3, 8), 128, 8, mode)
+        yield sample((3, 31, 2, 32), 128, 32, mode)
+        yield sample((1, 33, 1, 64), 128, 64, mode)
+        yield sample((7, 2, 64), 512, 64, mode)
+        yield sample((2, 3, 2, 32), 128, 8, mode)
+        yield sample((2, 3, 2, 33), 128, 32, mode)
+        yield sample((2, 3, 1, 127), 128, 6, mode)
+        yield sample((2, 7, 3, 32), 128, 32, mode, "permuted")
+        yield sample((2, 7, 3, 31), 128, 30, mode, "sliced")
+        yield sample((2, 7, 3, 32), 128, 32, mode, freq_base=500000.0, freq_scale=0.25)
+        yield sample((2, 7, 3, 32), 128, 16, mode, factors=True)
+        yield sample((2, 7, 3, 32), 128, 32, mode, attn_factor=1.25)
+
+
+def _cross_entropies(back: bool) -> Iterator[Sample]:
+    shapes: list[Shape] = [(1, 1), (1, 2), (2, 3), (7, 33), (31, 64), (33, 127), (127, 65), (2, 3, 31), (65, 7),
+                           (3, 32), (64, 1), (2, 2, 3, 65), (3, 1027)]  # fmt: skip
+    front = (_f32((1,)),) if back else ()
+    for shape in shapes:
+        rows = shape[:-1]
+        yield Sample((*front, _f32(shape, -4.0, 4.0), _ids(rows, shape[-1]), _f32(rows, 0.0, 1.0)))
+    for low, high in ((-80.0, 80.0), (3.0, 3.0), (990.0, 1000.0)):
+        yield Sample((*front, _f32((7, 33), low, high), _ids((7,), 33), _values((7,), 1 / 7)))
+    yield Sample((*front, _f32((31, 65)), _ids((31,), 65), _values((31,), 0.25, 0.0, 0.0, 0.5)))
+    yield Sample((*front, _f32((3, 7)), _ids((3,), 7), _values((3,), 0.0)))
+
+
+def _linear_cross_entropies() -> Iterator[Sample]:
+    sizes: list[tuple[int, Shape, int]] = [
+        (1, (1,), 1), (2, (3,), 7), (33, (7,), 31), (65, (2, 3), 32), (127, (31,), 64), (3, (127,), 2), (64, (1,), 33),
+        (130, (600,), 17), (1027, (7,), 3), (7, (2, 2, 3), 65),
+    ]  # fmt: skip
+    for n_vocab, rows, k in sizes:
+        w, x = _f32((n_vocab, k)), _f32((*rows, k))
+        operands = (w, x, _ids(rows, n_vocab), _f32(rows, 0.0, 1.0))
+        yield Sample((*operands, None, None))
+        yield Sample((*operands, w, x))
+    w, x = _f32((33, 7)), _f32((31, 7))
+    yield Sample((w, x, _ids((31,), 33), _values((31,), 0.25, 0.0, 0.0, 0.5), w, x))
+
+
+def _sizes() -> Iterator[Sample]:
+    for shape in (*LINES[::3], *BLOCKS):
+        yield Sample((), shape=shape)
+
+
+def _accumulates() -> Iterator[Sample]:
+    for k, (shape, _) in enumerate(DENSE):
+        yield Sample((_f32(shape), _f32(shape), _values((1,), k % 2)))
+
+
+def _sum_sqrs() -> Iterator[Sample]:
+    for k, (shape, _) in enumerate(DENSE):
+        yield Sample((_f32(shape), _values((1,), 2.5) if k % 2 else None))
+    yield Sample((_f32((127, 127)), None))
+
+
+def _adamws() -> Iterator[Sample]:
+    def sample(shape: Shape, decay: int, sum_sqr: float, t: int = 3, lr: float = 1e-3, clip: float = 1.0) -> Sample:
+        hyper = (lr, 0.9, 0.999, 1e-8, 0.1, clip, 1 - 0.9**t, 1 - 0.999**t)
+        operands = (_f32(shape), _f32(shape), _f32(shape, -0.1, 0.1), _f32(shape, 0.0, 0.1), _values((8,), *hyper),
+                    _values((1,), sum_sqr))  # fmt: skip
+        return Sample(operands, {"decay": decay})
+
+    for k, (shape, _) in enumerate(DENSE):
+        yield sample(shape, k % 2, (0.25, 100.0)[k // 2 % 2])
+    for sum_sqr, clip in ((100.0, 0.0), (1.0, 1.0), (math.inf, 1.0), (math.nan, 1.0), (math.inf, 0.0)):
+        yield sample((3, 33), 1, sum_sqr, clip=clip)
+    yield sample((3, 33), 1, 0.25, t=1)
+    yield sample((3, 33), 1, 0.25, t=10000, lr=0.0)
+
+
+_GENERATORS: dict[str, Iterator[Sample]] = {
+    "add": _broadcast(),
+    "sub": _broadcast(),
+    "mul": _broadcast(),
+    "div": _broadcast(0.5, 2.0),
+    "scale": _scale(),
+    "sqr": _unary(specials=(0.0, -0.0, 1e-18, -1e18, *INFINITE)),
+    "sqrt": _unary(0.0, 2.0, (0.0, TINY, HUGE, 1e-30, -1.0, *INFINITE)),
+    "log": _unary(1e-3, 2.0, (0.0, TINY, HUGE, 1e-30, 1.0, 1.0 + 2**-23, 1.0 - 2**-24, -1.0, *INFINITE)),
+    "neg": _unary(specials=SPECIALS + INFINITE),
+    "exp": _activation(SPECIALS + INFINITE),
+    "step": _unary(specials=SPECIALS + INFINITE),
+    "relu": _unary(specials=SPECIALS + INFINITE),
+    "tanh": _activation(SPECIALS + INFINITE),
+    "sigmoid": _activation(SPECIALS + INFINITE),
+    "silu": _activation((*SPECIALS, math.inf, math.nan)),
+    "silu_back": _activation_back(),
+    "gelu": _activation(),
+    "gelu_back": _activation_back(),
+    "gelu_erf": _activation((*SPECIALS, math.inf, math.nan)),
+    "gelu_erf_back": _activation_back(),
+    "gelu_erf_slope": _activation(),
+    "swiglu": _alike(2),
+    "sum": _sums(),
+    "sum_rows": _row_sums(),
+    "repeat": _repeats(),
+    "repeat_back": _repeat_backs(),
+    "norm": _norms(),
+    "norm_back": _norm_backs(),
+    "norm_gain": _norm_gains(),
+    "rms_norm": _norms(),
+    "rms_norm_back": _norm_backs(),
+    "rms_norm_gain": _norm_gains(),
+    "mul_mat": _mul_mats(),
+    "mul_mat_back": _mul_mat_backs(),
+    "out_prod": _out_prods(),
+    "cont": _conts(),
+    "reshape": _reshapes(),
+    "view": _views(),
+    "view_back": _view_backs(),
+    "permute": _permutes(),
+    "permute_back": _permutes(),
+    "transpose": _transposes(),
+    "get_rows": _get_rows_samples(),
+    "get_rows_back": _get_rows_back_samples(),
+    "diag_mask_inf": _diag_masks(),
+    "diag_mask_zero": _diag_masks(),
+    "soft_max": _soft_maxes(),
+    "soft_max_back": _soft_max_backs(),
+    "rope": _ropes(),
+    "rope_back": _ropes(),
+    "cross_entropy": _cross_entropies(back=False),
+    "cross_entropy_back": _cross_entropies(back=True),
+    "linear_cross_entropy": _linear_cross_entropies(),
+    "empty": _sizes(),
+    "accumulate": _accumulates(),
+    "sum_sqr": _sum_sqrs(),
+    "adamw": _adamws(),
+}
+
+SAMPLES: dict[str, list[Sample]] = {
+    op: [replace(sample, op=op, index=i) for i, sample in enumerate(samples)] for op, samples in _GENERATORS.items()
 }

@@ -42,38 +42,37 @@ GG_INLINE void gg_map_2_scalar(gg_formula_2 *formula, float *y, const float *a, 
 }
 
 /* `flatten` inlines the formula, however long, at each of its calls. */
-#define GG_SPAN_1(name)                                                                                         \
-    __attribute__((flatten)) static void gg_span_##name(float *y, const float *a, const float *b, int64_t b_step, \
-                                                        int64_t n)                                              \
-    {                                                                                                           \
-        (void)b, (void)b_step;                                                                                  \
-        gg_map_1(gg_formula_##name, y, a, n);                                                                   \
+#define GG_SPAN(name)                                                                                                  \
+    __attribute__((flatten)) static void gg_span_##name(float *y, const float *a, const float *b, int64_t b_step,      \
+                                                        int64_t n)
+
+#define GG_SPAN_2(name, formula)                                                                                       \
+    GG_SPAN(name)                                                                                                      \
+    {                                                                                                                  \
+        if (b_step == 0) gg_map_2_scalar(formula, y, a, gg_splat(b[0]), n);                                            \
+        else gg_map_2(formula, y, a, b, n);                                                                            \
     }
 
-#define GG_SPAN_2(name, formula)                                                                                \
-    __attribute__((flatten)) static void gg_span_##name(float *y, const float *a, const float *b, int64_t b_step, \
-                                                        int64_t n)                                              \
-    {                                                                                                           \
-        if (b_step == 0) gg_map_2_scalar(formula, y, a, gg_splat(b[0]), n);                                     \
-        else gg_map_2(formula, y, a, b, n);                                                                     \
-    }
-
-#define GG_ELEMENTWISE_1(name)                                                                                  \
-    GG_SPAN_1(name)                                                                                             \
+#define GG_ELEMENTWISE_1(name)                                                                                         \
+    GG_SPAN(name)                                                                                                      \
+    {                                                                                                                  \
+        (void)b, (void)b_step;                                                                                         \
+        gg_map_1(gg_formula_##name, y, a, n);                                                                          \
+    }                                                                                                                  \
     GG_KERNEL(name) { gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_none()); }
 
-#define GG_ELEMENTWISE_2(name)                                                                                  \
-    GG_SPAN_2(name, gg_formula_##name)                                                                          \
+#define GG_ELEMENTWISE_2(name)                                                                                         \
+    GG_SPAN_2(name, gg_formula_##name)                                                                                 \
     GG_KERNEL(name) { gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_of(task, 1)); }
 
 /* A number in op_params[word] is a second operand of one element. */
-#define GG_ELEMENTWISE_1_PARAM(name, word)                                                                      \
-    static inline gg_vec gg_formula_vec_##name(gg_vec a, gg_vec p) { return gg_formula_##name(a, p[0]); }       \
-    GG_SPAN_2(name, gg_formula_vec_##name)                                                                      \
-    GG_KERNEL(name)                                                                                             \
-    {                                                                                                           \
-        float p = gg_param_f32(task->y, word);                                                                  \
-        gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_scalar(&p));                    \
+#define GG_ELEMENTWISE_1_PARAM(name, word)                                                                             \
+    static inline gg_vec gg_formula_vec_##name(gg_vec a, gg_vec p) { return gg_formula_##name(a, p[0]); }              \
+    GG_SPAN_2(name, gg_formula_vec_##name)                                                                             \
+    GG_KERNEL(name)                                                                                                    \
+    {                                                                                                                  \
+        float p = gg_param_f32(task->y, word);                                                                         \
+        gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_scalar(&p));                           \
     }
 
 enum { GG_GATHER = 512 }; /* floats of a strided or tiled row that are laid out densely at a time */
@@ -97,18 +96,23 @@ static inline gg_operand gg_operand_scalar(const float *x)
     return (gg_operand){(const char *)x, {1, 1, 1, 1}, {4, 4, 4, 4}};
 }
 
-/* Stands for the second operand of a formula of one: never read. */
-static inline gg_operand gg_operand_none(void) { return gg_operand_scalar(NULL); }
+/* Stands for the second operand of a formula of one. */
+static inline gg_operand gg_operand_none(void)
+{
+    static const float unused = 0;
+    return gg_operand_scalar(&unused);
+}
 
-/* Whether dimension d of the operand goes on where dimension 0 ends, so that both are one run of n0 * n. */
+/* Whether dimension d of the operand goes on where dimension 0 ends, so that both are one row of n0 * n. */
 static inline bool gg_operand_merges(const gg_operand *o, int d, int64_t n0, int64_t n)
 {
-    if (o->ne[0] == 1 && o->ne[d] == 1) return true;
+    if (n0 == 1 || (o->ne[0] == 1 && o->ne[d] == 1)) return true;
     return o->ne[0] == n0 && o->ne[d] == n && o->nb[d] == n0 * o->nb[0];
 }
 
 static inline void gg_operand_merge(gg_operand *o, int d)
 {
+    if (o->ne[0] == 1) o->nb[0] = o->nb[d];
     o->ne[0] *= o->ne[d];
     o->ne[d] = 1;
 }

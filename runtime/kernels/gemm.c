@@ -16,7 +16,7 @@ enum { TILE_ROWS = 14, TILE_VECS = 2 };
 #elif defined(__AVX2__)
 enum { TILE_ROWS = 6, TILE_VECS = 2 };
 #elif defined(__aarch64__)
-enum { TILE_ROWS = 8, TILE_VECS = 3 };
+enum { TILE_ROWS = 8, TILE_VECS = 2 };
 #else
 enum { TILE_ROWS = 4, TILE_VECS = 2 };
 #endif
@@ -66,25 +66,29 @@ ALWAYS_INLINE void pack_transposed(float *dst, int width, const float *src, int6
         for (int i = 0; i < n_keep; i++) dst[k * width + i] = src[i * across + k];
 }
 
-/* One panel from the operand's element `src` on: `across` and `along` are its strides over the panel's width and over
- * the inner index. */
-ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const float *restrict src, int64_t across, int64_t along,
-                              int64_t n_across, int64_t n_inner)
+/* An operand's block on its way into panels: its strides over a panel's width and over the inner index. */
+typedef struct source {
+    const float *data;
+    int64_t      across, along, n_across, n_inner;
+} source;
+
+/* Panel number `panel` of the block, to its place in dst. */
+ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const source *s, int64_t panel)
 {
-    if (n_across < width) {
-        memset(dst, 0, (size_t)(width * n_inner) * sizeof(float));
-        for (int64_t k = 0; k < n_inner; k++)
-            for (int64_t i = 0; i < n_across; i++) dst[k * width + i] = src[i * across + k * along];
-    } else if (across == 1) {
-        for (int64_t k = 0; k < n_inner; k++)
-            memcpy(dst + k * width, src + k * along, (size_t)width * sizeof(float));
-    } else if (along == 1) {
+    const float *src = s->data + panel * width * s->across;
+    int64_t n_across = gg_min_i64(width, s->n_across - panel * width);
+    dst += panel * width * s->n_inner;
+    if (n_across == width && s->across == 1) {
+        for (int64_t k = 0; k < s->n_inner; k++)
+            memcpy(dst + k * width, src + k * s->along, (size_t)width * sizeof(float));
+    } else if (n_across == width && s->along == 1) {
         int i = 0;
-        for (; i + 4 <= width; i += 4) pack_transposed(dst + i, width, src + i * across, across, n_inner, 4);
-        if (i < width) pack_transposed(dst + i, width, src + i * across, across, n_inner, 2);
+        for (; i + 4 <= width; i += 4) pack_transposed(dst + i, width, src + i * s->across, s->across, s->n_inner, 4);
+        if (i < width) pack_transposed(dst + i, width, src + i * s->across, s->across, s->n_inner, 2);
     } else {
-        for (int64_t k = 0; k < n_inner; k++)
-            for (int i = 0; i < width; i++) dst[k * width + i] = src[i * across + k * along];
+        if (n_across < width) memset(dst, 0, (size_t)(width * s->n_inner) * sizeof(float));
+        for (int64_t k = 0; k < s->n_inner; k++)
+            for (int64_t i = 0; i < n_across; i++) dst[k * width + i] = src[i * s->across + k * s->along];
     }
 }
 
@@ -183,24 +187,11 @@ typedef struct team {
     _Atomic int64_t *next_tile[2];
 } team;
 
-static void pack_rows(const team *t, float *dst, const gg_gemm *g, int64_t row, int64_t n_rows, int64_t inner,
-                      int64_t n_inner)
+/* This thread's share of a block's panels. */
+ALWAYS_INLINE void pack_panels(const team *t, float *dst, int width, const source *s)
 {
-    int64_t n_panels = ceil_div(n_rows, TILE_ROWS);
-    for (int64_t p = n_panels * t->ith / t->nth; p < n_panels * (t->ith + 1) / t->nth; p++)
-        pack_panel(dst + p * TILE_ROWS * n_inner, TILE_ROWS,
-                   g->a.data + (row + p * TILE_ROWS) * g->a.row + inner * g->a.col, g->a.row, g->a.col,
-                   gg_min_i64(TILE_ROWS, n_rows - p * TILE_ROWS), n_inner);
-}
-
-static void pack_cols(const team *t, float *dst, const gg_gemm *g, int64_t col, int64_t n_cols, int64_t inner,
-                      int64_t n_inner)
-{
-    int64_t n_panels = ceil_div(n_cols, TILE_COLS);
-    for (int64_t p = n_panels * t->ith / t->nth; p < n_panels * (t->ith + 1) / t->nth; p++)
-        pack_panel(dst + p * TILE_COLS * n_inner, TILE_COLS,
-                   g->b.data + (col + p * TILE_COLS) * g->b.col + inner * g->b.row, g->b.col, g->b.row,
-                   gg_min_i64(TILE_COLS, n_cols - p * TILE_COLS), n_inner);
+    int64_t n_panels = ceil_div(s->n_across, width), end = n_panels * (t->ith + 1) / t->nth;
+    for (int64_t p = n_panels * t->ith / t->nth; p < end; p++) pack_panel(dst, width, s, p);
 }
 
 /* The packed block's tiles, a few at a time. */
@@ -232,10 +223,12 @@ static void multiply(const gg_gemm *g, const team *t)
     for (int64_t j = 0; j < g->n_cols; j += cols)
         for (int64_t k = 0; k < g->n_inner; k += inner, n_b++) {
             int64_t n_cols = gg_min_i64(cols, g->n_cols - j), n_inner = gg_min_i64(inner, g->n_inner - k);
-            pack_cols(t, t->b[n_b % 2], g, j, n_cols, k, n_inner);
+            source b = {g->b.data + k * g->b.row + j * g->b.col, g->b.col, g->b.row, n_cols, n_inner};
+            pack_panels(t, t->b[n_b % 2], TILE_COLS, &b);
             for (int64_t i = 0; i < g->n_rows; i += rows, step++) {
                 int64_t n_rows = gg_min_i64(rows, g->n_rows - i);
-                pack_rows(t, t->a[step % 2], g, i, n_rows, k, n_inner);
+                source a = {g->a.data + i * g->a.row + k * g->a.col, g->a.row, g->a.col, n_rows, n_inner};
+                pack_panels(t, t->a[step % 2], TILE_ROWS, &a);
                 block s = {.a = t->a[step % 2], .b = t->b[n_b % 2], .c = g->c + i * g->c_row + j, .c_row = g->c_row,
                            .n_rows = n_rows, .n_cols = n_cols, .n_inner = n_inner,
                            .accumulate = g->accumulate || k > 0};

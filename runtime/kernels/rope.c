@@ -64,7 +64,7 @@ static void rotate_adjacent(float *y, const float *a, const pairs *p)
 /* Pairs (i, i + half). */
 static void rotate_halves(float *y, const float *a, int64_t half, const pairs *p)
 {
-    float *y0 = y + p->first, *y1 = y0 + half;
+    float       *y0 = y + p->first, *y1 = y0 + half;
     const float *a0 = a + p->first, *a1 = a0 + half;
 #pragma GCC ivdep
     for (int64_t i = 0; i < p->n; i++) {

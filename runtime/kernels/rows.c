@@ -8,8 +8,6 @@
 #include "reduce.h"
 #include "simd_math.h"
 
-#define GG_INLINE static inline __attribute__((always_inline))
-
 /* Row r of a source, as y counts rows. */
 static const float *source_row(const gg_task *task, int source, int64_t r)
 {
@@ -30,7 +28,8 @@ static inline gg_vec load_or(const float *p, int64_t n, gg_vec fill)
 /* sum over i of term(a[i], b[i], c), in two chains; term is 0 where a is `a_fill` and b is 0. */
 typedef gg_vec row_term(gg_vec a, gg_vec b, gg_vec c);
 
-GG_INLINE float row_sum(row_term *term, const float *a, const float *b, gg_vec c, gg_vec a_fill, int64_t n)
+static inline __attribute__((always_inline)) float row_sum(row_term *term, const float *a, const float *b, gg_vec c,
+                                                           gg_vec a_fill, int64_t n)
 {
     gg_vec  even = {0}, odd = {0};
     int64_t i = 0;

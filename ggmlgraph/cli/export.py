@@ -1,0 +1,87 @@
+"""`ggmlgraph export MODEL [FIELD=VALUE]… -o graph.bin`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ggmlgraph import model
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.errors import DataError, UsageError
+from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer, Tokenizer
+from ggmlgraph.tracer import Graph, trace
+
+
+@click.command()
+@click.argument("name", metavar="MODEL")
+@click.argument("fields", metavar="[FIELD=VALUE]...", nargs=-1)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The graph file to write.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="A sentencepiece model; it travels in the file.")
+@click.option("--batch", type=click.IntRange(1, 1 << 20), default=16, show_default=True,
+              help="Windows per batch; training may choose another.")  # fmt: skip
+@click.option("--ctx", type=click.IntRange(1, 1 << 20), default=64, show_default=True,
+              help="Tokens per window; training may choose another.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True, help="Of the weights.")
+@click.option("--print", "show", is_flag=True, help="Print the graph, one line per node.")
+def command(
+    name: str,
+    fields: tuple[str, ...],
+    output: Path | None,
+    tokenizer: Path | None,
+    batch: int,
+    ctx: int,
+    seed: int,
+    show: bool,
+) -> None:
+    """Write MODEL as a ggml compute graph with fresh weights.
+
+    MODEL is a built-in name (llama, gpt_neox, baby_llama) or FILE.py:FUNCTION; FIELD=VALUE sets a field of its
+    config. Without --tokenizer a text is its bytes, and n_vocab is 256. n_vocab follows the tokenizer unless given.
+    """
+    if output is None and not show:
+        raise UsageError("nothing to do: give -o FILE or --print")
+    loaded = model.load(name)
+    values = model.parse_fields(loaded, fields)
+    chosen = _tokenizer(tokenizer, loaded, values)
+    if chosen and "n_vocab" in model.field_types(loaded):
+        values.setdefault("n_vocab", chosen.n_vocab)
+    graph = model.run(loaded, lambda: trace(loaded.loss, model.config(loaded, values), batch, ctx))
+    _check_vocabulary(graph, chosen)
+    graph.check_gradient()
+    if show:
+        click.echo(str(graph))
+    if output is not None:
+        graph.save(output, seed=seed, tokenizer=chosen.to_bytes() if chosen else None, corpus=loaded.corpus)
+        click.echo(_summary(output, graph, chosen), err=show)
+
+
+def _tokenizer(path: Path | None, loaded: model.Model, values: dict[str, object]) -> Tokenizer | None:
+    """The one given, else the model's own, else bytes; None for a vocabulary that bytes do not have."""
+    if path is not None:
+        return tokenizers.load(path)
+    if loaded.tokenizer is not None:
+        kind, _, alphabet = loaded.tokenizer.partition(":")
+        if kind != CharsTokenizer.kind:
+            raise UsageError(f"{loaded.name}: TOKENIZER must be chars:ALPHABET, not {loaded.tokenizer!r}")
+        return CharsTokenizer(alphabet)
+    return BytesTokenizer() if values.get("n_vocab", BytesTokenizer.n_vocab) == BytesTokenizer.n_vocab else None
+
+
+def _check_vocabulary(graph: Graph, tokenizer: Tokenizer | None) -> None:
+    n_vocab = next((int(node.shape[-1]) for node in graph.nodes if node.name == "logits"), None)
+    if tokenizer is not None and n_vocab is not None and tokenizer.n_vocab > n_vocab:
+        raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
+
+
+def _summary(path: Path, graph: Graph, tokenizer: Tokenizer | None) -> str:
+    n_params = 0
+    for node in graph.nodes:
+        if node.initializer is not None:
+            n = 1
+            for size in node.shape:
+                n *= int(size)
+            n_params += n
+    ids = f"tokenizer {tokenizer.kind} with {tokenizer.n_vocab} ids" if tokenizer else "no tokenizer: train with --tokenizer"
+    size = path.stat().st_size / 1e6
+    return f"{path}: {graph.model}, {n_params:,} parameters, {len(graph.nodes)} nodes, {size:.1f} MB, {ids}"

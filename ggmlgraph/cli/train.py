@@ -1,0 +1,280 @@
+"""`ggmlgraph train graph.bin --data FILE… -o run/`: options in, a trained run directory out."""
+
+from __future__ import annotations
+
+import resource
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+from ggmlgraph import checkpoint, machine, rundir, wave
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.console import Console, Rate, duration, nbytes
+from ggmlgraph.core import ffi, isa_levels, lib
+from ggmlgraph.data import Dataset, TokenFile, prepare
+from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
+from ggmlgraph.generate import Generator, Sampling, n_vocab_of
+from ggmlgraph.rundir import RunDirectory
+from ggmlgraph.runtime import Runtime
+from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.train import Outcome, TrainConfig, Trainer
+
+DEFAULTS = TrainConfig()
+PEAK_SECONDS = 0.2  # spent on measuring the machine
+WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
+
+
+@click.command()
+@click.argument("graph", type=click.Path(path_type=Path))
+@click.option("--data", multiple=True, metavar="FILE", help="UTF-8 text, or builtin:NAME; repeat for several files.  "
+              "[default: the text the graph names]")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("run"), show_default=True,
+              help="The run directory.")  # fmt: skip
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="A sentencepiece model, if the graph has none.")
+@click.option("--steps", type=click.IntRange(1), default=DEFAULTS.steps, show_default=True, help="Optimiser steps.")
+@click.option("--batch", type=click.IntRange(1, 1 << 20), help="Windows per micro-batch.  [default: the graph's]")
+@click.option("--accumulate", type=click.IntRange(1, 1 << 20), default=1, show_default=True,
+              help="Micro-batches per step: a batch of batch x accumulate in the memory of one.")  # fmt: skip
+@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens per window.  [default: the graph's]")
+@click.option("--lr", type=float, default=DEFAULTS.lr, show_default=True, help="Learning rate at its peak.")
+@click.option("--warmup", type=click.IntRange(0), help="Steps of linear warm-up.  [default: a tenth, at most 100]")
+@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default=DEFAULTS.schedule,
+              show_default=True, help="After the warm-up; cosine and linear end at lr/10.")  # fmt: skip
+@click.option("--weight-decay", type=float, default=DEFAULTS.weight_decay, show_default=True, help="Of matrices.")
+@click.option("--clip", type=float, default=DEFAULTS.clip, show_default=True,
+              help="Largest gradient norm; 0: any.")  # fmt: skip
+@click.option("--threads", type=int, help="[default: all processors]")
+@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True,
+              help="Of the data's order and of samples.")  # fmt: skip
+@click.option("--eval-every", type=click.IntRange(0), default=DEFAULTS.eval_every, show_default=True,
+              help="Steps between validations; 0: at the end only.")  # fmt: skip
+@click.option("--sample-every", type=click.IntRange(0), default=DEFAULTS.sample_every, show_default=True,
+              help="Steps between samples; 0: at the end only.")  # fmt: skip
+@click.option("--save-every", type=click.IntRange(0), default=DEFAULTS.save_every, show_default=True,
+              help=f"Steps between checkpoints, of which the newest {checkpoint.KEEP} are kept; 0: at the end only.")
+@click.option("--prompt", help="What samples begin with.")
+@click.option("--predict", type=click.IntRange(0), default=DEFAULTS.predict, show_default=True,
+              help="Tokens of a sample; 0: no samples.")  # fmt: skip
+@click.option("--resume", metavar="auto|DIR", help="Go on from the latest checkpoint in -o, if there is one, or from "
+              "a checkpoint DIR. Options not given again are those of the run.")  # fmt: skip
+@click.pass_context
+def command(
+    context: click.Context,
+    graph: Path,
+    output: Path,
+    tokenizer: Path | None,
+    threads: int | None,
+    resume: str | None,
+    **options: Any,
+) -> None:
+    """Train GRAPH on text and keep everything in a run directory.
+
+    Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on; a second one ends at once.
+    """
+    given = {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
+    if threads is not None:
+        machine.check_threads(threads)
+    if not graph.exists():
+        raise GGError(f"{graph}: no such file")
+    with RunDirectory(output) as run:
+        start = _start(run, resume)
+        config, runtime = _open(graph, start, given, options, threads)
+        with runtime:
+            _train(run, graph, runtime, config, start, tokenizer)
+
+
+def _start(run: RunDirectory, resume: str | None) -> Path | None:
+    """The checkpoint to go on from, None to begin; damaged later ones of this run are moved out of the way."""
+    if resume is None:
+        run.check_new()
+        return None
+    directory = run.path if resume == "auto" else Path(resume)
+    if resume == "auto" and not checkpoint.steps(directory):
+        return None
+    found, skipped = rundir.find_checkpoint(directory)
+    for error in skipped:
+        click.echo(f"warning: skipped: {error}", err=True)
+    if directory.resolve() == run.path.resolve():
+        for path in checkpoint.steps(run.path)[: len(skipped)]:
+            checkpoint.set_aside(path)
+    run.check_next(checkpoint.step_of(found) if found.name.startswith("step_") else 0)
+    return found
+
+
+def _open(
+    graph: Path, start: Path | None, given: dict[str, Any], options: dict[str, Any], threads: int | None
+) -> tuple[TrainConfig, Runtime]:
+    """The options, resolved: those given, else those of the run, else the graph's or the defaults."""
+    before = rundir.read_config(start.parent, TrainConfig) if start else None
+    if before is not None:
+        merged = {**msgspec.structs.asdict(before), **given}
+    else:
+        merged = {k: v for k, v in options.items() if v is not None}
+        merged.setdefault("warmup", min(100, merged["steps"] // WARMUP_SHARE))
+    runtime = Runtime(
+        graph, threads=threads, batch=merged.get("batch"), ctx=merged.get("ctx"), accumulate=merged["accumulate"]
+    )
+    merged["batch"], merged["ctx"] = runtime.window
+    merged["data"] = tuple(merged["data"]) or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
+    if not merged["data"]:
+        raise UsageError("no text to train on: give --data FILE")
+    return TrainConfig(**merged), runtime
+
+
+def _train(
+    run: RunDirectory, graph: Path, runtime: Runtime, config: TrainConfig, start: Path | None, tokenizer: Path | None
+) -> None:
+    chosen = _tokenizer(runtime, run, start, tokenizer)
+    tokens = prepare(config.data, chosen, run.tokens_path)
+    dataset = Dataset(tokens, config.ctx, config.seed, n_vocab=n_vocab_of(runtime))
+    generator = Generator(runtime, chosen) if config.predict else None
+    memory = _memory(runtime, config, generator)
+    prompt = _prompt(config, runtime, chosen)
+    chosen.encode(prompt)  # a prompt the tokenizer does not know is told now, not after training
+
+    def sample(step: int) -> str:
+        assert generator is not None
+        return "".join(generator.text(prompt, config.predict, Sampling(seed=config.seed), f"sample {step}"))
+
+    trainer = Trainer(
+        runtime, dataset, config, run, data_digest=tokens.header.digest, sample=sample if generator else None
+    )
+    if start is not None:
+        trainer.resume(start)
+    run.put_graph(graph)
+    if runtime.tokenizer_bytes() is None:
+        run.put_tokenizer(chosen.to_bytes())
+    run.put_config(config)
+    rate = _rate(runtime, config)
+    for line in _summary(runtime, config, tokens, dataset, memory, rate):
+        click.echo(line)
+    if start is not None:
+        click.echo(f"resumed from {start}, step {trainer.progress.step} of {config.steps}")
+    with Console(rate) as console:
+        outcome = trainer.run(console)
+    _tell_end(run, trainer, outcome)
+    if outcome.finished and generator is not None:
+        text = sample(trainer.progress.step)
+        click.echo(text)
+        if wave.is_wave(runtime.metadata.corpus, chosen):
+            click.echo("\n".join(wave.report(text, prompt, chosen)))
+
+
+def _tokenizer(runtime: Runtime, run: RunDirectory, start: Path | None, path: Path | None) -> Tokenizer:
+    """The graph's tokenizer, else the one given, else that of the resumed run. Raises DataError if they do not fit."""
+    n_vocab, inside = n_vocab_of(runtime), runtime.tokenizer_bytes()
+    beside = rundir.tokenizer_path(start.parent) if start else rundir.tokenizer_path(run.path)
+    if path is not None:
+        chosen = tokenizers.load(path)
+        if inside is not None and chosen.to_bytes() != tokenizers.from_bytes(inside).to_bytes():
+            raise DataError(f"{path}: the graph has another tokenizer in it; export it with this one")
+        if inside is None and chosen.n_vocab != n_vocab:
+            raise DataError(f"{path}: the tokenizer has {chosen.n_vocab} ids, the model's n_vocab is {n_vocab}")
+        return chosen
+    if inside is not None:
+        return tokenizers.from_bytes(inside)
+    if start is not None and beside.exists():
+        return tokenizers.from_bytes(beside.read_bytes())
+    if n_vocab == tokenizers.BytesTokenizer.n_vocab:
+        return tokenizers.BytesTokenizer()
+    raise DataError(f"the graph has no tokenizer: give --tokenizer with {n_vocab} ids")
+
+
+def _prompt(config: TrainConfig, runtime: Runtime, tokenizer: Tokenizer) -> str:
+    if config.prompt is not None:
+        return config.prompt
+    return wave.PROMPT if wave.is_wave(runtime.metadata.corpus, tokenizer) else ""
+
+
+# ---------------------------------------------------------------- told before the first step
+
+
+def _memory(runtime: Runtime, config: TrainConfig, generator: Generator | None) -> Mapping[str, int]:
+    """Bytes of the run by what they are for. Raises MemoryLimitError, with a batch that fits if there is one."""
+    try:
+        cost = runtime.train_program.cost()
+    except MemoryLimitError as error:
+        raise MemoryLimitError(f"{error}{_fitting(runtime, config)}") from None
+    sampling = generator.cost() if generator else None
+    return {
+        "weights, optimiser": cost.leaf_nbytes,
+        "activations, gradients": cost.arena_nbytes,
+        "kernels": cost.work_nbytes,
+        "samples": sampling.arena_nbytes + sampling.work_nbytes if sampling else 0,
+    }
+
+
+def _fitting(runtime: Runtime, config: TrainConfig) -> str:
+    """The flags of the largest divisor of the batch that fits."""
+    if "batch" not in runtime.sizes:
+        return ""
+    for batch in _divisors(config.batch):
+        other = runtime.at(batch=batch)
+        other.accumulate = config.windows_per_step // batch
+        try:
+            other.train_program.cost()
+        except GGError:
+            continue
+        return f": --batch {batch} --accumulate {other.accumulate}"
+    return ""
+
+
+def _divisors(n: int) -> Iterator[int]:
+    """Of n, below n, falling."""
+    return (d for d in range(n // 2, 0, -1) if n % d == 0)
+
+
+def _rate(runtime: Runtime, config: TrainConfig) -> Rate:
+    level = ffi.NULL if runtime.isa is None else runtime.isa.encode()
+    return Rate(
+        n_steps=config.steps,
+        tokens=config.windows_per_step * config.ctx,
+        flops=runtime.train_program.cost().flops * config.accumulate,
+        peak=lib.gg_peak_flops(level, runtime.threads, PEAK_SECONDS),
+    )
+
+
+def _summary(
+    runtime: Runtime,
+    config: TrainConfig,
+    tokens: TokenFile,
+    dataset: Dataset,
+    memory: Mapping[str, int],
+    rate: Rate,
+) -> Iterator[str]:
+    micro = f"{config.accumulate} x " if config.accumulate > 1 else ""
+    used = ", ".join(f"{name} {nbytes(n)}" for name, n in memory.items() if n)
+    yield f"model    {runtime.metadata.model or 'unnamed'}: {runtime.n_params:,} parameters"
+    yield f"text     {tokens.name}: {dataset.n_train:,} tokens to train on, {dataset.n_val:,} to validate"
+    yield (
+        f"step     {micro}{config.batch} windows of {config.ctx} tokens: {rate.tokens:,} tokens, "
+        f"{rate.flops / 1e9:,.2f} GFLOP"
+    )
+    yield f"memory   {nbytes(sum(memory.values()))} at the peak: {used}"
+    yield (
+        f"machine  {runtime.threads} threads, {runtime.isa or isa_levels()[0]}, "
+        f"{rate.peak / 1e9:,.0f} GFLOP/s at the peak"
+    )
+
+
+def _tell_end(run: RunDirectory, trainer: Trainer, outcome: Outcome) -> None:
+    progress, config = trainer.progress, trainer.config
+    if outcome.saved is None or checkpoint.step_of(outcome.saved) != progress.step:
+        if not checkpoint.step_directory(run.path, progress.step).exists():
+            raise CheckpointError(f"step {progress.step} could not be saved")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    skipped = f", {progress.n_skipped} updates skipped" if progress.n_skipped else ""
+    click.echo(
+        f"step {progress.step} of {config.steps}, {duration(progress.elapsed_s)}{skipped}, "
+        f"memory of the process {nbytes(peak)}, saved in {checkpoint.step_directory(run.path, progress.step)}"
+    )
+    if outcome.finished:
+        click.echo(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
+    else:
+        where = shlex.quote(str(run.path))
+        click.echo(f"stopped; go on with: ggmlgraph train {where}/graph.bin -o {where} --resume auto")

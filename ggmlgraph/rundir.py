@@ -1,0 +1,131 @@
+"""The directory of a training run: what lies in it, and the lock that keeps a second trainer out.
+
+    run/graph.bin       the graph that is trained, so that `generate run/` needs nothing else
+    run/tokenizer.bin   the tokenizer, only if the graph brought none
+    run/config.json     the options, resolved
+    run/metrics.jsonl   one line a step (metrics.py)
+    run/step_NNNNNN/    checkpoints (checkpoint.py)
+    run/tokens/         the training text as token ids (data.py)
+
+Used by the training command; `generate` finds a model's parts through `graph_path` and `tokenizer_path`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+from ggmlgraph import checkpoint
+from ggmlgraph.errors import CheckpointError, FormatError, GGError, UsageError
+
+Config = TypeVar("Config", bound=msgspec.Struct)
+
+
+def graph_path(run: Path) -> Path:
+    return run / "graph.bin"
+
+
+def tokenizer_path(run: Path) -> Path:
+    return run / "tokenizer.bin"
+
+
+class RunDirectory:
+    """A run directory, created if need be and locked until it is left."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError if the path is not a directory, GGError if another process trains in it."""
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is not a directory")
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise GGError(f"{path} is in use: another process is training in it") from None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def tokens_path(self) -> Path:
+        return self.path / "tokens"
+
+    def check_new(self) -> None:
+        """Raises UsageError if a run began here already: it must not be written over."""
+        if self.metrics_path.exists() or checkpoint.steps(self.path):
+            raise UsageError(f"{self.path} already holds a run: go on with --resume auto, or choose another -o")
+
+    def check_next(self, step: int) -> None:
+        """Raises UsageError if there are checkpoints later than `step`, which going on from there would write again."""
+        later = [path for path in checkpoint.steps(self.path) if checkpoint.step_of(path) > step]
+        if later:
+            raise UsageError(f"{later[0]} is later than step {step}: choose another -o to go on from there")
+
+    def put_graph(self, source: Path) -> None:
+        """Copy the graph in: a copy, since a link would change with what it links to. A resumed run has it already."""
+        to = graph_path(self.path)
+        if to.exists():
+            return
+        temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+        try:
+            shutil.copyfile(source, temporary)
+            temporary.rename(to)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put_tokenizer(self, data: bytes) -> None:
+        _replace(tokenizer_path(self.path), data)
+
+    def put_config(self, config: msgspec.Struct) -> None:
+        _replace(self.config_path, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        checkpoint.write_synced(temporary, data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_config(run: Path, kind: type[Config]) -> Config | None:
+    """The options a run was started with; None if it has none."""
+    path = run / "config.json"
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+def find_checkpoint(path: Path) -> tuple[Path, list[CheckpointError]]:
+    """The checkpoint that a run directory's latest or a checkpoint's own path names, and what was skipped."""
+    if (path / checkpoint.STATE).exists() or path.name.startswith("step_"):
+        return path, []
+    found, skipped = checkpoint.latest(path)
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint")
+    return found, skipped

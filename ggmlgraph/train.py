@@ -1,0 +1,263 @@
+"""The training loop: steps, validation, samples, checkpoints, and how a run ends.
+
+A run is a function of its graph, text and options: the learning rate and the batch of a step follow from the step's
+number, samples draw from a stream named by it. So a run that was stopped and resumed, even killed, has the metrics
+and weights of one that never stopped. Used by `ggmlgraph train`.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from ggmlgraph import checkpoint
+from ggmlgraph.console import Console
+from ggmlgraph.data import Dataset
+from ggmlgraph.errors import CheckpointError, GGError, UsageError
+from ggmlgraph.metrics import MetricsFile, StepMetrics
+from ggmlgraph.rundir import RunDirectory
+from ggmlgraph.runtime import Runtime, StepResult
+
+FINAL_LR = 0.1  # of the peak, where cosine and linear schedules end, as in nanoGPT
+EVAL_TOKENS = 1 << 15  # of the validation part, at most, each time it is evaluated
+MAX_SKIPPED = 5  # updates in a row whose loss or gradient is not finite, before the run gives up
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a run; `run/config.json` holds them."""
+
+    data: tuple[str, ...] = ()
+    steps: int = 300
+    batch: int = 16  # windows of a micro-batch
+    accumulate: int = 1  # micro-batches of a step
+    ctx: int = 64
+    lr: float = 1e-3  # at its peak
+    warmup: int = 30  # steps
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = 0.1
+    clip: float = 1.0  # largest gradient norm; 0: any
+    seed: int = 0
+    eval_every: int = 50  # steps; 0: at the end only
+    sample_every: int = 100
+    save_every: int = 100
+    prompt: str | None = None
+    predict: int = 64  # tokens of a sample; 0: no samples
+
+    def __post_init__(self) -> None:
+        bounds = {"steps": 1, "batch": 1, "accumulate": 1, "ctx": 1, "warmup": 0, "eval_every": 0, "sample_every": 0,
+                  "save_every": 0, "predict": 0, "seed": 0}  # fmt: skip
+        for name, least in bounds.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
+        for name in ("lr", "weight_decay", "clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"--{name.replace('_', '-')} {value} must be 0 or more")
+
+    @property
+    def windows_per_step(self) -> int:
+        return self.batch * self.accumulate
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of step 1, 2, …: a linear warm-up to `lr`, then the schedule, which ends at lr/10."""
+        if step <= self.warmup:
+            return self.lr * step / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        left = 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1 - done
+        return self.lr * (FINAL_LR + (1 - FINAL_LR) * left)
+
+
+class Progress(msgspec.Struct):
+    """The counters of a run, part of every checkpoint."""
+
+    step: int = 0  # steps done, which is also the position in the data
+    n_tokens: int = 0
+    n_skipped: int = 0  # updates skipped because loss or gradient was not finite
+    n_skipped_in_a_row: int = 0
+    elapsed_s: float = 0.0
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What decides which tokens a step sees: it must not change when a run is resumed."""
+
+    seed: int
+    windows_per_step: int
+    ctx: int
+    data: str  # digest of the token file
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one ends the process at once, as if nobody listened."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    saved: Path | None  # the last checkpoint of this process
+    finished: bool  # all steps done, not stopped
+
+
+class Trainer:
+    """One run. `sample(step)` is a text the model makes up, or None for no samples."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        dataset: Dataset,
+        config: TrainConfig,
+        run: RunDirectory,
+        *,
+        data_digest: str,
+        sample: Callable[[int], str] | None,
+    ) -> None:
+        self.runtime, self.dataset, self.config, self.run_directory = runtime, dataset, config, run
+        self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data_digest)
+        self.progress = Progress()
+        self._sample = sample
+        self._saved: Path | None = None
+
+    def resume(self, directory: Path) -> None:
+        """Go on from a checkpoint. Raises CheckpointError if it is not one of this graph, text and data options."""
+        state = checkpoint.verify(directory).state
+        try:
+            progress = msgspec.convert(state["progress"], Progress)
+            origin = msgspec.convert(state["origin"], Origin)
+        except (msgspec.ValidationError, KeyError):
+            raise CheckpointError(f"{directory} was not written by a training run") from None
+        if origin != self.origin:
+            raise CheckpointError(f"{directory} cannot be continued: {_difference(origin, self.origin)}")
+        checkpoint.load(self.runtime, directory)
+        self.progress = progress
+
+    def run(self, console: Console) -> Outcome:
+        """Train up to the last step, or until a signal. Raises GGError after too many updates that were not finite."""
+        metrics = MetricsFile(self.run_directory.metrics_path, self.progress.step)
+        try:
+            with StopRequest() as stop:
+                while self.progress.step < self.config.steps and not stop.asked:
+                    self._one_step(console, metrics)
+                    if stop.asked or self._due(self.config.save_every):
+                        self._save(console, metrics)
+        finally:
+            metrics.close()
+        return Outcome(self.progress.step, self._saved, self.progress.step >= self.config.steps)
+
+    def _due(self, every: int) -> bool:
+        step = self.progress.step
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    # ------------------------------------------------------------ one step
+
+    def _one_step(self, console: Console, metrics: MetricsFile) -> None:
+        config, progress = self.config, self.progress
+        started = time.perf_counter()
+        lr = config.lr_at(progress.step + 1)
+        batch = self.dataset.batch(progress.step, config.windows_per_step)
+        result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip)
+        seconds = time.perf_counter() - started
+        progress.step += 1
+        progress.n_tokens += batch[0].size
+        val_loss = self.evaluate() if self._due(config.eval_every) else None
+        progress.elapsed_s += time.perf_counter() - started
+        line = StepMetrics(
+            step=progress.step,
+            tokens=progress.n_tokens,
+            loss=_finite(result.loss),
+            lr=lr,
+            grad_norm=_finite(result.grad_norm),
+            tokens_per_s=round(batch[0].size / seconds, 1),
+            elapsed_s=round(progress.elapsed_s, 3),
+            val_loss=val_loss,
+        )
+        if (problem := metrics.write(line)) is not None:
+            console.say(f"warning: {self.run_directory.metrics_path}: {problem}")
+        console.progress(line)
+        self._count_skipped(result, console)
+        if self._sample and config.sample_every and progress.step < config.steps and self._due(config.sample_every):
+            console.say(self._sample(progress.step))
+
+    def _count_skipped(self, result: StepResult, console: Console) -> None:
+        progress = self.progress
+        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
+            progress.n_skipped_in_a_row = 0
+            return
+        progress.n_skipped += 1
+        progress.n_skipped_in_a_row += 1
+        console.say(f"warning: step {progress.step}: the gradient is not finite; the weights were left as they were")
+        if progress.n_skipped_in_a_row >= MAX_SKIPPED:
+            raise GGError(
+                f"the gradient was not finite {MAX_SKIPPED} times in a row; go on from the last checkpoint with a "
+                "lower --lr or --clip"
+            )
+
+    def evaluate(self) -> float | None:
+        """Mean loss over the first EVAL_TOKENS of the validation part, nats per token; None if it is not finite."""
+        batch, ctx = self.runtime.window
+        total, n_windows = 0.0, 0
+        for tokens, targets, n_rows in self.dataset.validation_batches(batch, EVAL_TOKENS):
+            weights = np.zeros((batch, ctx), np.float32)
+            weights[:n_rows] = 1.0 / ctx
+            total += self.runtime.loss(tokens, targets, weights)
+            n_windows += n_rows
+        return _finite(total / n_windows)
+
+    # ------------------------------------------------------------ saving
+
+    def _save(self, console: Console, metrics: MetricsFile) -> None:
+        """Write a checkpoint; what prevents it is said and training goes on."""
+        directory = checkpoint.step_directory(self.run_directory.path, self.progress.step)
+        try:
+            metrics.sync()
+            state = {"progress": msgspec.to_builtins(self.progress), "origin": msgspec.to_builtins(self.origin)}
+            checkpoint.save(self.runtime, directory, state)
+        except (CheckpointError, OSError) as error:
+            console.say(f"warning: no checkpoint of step {self.progress.step}: {error}")
+            return
+        self._saved = directory
+        checkpoint.prune(self.run_directory.path)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _difference(saved: Origin, now: Origin) -> str:
+    names = {"seed": "--seed", "windows_per_step": "--batch x --accumulate", "ctx": "--ctx", "data": "the text"}
+    parts = []
+    for field, name in names.items():
+        before, after = getattr(saved, field), getattr(now, field)
+        if before != after:
+            parts.append("the text is another one" if field == "data" else f"{name} was {before}, now {after}")
+    return ", ".join(parts)

@@ -1,0 +1,219 @@
+"""The runtime from Python: names and arrays, re-sizing, steps, accumulation, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ggmlgraph as gg
+from ggmlgraph.core import isa_levels
+from ggmlgraph.errors import DataError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.models import gpt_neox, llama
+
+LLAMA = llama.Config(n_vocab=61, n_embd=24, n_head=4, n_head_kv=2, n_layer=2, n_ff=40)
+NEOX = gpt_neox.Config(n_vocab=61, n_embd=32, n_head=2, n_layer=2)
+MODELS = [pytest.param(llama.loss, LLAMA, id="llama"), pytest.param(gpt_neox.loss, NEOX, id="gpt-neox")]
+
+
+def export(path: Path, loss: Any = llama.loss, config: Any = LLAMA, batch: int = 4, ctx: int = 16) -> Path:
+    gg.trace(loss, config, batch=batch, ctx=ctx).save(path, seed=5)
+    return path
+
+
+def batch_of(n: int, ctx: int, seed: int = 0) -> tuple[Any, Any]:
+    windows = np.random.default_rng(seed).integers(0, 61, (n, ctx + 1), np.int32)
+    return windows[:, :-1], windows[:, 1:]
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return export(tmp_path / "graph.bin")
+
+
+def test_loss_of_fresh_weights_is_that_of_a_uniform_guess(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        assert rt.loss(*batch_of(4, 16)) == pytest.approx(np.log(61), rel=0.02)
+
+
+def test_steps_on_one_batch_learn_it(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        losses = [rt.step(batch_of(4, 16), lr=1e-2).loss for _ in range(60)]
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize(("loss", "config"), MODELS)
+@pytest.mark.parametrize(("batch", "ctx"), [(4, 32), (2, 64), (1, 1)])
+def test_resized_graph_equals_one_exported_at_that_size(
+    tmp_path: Path, loss: Any, config: Any, batch: int, ctx: int
+) -> None:
+    export(tmp_path / "any.bin", loss, config, batch=3, ctx=5)
+    export(tmp_path / "exact.bin", loss, config, batch, ctx)
+    losses = []
+    for rt in (gg.Runtime(tmp_path / "any.bin", batch=batch, ctx=ctx), gg.Runtime(tmp_path / "exact.bin")):
+        with rt:
+            losses.append([rt.step(batch_of(batch, ctx, seed), lr=1e-2).loss for seed in range(5)])
+    assert losses[0] == losses[1]
+
+
+def test_fused_loss_equals_the_loss_in_ggmls_own_ops(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        fused = rt.loss(*batch_of(4, 16))
+        _, plain = rt.forward("logits", "loss")  # the logits are asked for, so the loss cannot swallow them
+    assert fused == pytest.approx(plain.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "config"), MODELS)
+def test_weights_are_the_same_bytes_for_any_number_of_threads(tmp_path: Path, loss: Any, config: Any) -> None:
+    export(tmp_path / "graph.bin", loss, config)
+    states = []
+    for threads in (1, 2, 3, 4, 8):
+        with gg.Runtime(tmp_path / "graph.bin", threads=threads) as rt:
+            for seed in range(4):
+                rt.step(batch_of(4, 16, seed), lr=1e-2)
+            states.append(b"".join(rt.get(name).tobytes() for name in rt.params))
+    assert len(set(states)) == 1
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(graph: Path) -> None:
+    batch = batch_of(8, 16)
+    with gg.Runtime(graph, batch=8) as whole, gg.Runtime(graph, batch=2, accumulate=4) as parts:
+        assert parts.backward(batch) == pytest.approx(whole.backward(batch), rel=1e-6)
+        for name in whole.params:
+            np.testing.assert_allclose(parts.gradient(name), whole.gradient(name), rtol=1e-4, atol=1e-7)
+
+
+def test_second_accumulation_starts_from_zero(graph: Path) -> None:
+    batch = batch_of(4, 16)
+    with gg.Runtime(graph, batch=2, accumulate=2) as rt:
+        rt.backward(batch)
+        first = rt.gradient("output.weight")
+        rt.backward(batch)
+        np.testing.assert_array_equal(rt.gradient("output.weight"), first)
+
+
+def test_gradient_norm_is_that_of_all_gradients(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        norm = rt.step(batch_of(4, 16), lr=0.0).grad_norm
+        total = sum(float((rt.gradient(name).astype(np.float64) ** 2).sum()) for name in rt.params)
+    assert norm == pytest.approx(np.sqrt(total), rel=1e-5)
+
+
+def test_matrices_decay_and_vectors_do_not(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        before = {name: rt.get(name) for name in rt.params}
+        rt.set("output_norm.weight", np.zeros(24))  # cuts every gradient but its own and the head's
+        before["output_norm.weight"] = rt.get("output_norm.weight")
+        rt.step(batch_of(4, 16), lr=0.5, weight_decay=0.1)
+        np.testing.assert_allclose(rt.get("blk.0.attn_q.weight"), 0.95 * before["blk.0.attn_q.weight"], rtol=1e-6)
+        np.testing.assert_array_equal(rt.get("blk.0.attn_norm.weight"), before["blk.0.attn_norm.weight"])
+
+
+def test_gradient_that_is_not_finite_changes_nothing(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        rt.step(batch_of(4, 16), lr=1e-2)
+        rt.set("blk.0.ffn_up.weight", np.full((40, 24), np.nan, np.float32))
+        before = {name: rt.get(name).tobytes() for name in rt.params}
+        assert not np.isfinite(rt.step(batch_of(4, 16), lr=1e-2).grad_norm)
+        assert {name: rt.get(name).tobytes() for name in rt.params} == before
+
+
+def test_masked_positions_do_not_count(graph: Path) -> None:
+    tokens, targets = batch_of(4, 16)
+    with gg.Runtime(graph) as rt:
+        rt.feed(tokens, targets)
+        weights = np.zeros((4, 16), np.float32)
+        weights[0, 3] = 1.0
+        rt.set("loss_weights", weights)
+        loss, logits = rt.forward("loss", "logits")
+    row = logits.reshape(4, 16, 61)[0, 3].astype(np.float64)
+    assert loss.item() == pytest.approx(np.log(np.exp(row).sum()) - row[targets[0, 3]], rel=1e-5)
+
+
+def test_at_shares_the_weights(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        small = rt.at(batch=1, ctx=7)
+        before = small.loss(*batch_of(1, 7))
+        for _ in range(5):
+            rt.step(batch_of(4, 16), lr=1e-2)
+        assert small.loss(*batch_of(1, 7)) != before
+        np.testing.assert_array_equal(small.get("output.weight"), rt.get("output.weight"))
+
+
+@pytest.mark.parametrize("isa", isa_levels())
+def test_every_isa_level_agrees(graph: Path, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with gg.Runtime(graph) as rt:
+        expected = [rt.step(batch_of(4, 16, k), lr=1e-2).loss for k in range(10)]
+    monkeypatch.setenv("GGMLGRAPH_ISA", isa)
+    with gg.Runtime(graph) as rt:
+        np.testing.assert_allclose([rt.step(batch_of(4, 16, k), lr=1e-2).loss for k in range(10)], expected, rtol=1e-4)
+
+
+def test_unknown_isa_level_is_refused(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGMLGRAPH_ISA", "avx1024")
+    with gg.Runtime(graph) as rt, pytest.raises(GGError, match="avx1024"):
+        rt.loss(*batch_of(4, 16))
+
+
+def test_token_out_of_range_is_an_error_that_names_it(graph: Path) -> None:
+    tokens, targets = batch_of(4, 16)
+    tokens = tokens.copy()
+    tokens[2, 5] = 61
+    with gg.Runtime(graph) as rt:
+        with pytest.raises(DataError, match=r"get_rows: id 61 is not in 0\.\.60"):
+            rt.step((tokens, targets), lr=1e-2)
+        assert np.isfinite(rt.step(batch_of(4, 16), lr=1e-2).loss)  # and the runtime goes on
+
+
+def test_target_out_of_range_is_an_error(graph: Path) -> None:
+    tokens, targets = batch_of(4, 16)
+    with gg.Runtime(graph) as rt, pytest.raises(DataError, match="id -3 is not in"):
+        rt.step((tokens, np.where(targets == targets[0, 0], -3, targets)), lr=1e-2)
+
+
+def test_wrong_shape_is_an_error_with_both(graph: Path) -> None:
+    with gg.Runtime(graph) as rt, pytest.raises(ShapeError, match=r"tokens is int32\[4, 16\], got int32\[4, 15\]"):
+        rt.loss(*batch_of(4, 15))
+
+
+def test_floats_are_not_taken_for_tokens(graph: Path) -> None:
+    with gg.Runtime(graph) as rt, pytest.raises(ShapeError, match="got float64"):
+        rt.set("tokens", np.zeros((4, 16)))
+
+
+def test_unknown_name_is_an_error(graph: Path) -> None:
+    with gg.Runtime(graph) as rt, pytest.raises(GGError, match="no tensor 'nothing'"):
+        rt.get("nothing")
+
+
+def test_memory_limit_is_checked_before_anything_is_allocated(graph: Path) -> None:
+    rt = gg.Runtime(graph, batch=512, ctx=512, memory_limit=1 << 20)
+    with rt, pytest.raises(MemoryLimitError, match=r"needs \d+ MiB at batch 512 and ctx 512"):
+        rt.step(batch_of(512, 512), lr=1e-2)
+
+
+@pytest.mark.parametrize(("batch", "ctx"), [(0, 8), (-1, 8), (4, 0), (1 << 21, 8)])
+def test_sizes_out_of_range_are_refused(graph: Path, batch: int, ctx: int) -> None:
+    with pytest.raises(UsageError, match="is not in 1"):
+        gg.Runtime(graph, batch=batch, ctx=ctx)
+
+
+def test_fixed_graph_says_why_it_cannot_be_resized(tmp_path: Path) -> None:
+    def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Any) -> gg.Tensor:
+        x = p.embedding("token_embd", tokens, 61, 8).reshape(64, 8)
+        return p.cross_entropy(p.linear("output", x, 61).reshape(4, 16, 61), targets)
+
+    export(tmp_path / "fixed.bin", loss, None)
+    with gg.Runtime(tmp_path / "fixed.bin") as rt:
+        assert np.isfinite(rt.step(batch_of(4, 16), lr=1e-2).loss)
+    with pytest.raises(UnsupportedError, match=r"ctx is fixed in this graph: .*test_runtime\.py:\d+: reshape"):
+        gg.Runtime(tmp_path / "fixed.bin", ctx=8)
+
+
+def test_plan_of_a_step_is_told_before_it_runs(graph: Path) -> None:
+    with gg.Runtime(graph) as rt:
+        cost = rt.train_program.cost()
+    assert cost.flops > 6 * 4 * 16 * 61 * 24
+    assert cost.nbytes > 12 * rt.n_params
