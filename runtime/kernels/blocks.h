@@ -7,8 +7,8 @@
 #include "../src/base.h"
 
 /* A product is computed from packed blocks of A (rows x inner) and B (inner x columns). Rows are multiples of every
- * level's tile height (4, 6, 8, 14), columns of every tile width (8, 16, 32). One inner size for all cases:
- * it alone fixes the order in which an element is summed. */
+ * level's tile height (4, 6, 8, 14), columns of every tile width (8, 16, 32). One inner size for all cases: it alone
+ * fixes the order in which an element is summed. */
 enum {
     GG_GEMM_INNER = 256,      /* a tile's slices of A and B stay in L1 */
     GG_GEMM_BAND = 168,       /* rows of A that stay in L2 while B passes */

@@ -81,10 +81,13 @@ typedef struct record {
     int64_t   begin;
 } record;
 
+/* Names reach terminals, so they hold no control characters. */
 static int32_t read_name(reader *r, char *name)
 {
     take(r, name, NAME_BYTES);
     if (!memchr(name, 0, NAME_BYTES)) FAIL_AT(r, r->at - NAME_BYTES, "a name without end");
+    for (const char *c = name; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 127) FAIL_AT(r, r->at - NAME_BYTES, "a name with control characters");
     return 0;
 }
 

@@ -1,0 +1,54 @@
+"""`ggmlgraph doctor`: what to look at first when something is slow or does not work."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib import metadata
+
+import click
+
+from ggmlgraph import __version__, machine
+from ggmlgraph.console import nbytes
+from ggmlgraph.core import ffi, isa_levels, lib
+
+PEAK_SECONDS = 0.5
+
+
+@click.command()
+def command() -> None:
+    """Show what this machine offers and which versions are installed."""
+    forced, threads, memory = machine.isa(), machine.n_threads(), machine.available_memory()
+    level = ffi.NULL if forced is None else forced.encode()
+    one, all_ = (lib.gg_peak_flops(level, n, PEAK_SECONDS) / 1e9 for n in (1, threads))
+    why = "GGMLGRAPH_ISA" if forced else "the best this processor has"
+    click.echo(f"ggmlgraph     {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo(f"processor     {_processor()}, {os.cpu_count()} seen, {threads} usable")
+    click.echo(f"ISA levels    {', '.join(isa_levels())}; runs {forced or isa_levels()[0]} ({why})")
+    click.echo(f"arithmetic    {one:,.1f} GFLOP/s with 1 thread, {all_:,.1f} with {threads}")
+    click.echo(f"memory        {'unknown' if memory is None else nbytes(memory)} available")
+    for name, version in dependencies():
+        click.echo(f"{name:<12}  {version or 'missing'}")
+
+
+def dependencies() -> list[tuple[str, str | None]]:
+    """Packages that ggmlgraph needs at run time, with their versions; None where one is missing."""
+    required = [r for r in metadata.requires("ggmlgraph") or [] if "extra ==" not in r]
+    names = [re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in required]
+    return [(name, _version(name)) for name in names]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,145 @@
+"""`ggmlgraph inspect graph.bin`: parameters, inputs, memory, and the nodes themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ggmlgraph import rundir
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.console import nbytes
+from ggmlgraph.core import CoreGraph, lib
+from ggmlgraph.dialect import LOSS, OUTPUT
+from ggmlgraph.runtime import Program, Runtime
+
+N_LARGEST = 5
+
+
+@click.command()
+@click.argument("path", metavar="GRAPH|RUN", type=click.Path(path_type=Path))
+@click.option("--nodes", is_flag=True, help="Also every node of the file's graph.")
+@click.option("--gradient", is_flag=True, help="Also every node of the training graph: gradients and optimiser.")
+@click.option("--batch", type=click.IntRange(1, 1 << 20), help="Plan for this batch.  [default: the graph's]")
+@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Plan for this context.  [default: the graph's]")
+def command(path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None) -> None:
+    """Show what is in a graph file: model, inputs, parameters, memory plan."""
+    file = rundir.graph_path(path) if path.is_dir() else path
+    with Runtime(file, batch=batch, ctx=ctx, memory_limit=1 << 62) as runtime:
+        sections = [_head(file, runtime), _parameters(runtime), _programs(runtime)]
+        if nodes:
+            sections.append(_nodes("graph", runtime.graph, runtime.metadata.where))
+        if gradient:
+            sections.append(_nodes("training graph", runtime.train_program.graph, runtime.metadata.where))
+        for i, lines in enumerate(sections):
+            click.echo("\n" * (i > 0) + "\n".join(lines))
+
+
+def _head(path: Path, runtime: Runtime) -> Iterator[str]:
+    meta, tokenizer = runtime.metadata, runtime.tokenizer_bytes()
+    yield f"file        {path}, {nbytes(path.stat().st_size)}, {len(runtime.graph)} tensors"
+    config = ", ".join(f"{name} {value}" for name, value in meta.config.items())
+    yield f"model       {meta.model or 'unnamed'}{': ' if config else ''}{config}"
+    sizes = ", ".join(f"{name} {value}" for name, value in runtime.sizes.items())
+    yield f"sizes       {sizes or 'fixed'}{f': {meta.fixed}' if meta.fixed else ''}"
+    for name, feed in meta.inputs.items():
+        tensor_id = runtime.graph.find(name)
+        yield f"input       {name} {_type(runtime.graph, tensor_id)}{f', filled with {feed}' if feed != name else ''}"
+    for i in range(len(runtime.graph)):
+        flags = runtime.graph.tensor(i).flags
+        if flags & OUTPUT:
+            yield f"{'loss' if flags & LOSS else 'output':<12}{runtime.graph.name(i)} {_type(runtime.graph, i)}"
+    if tokenizer is not None:
+        parsed = tokenizers.from_bytes(tokenizer)
+        yield f"tokenizer   {parsed.kind}, {parsed.n_vocab:,} ids"
+    if meta.corpus:
+        yield f"text        {meta.corpus}"
+    for op in sorted(set(meta.exact.values())):
+        n = sum(other == op for other in meta.exact.values())
+        yield f"exact       {op} in {n} nodes; the file says what ggml has, an approximation"
+
+
+def _type(graph: CoreGraph, tensor_id: int) -> str:
+    return f"{graph.dtype(tensor_id)}[{','.join(map(str, graph.shape(tensor_id)))}]"
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def _parameters(runtime: Runtime) -> Iterator[str]:
+    """The parameters in order; layers that are alike are one entry."""
+    yield f"parameters  {runtime.n_params:,} in {len(runtime.params)} tensors"
+    layers: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    for name, array in runtime.weights().items():
+        found = re.match(r"(.*?\.\d+)\.(.*)", name)
+        scope, rest = (found[1], found[2]) if found else ("", name)
+        layers.setdefault(scope or name, []).append((rest, array.shape))
+    scopes = list(layers)
+    while scopes:
+        first = scopes.pop(0)
+        members, last, n = layers[first], first, 1
+        while scopes and layers[scopes[0]] == members and members[0][0] != first:
+            last, n = scopes.pop(0), n + 1
+        if members[0][0] == first:
+            yield _parameter(2, first, members[0][1])
+            continue
+        total = sum(_size(shape) for _, shape in members)
+        yield f"  {first}  {total:,}" if n == 1 else f"  {first} … {last}  {n} x {total:,}"
+        for rest, shape in members:
+            yield _parameter(4, rest, shape)
+
+
+def _parameter(indent: int, name: str, shape: tuple[int, ...]) -> str:
+    sizes = f"f32[{','.join(map(str, shape))}]"
+    return f"{' ' * indent}{name:<{36 - indent}}{sizes:<20}{_size(shape):>14,}"
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+# ---------------------------------------------------------------- memory
+
+
+def _programs(runtime: Runtime) -> Iterator[str]:
+    """What each program needs: training if the graph has a loss, and each of its outputs."""
+    graph = runtime.graph
+    flags = {graph.name(i): graph.tensor(i).flags for i in range(len(graph)) if graph.tensor(i).flags & OUTPUT}
+    if any(f & LOSS for f in flags.values()):
+        yield from _program("training", runtime.train_program)
+    for name in flags:
+        yield from _program(name, runtime.program(name))
+
+
+def _program(name: str, program: Program) -> Iterator[str]:
+    cost = program.cost()
+    yield (
+        f"{name}: {len(program.graph)} tensors, {cost.flops / 1e9:,.2f} GFLOP, {nbytes(cost.nbytes)}: "
+        f"leafs {nbytes(cost.leaf_nbytes)}, arena {nbytes(cost.arena_nbytes)}, work {nbytes(cost.work_nbytes)}"
+    )
+    graph = program.graph
+    own = [i for i in range(len(graph)) if lib.gg_exec_offset(program.handle, i) >= 0 and graph.tensor(i).root == i]
+    largest = sorted(own, key=lambda i: -lib.gg_nbytes(graph.handle, i))[:N_LARGEST]
+    for i in largest:
+        yield f"  {nbytes(lib.gg_nbytes(graph.handle, i)):>10}  {_label(graph, i)} {_type(graph, i)} = {graph.op(i)}"
+
+
+def _nodes(title: str, graph: CoreGraph, where: dict[str, str]) -> Iterator[str]:
+    yield f"{title}: {len(graph)} tensors"
+    for i in range(len(graph)):
+        t = graph.tensor(i)
+        if t.op == 0:
+            continue
+        sources = ", ".join(_label(graph, s) for s in t.src[0 : t.n_src] if s >= 0)
+        line = f"{_label(graph, i)} {_type(graph, i)} = {graph.op(i)}({sources})"
+        place = where.get(graph.name(i))
+        yield f"{line:<72}  # {place}" if place else line
+
+
+def _label(graph: CoreGraph, tensor_id: int) -> str:
+    return f"%{graph.name(tensor_id) or tensor_id}"
