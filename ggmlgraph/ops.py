@@ -141,6 +141,13 @@ def gelu_back(g: Tensor, a: Tensor) -> Tensor:
     """Cotangent of a in gelu(a)."""
 
 
+@op("UNARY", sub="GELU_QUICK", kernel="elementwise", inplace=True,
+    scalar=lambda a: a * sigmoid(1.702 * a),
+    vjp=lambda g, y, a: (silu_back(g, scale(a, 1.702)),))  # fmt: skip
+def gelu_quick(a: Tensor) -> Tensor:
+    """GELU, sigmoid form: a * sigmoid(1.702 a) (Hendrycks & Gimpel 2016, section 2)."""
+
+
 @op("UNARY", sub="GELU", exact=True, kernel="elementwise", inplace=True,
     scalar="gg_gelu_erf", vjp=lambda g, y, a: (gelu_erf_back(g, a),))  # fmt: skip
 def gelu_erf(a: Tensor) -> Tensor:
