@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml meson.build $(shell find ggmlgraph models runtime -type f -not -path '*/__pycache__/*')
 ASAN := build/asan
 
-.PHONY: demo test lint sanitize peers clean
+.PHONY: demo test lint sanitize peers docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/ggmlgraph demo
@@ -29,6 +29,9 @@ sanitize: $(ASAN)/installed
 peers: $(VENV)/installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'
 	$(BIN)/pytest tests/peers
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/ops.py > docs/ops.md
 
 $(VENV)/installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
