@@ -155,8 +155,11 @@ def load(runtime: Runtime, directory: Path) -> dict[str, Any]:
     """
     manifest = verify(directory)
     weights, moments = runtime.state()
-    checked = [_check(runtime, directory, manifest, file, to) for file, to in ((WEIGHTS, weights), (OPTIMIZER, moments))]
-    for copy in checked:
+    copies = [
+        _check(runtime, directory, manifest, WEIGHTS, weights),
+        _check(runtime, directory, manifest, OPTIMIZER, moments),
+    ]
+    for copy in copies:
         copy()
     runtime.n_steps = manifest.n_steps
     return manifest.state
@@ -199,14 +202,15 @@ def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def verify(directory: Path, names: Iterable[str] = (WEIGHTS, OPTIMIZER)) -> Manifest:
-    """The manifest of a checkpoint whose files are exactly what was written. Raises CheckpointError."""
+    """The manifest of a checkpoint, after checking that the files `names` are exactly what was written.
+
+    Raises CheckpointError.
+    """
     try:
         manifest = _read_manifest(directory / STATE)
         for name in names:
-            wanted, found = manifest.files.get(name), _record(directory / name)
-            if wanted != found:
-                size = "" if wanted is None or wanted.nbytes == found.nbytes else f": {found.nbytes} bytes, {wanted.nbytes} written"
-                raise CheckpointError(f"{directory / name} is damaged{size}")
+            if manifest.files.get(name) != _record(directory / name):
+                raise CheckpointError(f"{directory / name} is damaged: it is not what was written")
     except OSError as error:
         raise CheckpointError(f"{directory} is no whole checkpoint: {error.filename}: {error.strerror}") from None
     return manifest
@@ -235,6 +239,7 @@ def step_directory(run: Path, step: int) -> Path:
 
 
 def step_of(directory: Path) -> int:
+    """NNNNNN of step_NNNNNN."""
     return int(directory.name.removeprefix("step_"))
 
 
@@ -250,7 +255,7 @@ def latest(run: Path, names: Iterable[str] = (WEIGHTS, OPTIMIZER)) -> tuple[Path
     None only if there are no checkpoints. Raises CheckpointError if there are, but none is whole: to begin again
     silently would lose the run.
     """
-    skipped = []
+    skipped: list[CheckpointError] = []
     for path in steps(run):
         try:
             verify(path, names)

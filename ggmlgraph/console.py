@@ -62,7 +62,7 @@ class Console:
         self._val_loss = metrics.val_loss if metrics.val_loss is not None else self._val_loss
         line = self._line(metrics)
         if self._live:
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
+            self._live.update(Text(line), refresh=True)
         elif metrics.val_loss is not None or time.monotonic() - self._last_line >= PLAIN_EVERY:
             self._last_line = time.monotonic()
             self.say(line)

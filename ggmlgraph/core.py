@@ -156,6 +156,12 @@ class CoreGraph:
         return ffi.buffer(data, lib.gg_nbytes(self.handle, tensor_id))
 
 
+def peak_flops(isa: str | None, threads: int) -> float:
+    """Floating-point operations per second of multiply-adds in registers: the best of four short measurements."""
+    level = ffi.NULL if isa is None else isa.encode()
+    return float(max(lib.gg_peak_flops(level, threads, 0.05) for _ in range(4)))
+
+
 @cache
 def isa_levels() -> tuple[str, ...]:
     """ISA levels this build has and this CPU runs, best first."""

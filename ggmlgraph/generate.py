@@ -135,7 +135,7 @@ def open_model(path: Path, *, threads: int | None = None, ctx: int | None = None
         if latest is None:
             raise CheckpointError(f"{path} has no checkpoint yet")
         found = latest
-    manifest = checkpoint.verify(found, (checkpoint.WEIGHTS,))
+    manifest = checkpoint.verify(found, ())
     runtime = Runtime(rundir.graph_path(run), threads=threads, ctx=ctx or manifest.sizes.get("ctx"))
     checkpoint.load_weights(runtime, found)
     return runtime, tokenizer_of(runtime, rundir.tokenizer_path(run))

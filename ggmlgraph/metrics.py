@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 
@@ -26,7 +27,7 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class MetricsFile:
-    """Appends lines. What cannot be written (disk full) is kept and tried again with the next line."""
+    """Appends lines; a context manager. What cannot be written (disk full) is tried again with the next line."""
 
     def __init__(self, path: Path, last_step: int) -> None:
         """Open for appending after dropping every line beyond `last_step`. Raises OSError."""
@@ -54,7 +55,12 @@ class MetricsFile:
         """Wait until the disk has every line. Raises OSError."""
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
 

@@ -53,7 +53,7 @@ def load(name: str) -> Model:
         config=_config_class(module, loss),
         tokenizer=getattr(module, "TOKENIZER", None),
         corpus=getattr(module, "CORPUS", None),
-        path=Path(str(module.__file__)),
+        path=Path(file) if file.endswith(".py") else Path(str(module.__file__)),
     )
 
 

@@ -28,10 +28,12 @@ Config = TypeVar("Config", bound=msgspec.Struct)
 
 
 def graph_path(run: Path) -> Path:
+    """The run's graph file."""
     return run / "graph.bin"
 
 
 def tokenizer_path(run: Path) -> Path:
+    """The run's tokenizer, there only if the graph brought none."""
     return run / "tokenizer.bin"
 
 

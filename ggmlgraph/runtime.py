@@ -146,7 +146,8 @@ class Runtime:
         memory_limit: int | None = None,
     ) -> None:
         base = import_file(path)
-        self._open(base, read_metadata(base), machine.check_threads(threads or machine.n_threads()), memory_limit)
+        threads = machine.n_threads() if threads is None else machine.check_threads(threads)
+        self._open(base, read_metadata(base), threads, memory_limit)
         self._resize(base, batch, ctx)
         self.accumulate = accumulate
         for name, op in self.metadata.exact.items():
@@ -167,12 +168,14 @@ class Runtime:
 
     def _resize(self, base: CoreGraph, batch: int | None, ctx: int | None) -> None:
         asked = {name: value for name, value in (("batch", batch), ("ctx", ctx)) if value is not None}
+        self.sizes, self.graph = dict(self.metadata.sizes), base
         for name, value in asked.items():
             if not 1 <= value <= 1 << 20:
                 raise UsageError(f"{name} {value} is not in 1..{1 << 20}")
-            if name not in self.metadata.sizes:
-                raise UnsupportedError(f"{name} is fixed in this graph: {self.metadata.fixed or 'it has no named sizes'}")
-        self.sizes = {**self.metadata.sizes, **asked}
+            if name not in self.sizes and value != dict(zip(("batch", "ctx"), self.window, strict=True))[name]:
+                reason = self.metadata.fixed or "it has no named sizes"
+                raise UnsupportedError(f"{name} is fixed in this graph: {reason}")
+        self.sizes = {name: asked.get(name, value) for name, value in self.sizes.items()}
         self.graph = resize(base, self.metadata, self.sizes)
 
     def at(self, batch: int | None = None, ctx: int | None = None) -> Runtime:
@@ -285,7 +288,7 @@ class Runtime:
         if limit is not None and program.cost().nbytes > limit:
             raise MemoryLimitError(
                 f"needs {program.cost().nbytes / 2**20:.0f} MiB at batch {self.sizes.get('batch')} and ctx "
-                f"{self.sizes.get('ctx')}, {limit / 2**20:.0f} MiB are available; a smaller batch with accumulation fits"
+                f"{self.sizes.get('ctx')}, {limit / 2**20:.0f} MiB are available"
             )
 
     @property
@@ -417,7 +420,7 @@ class Runtime:
 
 def import_file(path: str | os.PathLike[str]) -> CoreGraph:
     """Read a graph file through the C importer. Raises FormatError or UnsupportedError with path and byte offset."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{os.fspath(path)} is not a regular file")

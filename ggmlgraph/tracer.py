@@ -54,8 +54,9 @@ def trace(loss: Callable[..., Tensor], config: Any, batch: int = 1, ctx: int = 6
 
     graph = Graph({"batch": batch, "ctx": ctx})
     sizes = (graph.size("batch"), graph.size("ctx"))
-    tokens = graph.input("tokens", sizes, "i32", feed="tokens")
-    targets = graph.input("targets", sizes, "i32", feed="targets")
+    where = f"{_short(loss.__code__.co_filename)}:{loss.__code__.co_firstlineno}"
+    tokens = graph.input("tokens", sizes, "i32", feed="tokens", where=where)
+    targets = graph.input("targets", sizes, "i32", feed="targets", where=where)
     result = loss(Params(graph), tokens, targets, config)
     if not isinstance(result, Tensor) or result.shape != (1,):
         raise ShapeError(f"{loss.__name__} must return a scalar tensor of shape (1,), not {result!r}")
@@ -124,11 +125,11 @@ class Graph:
 
     # ------------------------------------------------------------ adding
 
-    def input(self, name: str, shape: tuple[int, ...], dtype: str, feed: str) -> Tensor:
+    def input(self, name: str, shape: tuple[int, ...], dtype: str, feed: str, where: str = "") -> Tensor:
         """A leaf that is filled before each run with what `feed` names; the same one when asked for again."""
         if name in self._names:
             return Tensor(self, self._names[name])
-        return self._leaf(name, shape, dtype, INPUT, feed=feed)
+        return self._leaf(name, shape, dtype, INPUT, where or self.here(), feed=feed)
 
     def parameter(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> Tensor:
         """A trained leaf; the same one when declared again with the same shape (tied weights)."""
@@ -140,13 +141,13 @@ class Graph:
             return Tensor(self, self._names[name])
         if any(isinstance(n, Dim) for n in shape):
             raise ShapeError(f"{self.here()}: parameter {name} {_numbers(shape)} depends on batch or ctx")
-        return self._leaf(name, shape, "f32", PARAM, initializer=initializer)
+        return self._leaf(name, shape, "f32", PARAM, self.here(), initializer=initializer)
 
-    def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, **rest: Any) -> Tensor:
+    def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
         self._names[name] = self.core.leaf(dtype, shape, flags, name)
         if self._shadow is not None:
             self._shadow.leaf(dtype, [self._shadow_value(n) for n in shape], flags, name)
-        self.nodes.append(Node(None, (), {}, tuple(shape), dtype, name, flags, self.here(), **rest))
+        self.nodes.append(Node(None, (), {}, tuple(shape), dtype, name, flags, where, **rest))
         return Tensor(self, self._names[name])
 
     def add(

@@ -11,7 +11,6 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
@@ -120,15 +119,6 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    step: int
-    saved: Path | None  # the last checkpoint of this process
-    finished: bool  # all steps done, not stopped
-
-
 class Trainer:
     """One run. `sample(step)` is a text the model makes up, or None for no samples."""
 
@@ -146,11 +136,10 @@ class Trainer:
         self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data_digest)
         self.progress = Progress()
         self._sample = sample
-        self._saved: Path | None = None
 
     def resume(self, directory: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError if it is not one of this graph, text and data options."""
-        state = checkpoint.verify(directory).state
+        state = checkpoint.verify(directory, ()).state
         try:
             progress = msgspec.convert(state["progress"], Progress)
             origin = msgspec.convert(state["origin"], Origin)
@@ -161,18 +150,17 @@ class Trainer:
         checkpoint.load(self.runtime, directory)
         self.progress = progress
 
-    def run(self, console: Console) -> Outcome:
-        """Train up to the last step, or until a signal. Raises GGError after too many updates that were not finite."""
-        metrics = MetricsFile(self.run_directory.metrics_path, self.progress.step)
-        try:
-            with StopRequest() as stop:
-                while self.progress.step < self.config.steps and not stop.asked:
-                    self._one_step(console, metrics)
-                    if stop.asked or self._due(self.config.save_every):
-                        self._save(console, metrics)
-        finally:
-            metrics.close()
-        return Outcome(self.progress.step, self._saved, self.progress.step >= self.config.steps)
+    def run(self, console: Console) -> bool:
+        """Train up to the last step, or until a signal; whether all steps are done.
+
+        Raises GGError after too many updates in a row that were not finite.
+        """
+        with MetricsFile(self.run_directory.metrics_path, self.progress.step) as metrics, StopRequest() as stop:
+            while self.progress.step < self.config.steps and not stop.asked:
+                self._one_step(console, metrics)
+                if stop.asked or self._due(self.config.save_every):
+                    self._save(console, metrics)
+        return self.progress.step >= self.config.steps
 
     def _due(self, every: int) -> bool:
         step = self.progress.step
@@ -218,8 +206,8 @@ class Trainer:
         console.say(f"warning: step {progress.step}: the gradient is not finite; the weights were left as they were")
         if progress.n_skipped_in_a_row >= MAX_SKIPPED:
             raise GGError(
-                f"the gradient was not finite {MAX_SKIPPED} times in a row; go on from the last checkpoint with a "
-                "lower --lr or --clip"
+                f"the gradient was not finite {MAX_SKIPPED} times in a row; try a lower --lr or --clip, from the last "
+                "checkpoint with --resume auto"
             )
 
     def evaluate(self) -> float | None:
@@ -245,7 +233,6 @@ class Trainer:
         except (CheckpointError, OSError) as error:
             console.say(f"warning: no checkpoint of step {self.progress.step}: {error}")
             return
-        self._saved = directory
         checkpoint.prune(self.run_directory.path)
 
 

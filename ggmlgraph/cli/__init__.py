@@ -1,11 +1,13 @@
 """The command line `ggmlgraph`: a group whose commands are imported when used, and where every error ends.
 
 Exit status: 0 success, a run stopped by Ctrl-C or SIGTERM included; 2 for a command line that makes no sense; 1 for
-every other error. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too.
+every other error. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too. A reader of our output
+that leaves early (`| head`) ends the command quietly with 1.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -63,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
         return _report("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet too
-        return 0
+        return 1
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         return error.exit_code
@@ -88,4 +90,6 @@ def _report(message: str, status: int) -> int:
 
 def main() -> NoReturn:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # generated text has characters that not every terminal has
     sys.exit(run(sys.argv[1:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-PROMPT = "The "
+PROMPT = "The class"
 
 
 @click.command()
@@ -27,10 +27,10 @@ def command(output: Path) -> int:
          ["export", "llama", "n_embd=192", "n_head=6", "n_layer=4", "n_ff=512", "--tokenizer", tokenizer,
           "--batch", "16", "--ctx", "64", "-o", graph]),
         ("Training it:",
-         ["train", graph, "--data", "builtin:pydoc", "--steps", "600", "--lr", "2e-3", "--eval-every", "100",
+         ["train", graph, "--data", "builtin:pydoc", "--steps", "800", "--lr", "2e-3", "--eval-every", "100",
           "--sample-every", "200", "--prompt", PROMPT, "--predict", "64", "-o", run, "--resume", "auto"]),
         ("What it has learnt:",
-         ["generate", run, "--prompt", "If the class ", "--predict", "96"]),
+         ["generate", run, "--prompt", "If the class", "--predict", "96"]),
     ]  # fmt: skip
     from ggmlgraph.cli import run as run_command
 

@@ -6,22 +6,23 @@ import os
 import platform
 import re
 from importlib import metadata
+from pathlib import Path
 
 import click
 
 from ggmlgraph import __version__, machine
 from ggmlgraph.console import nbytes
-from ggmlgraph.core import ffi, isa_levels, lib
-
-PEAK_SECONDS = 0.5
+from ggmlgraph.core import isa_levels, peak_flops
+from ggmlgraph.errors import UsageError
 
 
 @click.command()
 def command() -> None:
     """Show what this machine offers and which versions are installed."""
     forced, threads, memory = machine.isa(), machine.n_threads(), machine.available_memory()
-    level = ffi.NULL if forced is None else forced.encode()
-    one, all_ = (lib.gg_peak_flops(level, n, PEAK_SECONDS) / 1e9 for n in (1, threads))
+    if forced and forced not in isa_levels():
+        raise UsageError(f"GGMLGRAPH_ISA is {forced}; this build and processor have {', '.join(isa_levels())}")
+    one, all_ = (peak_flops(forced, n) / 1e9 for n in (1, threads))
     why = "GGMLGRAPH_ISA" if forced else "the best this processor has"
     click.echo(f"ggmlgraph     {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo(f"processor     {_processor()}, {os.cpu_count()} seen, {threads} usable")
@@ -48,7 +49,7 @@ def _version(name: str) -> str | None:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
 from ggmlgraph import model
 from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.console import nbytes
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer, Tokenizer
 from ggmlgraph.tracer import Graph, trace
@@ -75,13 +77,7 @@ def _check_vocabulary(graph: Graph, tokenizer: Tokenizer | None) -> None:
 
 
 def _summary(path: Path, graph: Graph, tokenizer: Tokenizer | None) -> str:
-    n_params = 0
-    for node in graph.nodes:
-        if node.initializer is not None:
-            n = 1
-            for size in node.shape:
-                n *= int(size)
-            n_params += n
-    ids = f"tokenizer {tokenizer.kind} with {tokenizer.n_vocab} ids" if tokenizer else "no tokenizer: train with --tokenizer"
-    size = path.stat().st_size / 1e6
-    return f"{path}: {graph.model}, {n_params:,} parameters, {len(graph.nodes)} nodes, {size:.1f} MB, {ids}"
+    n_params = sum(math.prod(map(int, node.shape)) for node in graph.nodes if node.initializer)
+    ids = f"tokenizer {tokenizer.kind}, {tokenizer.n_vocab:,} ids" if tokenizer else "no tokenizer (train --tokenizer)"
+    size = nbytes(path.stat().st_size)
+    return f"{path}: {graph.model}, {n_params:,} parameters, {len(graph.nodes)} nodes, {size}, {ids}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,7 @@ def _parameters(runtime: Runtime) -> Iterator[str]:
         if members[0][0] == first:
             yield _parameter(2, first, members[0][1])
             continue
-        total = sum(_size(shape) for _, shape in members)
+        total = sum(math.prod(shape) for _, shape in members)
         yield f"  {first}  {total:,}" if n == 1 else f"  {first} … {last}  {n} x {total:,}"
         for rest, shape in members:
             yield _parameter(4, rest, shape)
@@ -93,14 +94,7 @@ def _parameters(runtime: Runtime) -> Iterator[str]:
 
 def _parameter(indent: int, name: str, shape: tuple[int, ...]) -> str:
     sizes = f"f32[{','.join(map(str, shape))}]"
-    return f"{' ' * indent}{name:<{36 - indent}}{sizes:<20}{_size(shape):>14,}"
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
+    return f"{' ' * indent}{name:<{36 - indent}}{sizes:<20}{math.prod(shape):>14,}"
 
 
 # ---------------------------------------------------------------- memory

@@ -12,20 +12,19 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ggmlgraph import checkpoint, machine, rundir, wave
+from ggmlgraph import checkpoint, rundir, wave
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.console import Console, Rate, duration, nbytes
-from ggmlgraph.core import ffi, isa_levels, lib
+from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.data import Dataset, TokenFile, prepare
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.generate import Generator, Sampling, n_vocab_of
 from ggmlgraph.rundir import RunDirectory
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.tokenizer import Tokenizer
-from ggmlgraph.train import Outcome, TrainConfig, Trainer
+from ggmlgraph.train import TrainConfig, Trainer
 
 DEFAULTS = TrainConfig()
-PEAK_SECONDS = 0.2  # spent on measuring the machine
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 
 
@@ -65,6 +64,7 @@ WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     graph: Path,
     output: Path,
     tokenizer: Path | None,
@@ -77,13 +77,12 @@ def command(
     Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on; a second one ends at once.
     """
     given = {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
-    if threads is not None:
-        machine.check_threads(threads)
     if not graph.exists():
         raise GGError(f"{graph}: no such file")
     with RunDirectory(output) as run:
         start = _start(run, resume)
-        config, runtime = _open(graph, start, given, options, threads)
+        before = rundir.read_config(start.parent if start else run.path, TrainConfig) if resume else None
+        config, runtime = _open(graph, before, given, options, threads)
         with runtime:
             _train(run, graph, runtime, config, start, tokenizer)
 
@@ -107,10 +106,9 @@ def _start(run: RunDirectory, resume: str | None) -> Path | None:
 
 
 def _open(
-    graph: Path, start: Path | None, given: dict[str, Any], options: dict[str, Any], threads: int | None
+    graph: Path, before: TrainConfig | None, given: dict[str, Any], options: dict[str, Any], threads: int | None
 ) -> tuple[TrainConfig, Runtime]:
     """The options, resolved: those given, else those of the run, else the graph's or the defaults."""
-    before = rundir.read_config(start.parent, TrainConfig) if start else None
     if before is not None:
         merged = {**msgspec.structs.asdict(before), **given}
     else:
@@ -156,9 +154,9 @@ def _train(
     if start is not None:
         click.echo(f"resumed from {start}, step {trainer.progress.step} of {config.steps}")
     with Console(rate) as console:
-        outcome = trainer.run(console)
-    _tell_end(run, trainer, outcome)
-    if outcome.finished and generator is not None:
+        finished = trainer.run(console)
+    _tell_end(run, trainer, finished)
+    if finished and generator is not None:
         text = sample(trainer.progress.step)
         click.echo(text)
         if wave.is_wave(runtime.metadata.corpus, chosen):
@@ -230,12 +228,11 @@ def _divisors(n: int) -> Iterator[int]:
 
 
 def _rate(runtime: Runtime, config: TrainConfig) -> Rate:
-    level = ffi.NULL if runtime.isa is None else runtime.isa.encode()
     return Rate(
         n_steps=config.steps,
         tokens=config.windows_per_step * config.ctx,
         flops=runtime.train_program.cost().flops * config.accumulate,
-        peak=lib.gg_peak_flops(level, runtime.threads, PEAK_SECONDS),
+        peak=peak_flops(runtime.isa, runtime.threads),
     )
 
 
@@ -262,18 +259,18 @@ def _summary(
     )
 
 
-def _tell_end(run: RunDirectory, trainer: Trainer, outcome: Outcome) -> None:
+def _tell_end(run: RunDirectory, trainer: Trainer, finished: bool) -> None:
     progress, config = trainer.progress, trainer.config
-    if outcome.saved is None or checkpoint.step_of(outcome.saved) != progress.step:
-        if not checkpoint.step_directory(run.path, progress.step).exists():
-            raise CheckpointError(f"step {progress.step} could not be saved")
+    saved = checkpoint.step_directory(run.path, progress.step)
+    if progress.step and not saved.exists():
+        raise CheckpointError(f"step {progress.step} could not be saved")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     skipped = f", {progress.n_skipped} updates skipped" if progress.n_skipped else ""
     click.echo(
         f"step {progress.step} of {config.steps}, {duration(progress.elapsed_s)}{skipped}, "
-        f"memory of the process {nbytes(peak)}, saved in {checkpoint.step_directory(run.path, progress.step)}"
+        f"memory of the process {nbytes(peak)}, saved in {saved}"
     )
-    if outcome.finished:
+    if finished:
         click.echo(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
     else:
         where = shlex.quote(str(run.path))

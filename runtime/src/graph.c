@@ -47,24 +47,24 @@ int32_t gg_grad_of(const gg_graph *g, int32_t id) { return gg_graph_tensor(g, id
 
 /* ---------------------------------------------------------------- memory */
 
+/* calloc leaves large memory untouched until it is used, which posix_memalign with memset would not. */
 gg_buffer *gg_buffer_new(int64_t nbytes)
 {
     gg_buffer *buffer = calloc(1, sizeof *buffer);
-    if (!buffer) return NULL;
-    void *bytes = NULL;
-    if (posix_memalign(&bytes, GG_ALIGN, (size_t)gg_max_i64(nbytes, 1)) != 0) {
+    char *block = buffer ? calloc(1, (size_t)nbytes + GG_ALIGN) : NULL;
+    if (!block) {
         free(buffer);
         return NULL;
     }
-    memset(bytes, 0, (size_t)nbytes);
-    *buffer = (gg_buffer){.n_refs = 1, .nbytes = nbytes, .bytes = bytes};
+    *buffer = (gg_buffer){.n_refs = 1, .nbytes = nbytes, .block = block};
+    buffer->bytes = block + (GG_ALIGN - (uintptr_t)block % GG_ALIGN);
     return buffer;
 }
 
 void gg_buffer_release(gg_buffer *buffer)
 {
     if (!buffer || --buffer->n_refs > 0) return;
-    free(buffer->bytes);
+    free(buffer->block);
     free(buffer);
 }
 

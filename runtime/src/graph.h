@@ -14,7 +14,8 @@
 typedef struct gg_buffer {
     int64_t n_refs;
     int64_t nbytes;
-    char   *bytes; /* GG_ALIGN-aligned */
+    char   *bytes; /* GG_ALIGN-aligned, inside block */
+    char   *block;
 } gg_buffer;
 
 struct gg_graph {
