@@ -6,6 +6,7 @@ Used by the trainer, which also sends its samples and warnings through here so t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -26,7 +27,8 @@ class Rate:
     n_steps: int  # of the whole run
     tokens: int  # a step
     flops: float  # a step
-    peak: float  # flop/s of the machine; 0 if unknown
+    peak: float  # flop/s of the machine
+    measure_peak: Callable[[], float]
 
 
 class Console:
@@ -34,6 +36,7 @@ class Console:
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate
+        self._peak = rate.peak
         self._rich = RichConsole(highlight=False, markup=False, soft_wrap=True)
         self._live = Live(console=self._rich, auto_refresh=False) if self._rich.is_terminal else None
         self._step_s = 0.0  # smoothed
@@ -72,10 +75,16 @@ class Console:
         if self._val_loss is not None:
             parts.append(f"val {self._val_loss:.4f}")
         parts += [f"lr {m.lr:.2e}", f"grad {_number(m.grad_norm)}", f"{self._rate.tokens / self._step_s:,.0f} tokens/s"]
-        if self._rate.peak:
-            parts.append(f"{self._rate.flops / self._step_s / self._rate.peak:.0%} of peak")
+        parts.append(f"{self._share_of_peak():.0%} of peak")
         parts.append(f"ETA {duration((self._rate.n_steps - m.step) * self._step_s)}")
         return "  ".join(parts)
+
+    def _share_of_peak(self) -> float:
+        """A share above 1 shows that the peak was measured while the machine was busy; it is then measured again."""
+        flops = self._rate.flops / self._step_s
+        if flops > self._peak:
+            self._peak = max(self._peak, self._rate.measure_peak())
+        return flops / self._peak
 
 
 def _number(value: float | None) -> str:

@@ -70,7 +70,7 @@ def trainer(graph: Path, path: Path, accumulate: int = 1, **options: Any) -> Tra
 
 
 def console() -> Console:
-    return Console(Rate(n_steps=8, tokens=32, flops=1e6, peak=1e9))
+    return Console(Rate(n_steps=8, tokens=32, flops=1e6, peak=1e9, measure_peak=lambda: 1e9))
 
 
 # ---------------------------------------------------------------- options and schedule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shlex
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,7 @@ def _rate(runtime: Runtime, config: TrainConfig) -> Rate:
         tokens=config.windows_per_step * config.ctx,
         flops=runtime.train_program.cost().flops * config.accumulate,
         peak=peak_flops(runtime.isa, runtime.threads),
+        measure_peak=partial(peak_flops, runtime.isa, runtime.threads),
     )
 
 
