@@ -94,9 +94,7 @@ def _write(directory: Path, runtime: Runtime, weights: Arrays, moments: Arrays, 
         _sync(directory / name)
         files[name] = _record(directory / name)
     manifest = msgspec.json.encode(
-        Manifest(
-            graph=graph_digest(runtime), n_steps=runtime.n_steps, sizes=runtime.sizes, files=files, state=state
-        )
+        Manifest(graph=graph_digest(runtime), n_steps=runtime.n_steps, sizes=runtime.sizes, files=files, state=state)
     )
     sealed = _Sealed(hashlib.sha256(manifest).hexdigest(), msgspec.Raw(manifest))
     write_synced(directory / STATE, msgspec.json.encode(sealed) + b"\n")

@@ -92,14 +92,14 @@ def _number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """"1:02:03" or "2:03"."""
+    """ "1:02:03" or "2:03"."""
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
 
 
 def nbytes(n: float) -> str:
-    """"1.5 GiB"."""
+    """ "1.5 GiB"."""
     for unit in ("B", "KiB", "MiB"):
         if n < 1024:
             return f"{n:.0f} {unit}"

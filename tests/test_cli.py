@@ -21,7 +21,7 @@ from ggmlgraph.core import isa_levels
 COMMAND = [sys.executable, "-c", "from ggmlgraph.cli import main; main()"]
 TINY = ["n_embd=16", "n_head=2", "n_layer=1", "n_ff=24"]
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 40
-MODEL = '''
+MODEL = """
 from __future__ import annotations
 from dataclasses import dataclass
 import ggmlgraph as gg
@@ -44,7 +44,7 @@ def wrong(p, tokens, targets, c: Sizes):
 
 def broken(p, tokens, targets, c):
     return p.nothing()
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -390,9 +390,7 @@ def test_a_tokenizer_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("u.model").exists()
 
 
-def test_doctor_names_versions_and_the_isa(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_names_versions_and_the_isa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     slowest = isa_levels()[-1]
     monkeypatch.setenv("GGMLGRAPH_ISA", slowest)
     assert cli.run(["doctor"]) == 0

@@ -40,7 +40,7 @@ def command(output: Path) -> int:
             return status
     click.echo(
         f"\nTry next:\n"
-        f"  ggmlgraph generate {run} --prompt \"A function\" --temperature 0.5\n"
+        f'  ggmlgraph generate {run} --prompt "A function" --temperature 0.5\n'
         f"  ggmlgraph train {graph} -o {run} --resume auto --steps 2000\n"
         f"  ggmlgraph inspect {graph}\n"
         f"  ggmlgraph export baby_llama -o baby.bin && ggmlgraph train baby.bin -o wave/"

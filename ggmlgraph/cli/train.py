@@ -55,8 +55,13 @@ WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
               help="Steps between validations; 0: at the end only.")  # fmt: skip
 @click.option("--sample-every", type=click.IntRange(0), default=DEFAULTS.sample_every, show_default=True,
               help="Steps between samples; 0: at the end only.")  # fmt: skip
-@click.option("--save-every", type=click.IntRange(0), default=DEFAULTS.save_every, show_default=True,
-              help=f"Steps between checkpoints, of which the newest {checkpoint.KEEP} are kept; 0: at the end only.")
+@click.option(
+    "--save-every",
+    type=click.IntRange(0),
+    default=DEFAULTS.save_every,
+    show_default=True,
+    help=f"Steps between checkpoints, of which the newest {checkpoint.KEEP} are kept; 0: at the end only.",
+)
 @click.option("--prompt", help="What samples begin with.")
 @click.option("--predict", type=click.IntRange(0), default=DEFAULTS.predict, show_default=True,
               help="Tokens of a sample; 0: no samples.")  # fmt: skip
