@@ -334,7 +334,7 @@ def _is_ours(filename: str) -> bool:
 
 def _short(filename: str) -> str:
     path = Path(filename)
-    for base in (Path.cwd(), PACKAGE, PACKAGE.parent):
+    for base in (PACKAGE, Path.cwd(), PACKAGE.parent):
         with suppress(ValueError):
             return str(path.relative_to(base))
     return str(path)

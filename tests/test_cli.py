@@ -18,7 +18,7 @@ from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.cgraph import read
 from ggmlgraph.core import isa_levels
 
-COMMAND = [sys.executable, "-c", "from ggmlgraph.cli import main; main()"]
+COMMAND = [sys.executable, "-P", "-c", "from ggmlgraph.cli import main; main()"]
 TINY = ["n_embd=16", "n_head=2", "n_layer=1", "n_ff=24"]
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 40
 MODEL = """
@@ -88,7 +88,7 @@ def test_help_is_fast_because_it_imports_neither_numpy_nor_the_runtime() -> None
         "import sys; from ggmlgraph import cli; assert cli.run(['--help']) == 0\n"
         "assert not {'numpy', 'ggmlgraph._runtime', 'rich', 'msgspec'} & set(sys.modules), sorted(sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
     assert all(name in result.stdout for name in cli.COMMANDS)
 

@@ -35,7 +35,7 @@ from ggmlgraph.train import TrainConfig, Trainer
 SIZES = {"batch": 2, "ctx": 16}
 OPTIONS = ["--batch", "2", "--ctx", "16", "--eval-every", "7", "--save-every", "5", "--sample-every", "6",
            "--predict", "4", "--lr", "3e-3"]  # fmt: skip
-COMMAND = [sys.executable, "-c", "from ggmlgraph.cli import main; main()"]
+COMMAND = [sys.executable, "-P", "-c", "from ggmlgraph.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from ggmlgraph.rundir import RunDirectory\n"
         "run = RunDirectory(Path(sys.argv[1])); print(1, flush=True); time.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-P", "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
