@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ggmlgraph.dialect import ALL_FLAGS, DIALECTS, MAGIC, PARAM, TYPES, Dialect, Layout
+from ggmlgraph.durable import replacing
 from ggmlgraph.errors import FormatError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -154,27 +154,9 @@ def write(
     dialect: str = "v2",
     size_eval_slack: int | None = None,
 ) -> None:
-    """Write a file at once or not at all: under a temporary name beside `path`, synced, then renamed."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            dump(stream, records, roots, dialect, size_eval_slack)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(target.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write a file at once or not at all."""
+    with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
+        dump(stream, records, roots, dialect, size_eval_slack)
 
 
 def dump(

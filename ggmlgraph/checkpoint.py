@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ggmlgraph.dialect import INPUT, PARAM
+from ggmlgraph.durable import sync
 from ggmlgraph.errors import CheckpointError
 from ggmlgraph.runtime import Runtime
 
@@ -79,7 +80,7 @@ def save(runtime: Runtime, directory: Path, state: dict[str, Any]) -> None:
     try:
         _write(temporary, runtime, weights, moments, state)
         temporary.rename(directory)
-        _sync(directory.parent)
+        sync(directory.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: cannot be written: {_reason(error)}") from None
     finally:
@@ -91,30 +92,15 @@ def _write(directory: Path, runtime: Runtime, weights: Arrays, moments: Arrays, 
     files = {}
     for name, arrays in ((WEIGHTS, weights), (OPTIMIZER, moments)):
         save_file(arrays, directory / name)  # writes from the arrays' own memory, without a copy
-        _sync(directory / name)
+        sync(directory / name)
         files[name] = _record(directory / name)
     manifest = msgspec.json.encode(
         Manifest(graph=graph_digest(runtime), n_steps=runtime.n_steps, sizes=runtime.sizes, files=files, state=state)
     )
     sealed = _Sealed(hashlib.sha256(manifest).hexdigest(), msgspec.Raw(manifest))
-    write_synced(directory / STATE, msgspec.json.encode(sealed) + b"\n")
-    _sync(directory)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    (directory / STATE).write_bytes(msgspec.json.encode(sealed) + b"\n")
+    sync(directory / STATE)
+    sync(directory)
 
 
 def _record(path: Path) -> FileRecord:

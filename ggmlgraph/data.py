@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.corpus import Source, open_source
+from ggmlgraph.durable import replacing
 from ggmlgraph.errors import DataError, FormatError, UsageError
 from ggmlgraph.philox import philox
 from ggmlgraph.tokenizer import Tokenizer
@@ -88,18 +89,12 @@ def _digest(sources: Sequence[Source], tokenizer: Tokenizer) -> str:
 
 
 def _write_tokens(path: Path, sources: Sequence[Source], tokenizer: Tokenizer, digest: str) -> None:
-    """Write a token file under a temporary name and rename it. Not synced: `_map` notices a torn file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(bytes(_HEADER_NBYTES))
-            header = _write_ids(stream, sources, tokenizer, digest)
-            stream.seek(0)
-            stream.write((_MAGIC + msgspec.json.encode(header)).ljust(_HEADER_NBYTES - 1) + b"\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        stream.write(bytes(_HEADER_NBYTES))
+        header = _write_ids(stream, sources, tokenizer, digest)
+        stream.seek(0)
+        stream.write((_MAGIC + msgspec.json.encode(header)).ljust(_HEADER_NBYTES - 1) + b"\n")
 
 
 def _write_ids(stream: BinaryIO, sources: Sequence[Source], tokenizer: Tokenizer, digest: str) -> TokenHeader:

@@ -22,6 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from ggmlgraph import checkpoint
+from ggmlgraph.durable import replacing
 from ggmlgraph.errors import CheckpointError, FormatError, GGError, UsageError
 
 Config = TypeVar("Config", bound=msgspec.Struct)
@@ -89,12 +90,8 @@ class RunDirectory:
         to = graph_path(self.path)
         if to.exists():
             return
-        temporary = to.with_name(f".{to.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(to) as temporary:
             shutil.copyfile(source, temporary)
-            temporary.rename(to)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def put_tokenizer(self, data: bytes) -> None:
         _replace(tokenizer_path(self.path), data)
@@ -104,12 +101,8 @@ class RunDirectory:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        checkpoint.write_synced(temporary, data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def read_config(run: Path, kind: type[Config]) -> Config | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from ggmlgraph import spm
 from ggmlgraph.corpus import open_source
+from ggmlgraph.durable import replacing
 from ggmlgraph.errors import DataError, FormatError, UsageError
 
 Ids = NDArray[np.int32]
@@ -417,13 +417,10 @@ def _training_error(message: str, n_vocab: int) -> UsageError | DataError:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it: there is never half a file at `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
