@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml meson.build $(shell find ggmlgraph models runtime -type f -not -path '*/__pycache__/*')
 ASAN := build/asan
+TSAN := build/tsan
 
-.PHONY: demo test lint sanitize peers docs clean
+.PHONY: demo test lint sanitize tsan bench peers docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/ggmlgraph demo
@@ -25,6 +26,16 @@ sanitize: $(ASAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) $(BIN)/pytest tests/test_ops.py tests/test_runtime.py tests/test_import.py
 
+# And under ThreadSanitizer: kernels, barrier and pool with 1, 2, 3 and 8 threads. A race is printed and ends in status 66.
+tsan: $(TSAN)/installed
+	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) \
+	$(BIN)/pytest --capture=sys tests/test_runtime.py tests/test_ops.py -k number_of_threads
+
+# About ten minutes. ONLY="gemm steps" measures some of: peak gemm steps growth.
+bench: $(VENV)/installed
+	$(BIN)/pip install --quiet 'torch==2.13.0'
+	$(BIN)/python tests/bench $(ONLY)
+
 # Against the programs we are compared with. They are large: PyTorch is installed only here.
 peers: $(VENV)/installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'
@@ -42,6 +53,12 @@ $(VENV)/installed: $(SOURCES)
 $(ASAN)/installed: $(VENV)/installed
 	rm -rf $(ASAN)
 	$(BIN)/pip install --quiet --no-deps --target $(ASAN) . -Csetup-args=-Db_sanitize=address,undefined \
+	  -Csetup-args=-Db_lundef=false -Csetup-args=-Dbuildtype=debugoptimized
+	touch $@
+
+$(TSAN)/installed: $(VENV)/installed
+	rm -rf $(TSAN)
+	$(BIN)/pip install --quiet --no-deps --target $(TSAN) . -Csetup-args=-Db_sanitize=thread \
 	  -Csetup-args=-Db_lundef=false -Csetup-args=-Dbuildtype=debugoptimized
 	touch $@
 

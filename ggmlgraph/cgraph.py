@@ -1,7 +1,7 @@
 """The graph file: the only Python that knows ggml's dimension order and bytes.
 
-`write` serves `Graph.save` and `convert`, `read` serves `inspect`, `draw` and conversions; the runtime reads files
-with its own importer in C, so `read` is the second, independent reader. Both follow a dialect's tables (dialect.py).
+`write` serves `Graph.save` and `convert`, `read` and `emit` serve `rewrite`; the runtime reads files with its own
+importer in C, so `read` is the second, independent reader. Both follow a dialect's tables (dialect.py).
 `read` checks container, tensors and sources of an untrusted file; it does not derive shapes again, which C does.
 
 Tensors of a file are numbered leafs first, then nodes, in the order of `ggml_build_forward_expand`.
@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ggmlgraph.dialect import ALL_FLAGS, DIALECTS, MAGIC, PARAM, TYPES, Dialect, Layout
+from ggmlgraph.dialect import ALL_FLAGS, DIALECTS, MAGIC, PARAM, TYPES, Dialect, Layout, Variation
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import FormatError, UnsupportedError, UsageError
 
@@ -38,6 +38,7 @@ MAX_STRIDE = 1 << 50
 CHUNK = 1 << 20
 
 N_OP_PARAMS = 64  # bytes of a Record's op_params
+WORDS = struct.Struct(f"<{N_OP_PARAMS // 4}I")  # the same as words
 N_THREADS = 64  # stock ggml's scratch memory is sized for this many
 VIEWS = frozenset(("VIEW", "PERMUTE", "TRANSPOSE"))  # ops whose strides need not be contiguous
 NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
@@ -189,6 +190,11 @@ def work_nbytes(placed: Order) -> int:
     return max(rows * N_THREADS, converted) + 64 * N_THREADS + 4096
 
 
+def nodes_nbytes(nodes: Iterable[Record]) -> int:
+    """What size_eval counts: every node, views and parameters too, padded to 16 bytes."""
+    return sum((node.nbytes + 15) // 16 * 16 for node in nodes)
+
+
 def _n_elements(record: Record) -> int:
     n = 1
     for size in record.ne:
@@ -212,16 +218,24 @@ def _check_alignment(placed: Order) -> None:
             raise UsageError(f"leaf {leaf.name!r} has {leaf.nbytes} bytes; pad it to a multiple of 4")
 
 
+def _check_shapes(placed: Order, dialect: Dialect) -> None:
+    tensors = [*placed.leafs, *placed.nodes]
+    for node in placed.nodes:
+        if node.op in dialect.same_shape and len({tensors[s].ne for s in node.src if s >= 0}) > 1:
+            raise UnsupportedError(f"{node.name!r}: dialect {dialect.name} has no {node.op} of two shapes")
+
+
 def emit(stream: BinaryIO, placed: Order, dialect: Dialect, size_eval_slack: int) -> None:
     """Write ordered records. Names may repeat, as they do in files of stock ggml."""
-    size_eval = sum((node.nbytes + 15) // 16 * 16 for node in placed.nodes) + size_eval_slack
+    _check_shapes(placed, dialect)
+    size_eval = nodes_nbytes(placed.nodes) + size_eval_slack
     stream.write(dialect.header.format.pack(MAGIC, dialect.version, len(placed.leafs), len(placed.nodes), size_eval))
     for leaf in placed.leafs:
         stream.write(_pack(leaf, dialect, dialect.leaf, len(placed.leafs)))
         _write_data(stream, leaf)
     for node in placed.nodes:
         stream.write(_pack(node, dialect, dialect.node, len(placed.leafs)))
-        if node.op == "NONE":
+        if node.is_param:
             _write_data(stream, node)
 
 
@@ -262,11 +276,27 @@ def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
 
 
 def _op_params(record: Record, dialect: Dialect) -> bytes:
+    """The 64 bytes as the dialect stores them."""
+    variation = dialect.variations.get(record.op)
+    if variation is not None:
+        return _vary(record, variation, dialect)
     if record.unary is None:
         return record.op_params
     if record.unary not in dialect.unary_number:
         raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no unary op {record.unary}")
     return struct.pack("<i", dialect.unary_number[record.unary]) + record.op_params[4:]
+
+
+def _vary(record: Record, variation: Variation, dialect: Dialect) -> bytes:
+    words = WORDS.unpack(record.op_params.ljust(N_OP_PARAMS, b"\0"))
+    for w, word in enumerate(words):
+        if w not in variation.words and word != variation.implied.get(w, 0):
+            what = f"op_params word {w} of {record.op} is {word:#x}, which dialect {dialect.name} cannot say"
+            raise UnsupportedError(f"{record.name!r}: {what}")
+    if any(s >= 0 for s in record.src[variation.n_src :]):
+        raise UnsupportedError(f"{record.name!r}: {record.op} takes {variation.n_src} sources in {dialect.name}")
+    stored = [words[w] for w in variation.words]
+    return WORDS.pack(*stored, *[0] * (len(words) - len(stored)))
 
 
 def _write_data(stream: BinaryIO, record: Record) -> None:
@@ -418,6 +448,13 @@ class _Reader:
         record = self._tensor(fields, layout, start, what)
         what = f"{what} {record.name!r} ({record.op})"
         record = replace(record, src=self._src(fields["src"], start + layout.offset("src"), what))
+        variation = self.dialect.variations.get(record.op)
+        if variation is not None:
+            record = self._vary(record, variation, start, what)
+        if record.op == "NONE" and not self.dialect.param_nodes:
+            raise UnsupportedError(
+                f"{what}: a parameter, of which dialect {self.dialect.name} has no data", offset=start
+            )
         if record.op != "NONE":
             if record.is_param:
                 raise FormatError(f"{what}: computed, yet a parameter", offset=start + layout.offset("flags"))
@@ -457,6 +494,22 @@ class _Reader:
         if op == "NONE" and any(op_params):
             raise FormatError(f"{what}: op_params without an op", offset=at)
         return Record(name, element.name, ne, nb, op, unary, flags, op_params)
+
+    def _vary(self, record: Record, variation: Variation, start: int, what: str) -> Record:
+        """The record as the newest dialect would have it."""
+        layout = self.dialect.node
+        stored = WORDS.unpack(record.op_params)
+        for w in range(len(variation.words), len(stored)):
+            if stored[w]:
+                at = start + layout.offset("op_params") + 4 * w
+                raise UnsupportedError(f"{what}: op_params word {w} in dialect {self.dialect.name}", offset=at)
+        if len(record.src) > variation.n_src:
+            at = start + layout.offset("src") + 4 * variation.n_src
+            raise FormatError(f"{what}: more than {variation.n_src} sources", offset=at)
+        words = [variation.implied.get(w, 0) for w in range(len(stored))]
+        for w, place in enumerate(variation.words):
+            words[place] = stored[w]
+        return replace(record, op_params=WORDS.pack(*words))
 
     def _name(self, field: bytes, at: int, what: str) -> str:
         text, end, _ = field.partition(b"\0")  # stock ggml leaves the tail of an older name behind the NUL

@@ -1,15 +1,16 @@
 """The dialects of the exported-cgraph format, as data.
 
 A dialect is (layout, op numbers, type numbers); the version word of a file does not identify one. One table here
-drives the reader and the writer (cgraph.py) and, at build time, the importer that runtime/gen.py generates, so it
-imports nothing but the standard library. Ops and types go by name everywhere else.
+drives the reader and the writer (cgraph.py) and, through the tables that runtime/gen.py makes of it, the importer in C
+(runtime/src/import.c), so it imports nothing but the standard library. Ops and types go by name everywhere else, and
+op_params and sources are those of the newest dialect: where an older one differs, its `variations` say how.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 MAGIC = 0x67676D6C
@@ -71,6 +72,15 @@ class Type:
 
 
 @dataclass(frozen=True)
+class Variation:
+    """How a dialect stores an op that the newest dialect stores otherwise."""
+
+    n_src: int  # sources the op takes at most
+    words: tuple[int, ...]  # words[i]: which op_params word of the newest dialect the file's word i is
+    implied: Mapping[int, int]  # words of the newest dialect that this file has no place for: the value they have
+
+
+@dataclass(frozen=True)
 class Dialect:
     """Everything that tells one kind of file from another."""
 
@@ -84,6 +94,15 @@ class Dialect:
     ops: tuple[str, ...]  # enum ggml_op in order
     unary: tuple[str, ...]  # enum ggml_unary_op in order
     types: Mapping[str, int]  # enum ggml_type
+    variations: Mapping[str, Variation]
+    same_shape: frozenset[str] = (
+        frozenset()
+    )  # ops that this ggml computes wrongly unless their sources are of one shape
+
+    @property
+    def has_flags(self) -> bool:
+        """Whether records say what is trained; otherwise the metadata leaf does."""
+        return bool(self.leaf.n("flags"))
 
     @cached_property
     def type_of(self) -> dict[int, Type]:
@@ -128,13 +147,18 @@ _HEADER = Layout(
      Field("size_eval", "u64"))
 )  # fmt: skip
 
-_FLAGGED_TENSOR = (
-    Field("type", "u32"), Field("op", "u32"), Field("flags", "i32"),
+_NUMBERS = (Field("type", "u32"), Field("op", "u32"))
+_FLAGS = (Field("flags", "i32"),)
+_SHAPE_AND_NAME = (
     *(Field(f"{axis}{i}", "u64") for i in range(4) for axis in ("ne", "nb")),
     Field("name", "char", 64), Field("op_params", "char", 64),
 )  # fmt: skip
+_SRC = (Field("src", "i32", 10),)
 
 # ---------------------------------------------------------------- dialects
+
+# op_params words that files may fill and no kernel reads.
+UNREAD = {"ROPE": (3,), "ROPE_BACK": (3,)}  # n_ctx: only v1's mode 4 (GLM) reads it
 
 _V2_OPS = """
 NONE DUP ADD ADD1 ACC SUB MUL DIV SQR SQRT LOG SIN COS SUM SUM_ROWS MEAN ARGMAX COUNT_EQUAL REPEAT REPEAT_BACK CONCAT
@@ -153,13 +177,53 @@ V2 = Dialect(
     name="v2",
     version=2,
     header=_HEADER,
-    leaf=Layout(_FLAGGED_TENSOR),
-    node=Layout((*_FLAGGED_TENSOR, Field("src", "i32", 10))),
+    leaf=Layout((*_NUMBERS, *_FLAGS, *_SHAPE_AND_NAME)),
+    node=Layout((*_NUMBERS, *_FLAGS, *_SHAPE_AND_NAME, *_SRC)),
     node_base=None,
     param_nodes=True,
     ops=tuple(_V2_OPS.split()),
     unary=tuple(_V2_UNARY.split()),
     types=_TYPE_NUMBERS,
+    variations={},
 )
 
-DIALECTS = {d.name: d for d in (V2,)}
+# The ggml inside the source distribution of llama-cpp-python 0.3.1 (2024-09-30): COUNT_EQUAL came between it and v2,
+# so every op behind ARGMAX has another number under the same version word.
+V2A = replace(V2, name="v2a", ops=tuple(op for op in V2.ops if op != "COUNT_EQUAL"))
+
+_V1_OPS = """
+NONE DUP ADD ADD1 ACC SUB MUL DIV SQR SQRT LOG SUM SUM_ROWS MEAN ARGMAX REPEAT REPEAT_BACK CONCAT SILU_BACK NORM
+RMS_NORM RMS_NORM_BACK GROUP_NORM MUL_MAT MUL_MAT_ID OUT_PROD SCALE SET CPY CONT RESHAPE VIEW PERMUTE TRANSPOSE GET_ROWS
+GET_ROWS_BACK DIAG DIAG_MASK_INF DIAG_MASK_ZERO SOFT_MAX SOFT_MAX_BACK ROPE ROPE_BACK CLAMP CONV_TRANSPOSE_1D IM2COL
+CONV_TRANSPOSE_2D POOL_1D POOL_2D UPSCALE PAD ARANGE TIMESTEP_EMBEDDING ARGSORT LEAKY_RELU FLASH_ATTN FLASH_ATTN_EXT
+FLASH_FF FLASH_ATTN_BACK SSM_CONV SSM_SCAN WIN_PART WIN_UNPART GET_REL_POS ADD_REL_POS UNARY MAP_UNARY MAP_BINARY
+MAP_CUSTOM1_F32 MAP_CUSTOM2_F32 MAP_CUSTOM3_F32 MAP_CUSTOM1 MAP_CUSTOM2 MAP_CUSTOM3 CROSS_ENTROPY_LOSS
+CROSS_ENTROPY_LOSS_BACK
+"""
+
+# Words 11 and 12 of its rope are the base and direction of xPos, which later versions dropped; 0 turns it off.
+_V1_ROPE = Variation(n_src=2, words=tuple(range(11)), implied={})
+
+# ggml-python 0.0.37, that is ggml 7cf94a2b (2024-05-17): the newest package whose ggml imports graphs.
+V1 = Dialect(
+    name="v1",
+    version=1,
+    header=_HEADER,
+    leaf=Layout((*_NUMBERS, *_SHAPE_AND_NAME)),
+    node=Layout((*_NUMBERS, *_SHAPE_AND_NAME, *_SRC)),
+    node_base=None,
+    param_nodes=False,
+    ops=tuple(_V1_OPS.split()),
+    unary=tuple(name for name in V2.unary if name != "EXP"),
+    types={name: number for name, number in _TYPE_NUMBERS.items() if number <= _TYPE_NUMBERS["BF16"]},
+    variations={
+        "ROPE": _V1_ROPE,
+        "ROPE_BACK": _V1_ROPE,
+        "CONCAT": Variation(n_src=2, words=(), implied={0: 2}),  # of dimension 2 only
+        "GROUP_NORM": Variation(n_src=1, words=(0,), implied={1: 0x358637BD}),  # eps 1e-6f
+        "FLASH_ATTN_EXT": Variation(n_src=4, words=(0, 1, 3), implied={2: 0}),  # no logit_softcap before prec
+    },
+    same_shape=frozenset({"SUB"}),
+)
+
+DIALECTS = {d.name: d for d in (V2, V2A, V1)}

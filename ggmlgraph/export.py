@@ -1,44 +1,61 @@
-"""A traced graph becomes a file: `Graph.save` and `ggmlgraph export`.
+"""A traced graph becomes a file: `Graph.save`, `ggmlgraph export` and `ggmlgraph convert`.
 
 What the file says about itself, the metadata leaf, is put together here. Weights are streamed into the file as their
-initialisers make them.
+initialisers make them, or as they are read from somebody's checkpoint.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ggmlgraph import cgraph, metadata
 from ggmlgraph.core import pack_params
-from ggmlgraph.dialect import OUTPUT
+from ggmlgraph.dialect import DIALECTS, OUTPUT
 from ggmlgraph.errors import UnsupportedError
 from ggmlgraph.tracer import Graph, Node
+
+Weights = Mapping[str, Callable[[], Iterable[NDArray[np.float32]]]]  # flat row-major chunks, by parameter name
 
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"
 ALIGNMENT = 16
 
 
-def save(graph: Graph, path: Path, *, seed: int, tokenizer: bytes | None, corpus: str | None) -> None:
-    """Write graph.bin in dialect v2, at once or not at all.
+def save(
+    graph: Graph,
+    path: Path,
+    *,
+    seed: int,
+    weights: Weights | None,
+    tokenizer: bytes | None,
+    corpus: str | None,
+    dialect: str,
+) -> None:
+    """Write graph.bin at once or not at all.
 
-    tokenizer: `Tokenizer.to_bytes()`, travels as a leaf. corpus: what to train on when no data is given.
-    Raises UnsupportedError for an op that stock ggml does not have.
+    weights: values of every parameter, instead of initialised ones. tokenizer: `Tokenizer.to_bytes()`, travels as a
+    leaf. corpus: what to train on when no data is given.
+    Raises UnsupportedError for an op that the dialect's ggml does not have.
     """
     names = [node.name or f"node_{i}" for i, node in enumerate(graph.nodes)]
-    records = [_record(graph, i, names[i], seed) for i in range(len(graph.nodes))]
-    records.append(_leaf(metadata.LEAF_NAME, describe(graph, names, corpus).encode()))
+    records = [_record(graph, i, names[i], seed, weights) for i in range(len(graph.nodes))]
+    has_flags = DIALECTS[dialect].has_flags
+    records.append(leaf(metadata.LEAF_NAME, describe(graph, names, corpus, has_flags=has_flags).encode()))
     if tokenizer is not None:
-        records.append(_leaf(TOKENIZER_LEAF, tokenizer))
+        records.append(leaf(TOKENIZER_LEAF, tokenizer))
     roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
-    cgraph.write(path, records, roots)
+    cgraph.write(path, records, roots, dialect)
 
 
-def describe(graph: Graph, names: list[str], corpus: str | None) -> metadata.Metadata:
-    """The graph's metadata, by names of tensors."""
+def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: bool) -> metadata.Metadata:
+    """The graph's metadata, by names of tensors. has_flags: the file's records carry the flags."""
     named = list(enumerate(zip(names, graph.nodes, strict=True)))
+    flags = {name: node.flags for _, (name, node) in named if node.flags}
     exprs = {name: graph.exprs(i) for i, (name, _) in named}
     return metadata.Metadata(
         model=graph.model,
@@ -51,10 +68,11 @@ def describe(graph: Graph, names: list[str], corpus: str | None) -> metadata.Met
         where={name: node.where for _, (name, node) in named if node.op},
         corpus=corpus,
         initializers={name: node.initializer.spec for _, (name, node) in named if node.initializer},
+        flags={} if has_flags else dict(sorted(flags.items())),
     )
 
 
-def _record(graph: Graph, i: int, name: str, seed: int) -> cgraph.Record:
+def _record(graph: Graph, i: int, name: str, seed: int, weights: Weights | None) -> cgraph.Record:
     node, t = graph.nodes[i], graph.core.tensor(i)
     if node.op is not None and node.op.ggml is None:
         raise UnsupportedError(f"{node.where}: ggml has no op {node.op.name}")
@@ -69,20 +87,21 @@ def _record(graph: Graph, i: int, name: str, seed: int) -> cgraph.Record:
         flags=node.flags,
         op_params=b"" if node.op is None else pack_params(node.op, node.params),
         src=node.src,
-        data=_weights(node, name, seed) if node.initializer else None,
+        data=_weights(node, name, seed, weights) if node.initializer else None,
     )
 
 
-def _weights(node: Node, name: str, seed: int) -> Callable[[], Iterator[bytes]]:
+def _weights(node: Node, name: str, seed: int, weights: Weights | None) -> Callable[[], Iterator[bytes]]:
     def chunks() -> Iterator[bytes]:
         assert node.initializer is not None
-        for values in node.initializer.chunks(name, node.shape, seed):
+        for values in weights[name]() if weights else node.initializer.chunks(name, node.shape, seed):
             yield values.tobytes()
 
     return chunks
 
 
-def _leaf(name: str, payload: bytes) -> cgraph.Record:
+def leaf(name: str, payload: bytes) -> cgraph.Record:
+    """A leaf of bytes, padded so that tensors behind it stay aligned."""
     payload += b"\0" * (-len(payload) % ALIGNMENT)
     n = len(payload)
     data: Callable[[], Iterable[bytes]] = partial(iter, [payload])

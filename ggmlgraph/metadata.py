@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ggmlgraph.dialect import ALL_FLAGS
 from ggmlgraph.errors import FormatError, UnsupportedError
 
 LEAF_NAME = "ggmlgraph.metadata"
@@ -21,6 +22,7 @@ Feed = Literal["tokens", "targets", "loss_weights", "positions"]
 Scalar = str | int | float | bool | None
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 Expression = str | None
+Flags = Annotated[int, msgspec.Meta(ge=1, le=ALL_FLAGS)]
 
 
 class SizeExpressions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,7 +33,7 @@ class SizeExpressions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """One file's metadata. Keys of `inputs`, `exprs`, `exact`, `where`, `initializers` are names of tensors."""
+    """One file's metadata. Keys of `inputs`, `flags`, `exprs`, `exact`, `where`, `initializers` are tensors' names."""
 
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
     model: str
@@ -44,11 +46,21 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     where: dict[str, str] = {}  # "file.py:41", the call that made the node
     corpus: str | None = None  # what to train on when no data is given, e.g. "builtin:sine"
     initializers: dict[str, str] = {}
+    flags: dict[str, Flags] = {}  # what is input, output, trained, the loss: in a dialect whose records do not say it
 
     def encode(self) -> bytes:
         """JSON, padded so that tensors behind it stay aligned."""
-        text = msgspec.json.encode(self)
-        return text + b" " * (-len(text) % ALIGNMENT)
+        return _pad(msgspec.json.encode(self))
+
+
+def _pad(text: bytes) -> bytes:
+    return text + b" " * (-len(text) % ALIGNMENT)
+
+
+def with_flags(data: bytes, flags: dict[str, int]) -> bytes:
+    """The leaf's bytes with these flags and all else as it is, fields of later versions too."""
+    decode(data)
+    return _pad(msgspec.json.encode(msgspec.json.decode(data) | {"flags": flags}))
 
 
 def decode(data: bytes) -> Metadata:

@@ -13,7 +13,7 @@ models at trace time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ggmlgraph.optable import op
 
@@ -173,7 +173,7 @@ def swiglu(a: Tensor, b: Tensor) -> Tensor:
 # ---------------------------------------------------------------- reductions and repeats
 
 
-@op("SUM", shape="scalar", dense=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),), rank=lambda a: 1)
+@op("SUM", shape="scalar", dense=("a",), work="sum", vjp=lambda g, y, a: (repeat(g, shape=a),), rank=lambda a: 1)
 def sum(a: Tensor) -> Tensor:
     """Sum of all elements -> (1,)."""
 
@@ -332,6 +332,46 @@ def soft_max_back(g: Tensor, y: Tensor, scale: float) -> Tensor:
     """Cotangent of a in y = soft_max(a): scale * y * (g - sum(g * y))."""
 
 
+def _attention_cotangents(
+    g: Tensor, y: Any, q: Tensor, k: Tensor, v: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor, None]:
+    dk, dv = empty(shape=k), empty(shape=v)
+    dq = attention_back(empty(shape=q), dk, dv, g, y, q, k, v, lse, y.scale, y.n_past)
+    return dq, written(dk, dq), written(dv, dq), None
+
+
+@op(shape="attention", rows=("q", "k", "v"), dense=("lse",), writes=("lse",), work="attention",
+    vjp=_attention_cotangents)  # fmt: skip
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, lse: Tensor | None = None, scale: float = 1.0, n_past: int = 0
+) -> Tensor:
+    """softmax(scale * q @ k.T) @ v per head; key j is visible to query i where j <= i + n_past.
+
+    q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx_k, n_head_kv, head_dim), each head of which serves a group
+    of query heads -> shape of q. Streams over blocks of keys (Milakov & Gimelshein 2018, Dao et al. 2022): the
+    scores are never stored. When lse (batch, n_head, ctx) is given, it is left the logarithm of each softmax's
+    denominator, which the backward pass needs.
+    """
+
+
+@op(shape="attention_back", rows=("g", "q", "k", "v"), dense=("dq", "dk", "dv", "y", "lse"),
+    writes=("dq", "dk", "dv"), view=True, work="attention_back")  # fmt: skip
+def attention_back(
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    g: Tensor,
+    y: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    scale: float,
+    n_past: int,
+) -> Tensor:
+    """Cotangents of q, k and v in y = attention(q, k, v), left in dq, dk and dv; the result is dq."""
+
+
 @op("ROPE", shape="rope", rows=("a",), dense=("positions", "freq_factors"), inplace=True,
     words={"n_dims": 1, "mode": 2, "n_ctx_orig": 4, "freq_base": 5},
     vjp=lambda g, y, a, positions, freq_factors: (
@@ -413,6 +453,11 @@ def empty(shape: Shape) -> Tensor:
     """Memory of `shape` that a later node writes."""
 
 
+@op(shape="first", dense=("a",), view=True, kernel=None)
+def written(a: Tensor, by: Tensor) -> Tensor:
+    """a, after node `by` has written it."""
+
+
 # ---------------------------------------------------------------- optimiser
 
 
@@ -421,7 +466,7 @@ def accumulate(total: Tensor, g: Tensor, keep: Tensor) -> Tensor:
     """total = keep[0] * total + g, in place: gradients of several micro-batches."""
 
 
-@op(shape="scalar", dense=("a",))
+@op(shape="scalar", dense=("a",), work="sum")
 def sum_sqr(a: Tensor, total: Tensor | None = None) -> Tensor:
     """Sum of squares of a, plus total[0] -> (1,)."""
 

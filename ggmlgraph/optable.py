@@ -79,7 +79,7 @@ class Op:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         operands, params = self.arguments(args, kwargs)
-        for operand in operands:
+        for operand in (*operands, params.get("shape")):
             if isinstance(operand, Operand):
                 return operand.bind(self, operands, params)
         raise TypeError(f"{self.name}: no operand among {', '.join(self.sources)} is a tensor")

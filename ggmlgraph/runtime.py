@@ -13,7 +13,8 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,11 +27,17 @@ from ggmlgraph import machine, metadata
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.dim import evaluate
-from ggmlgraph.errors import GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.errors import FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
 from ggmlgraph.metadata import Metadata
 
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"
+FUSIONS = {
+    "norm_gain": lib.GG_FUSE_NORM_GAIN,
+    "swiglu": lib.GG_FUSE_SWIGLU,
+    "cross_entropy": lib.GG_FUSE_CROSS_ENTROPY,
+    "attention": lib.GG_FUSE_ATTENTION,
+}
 Batch = tuple[ArrayLike, ArrayLike]
 
 
@@ -73,6 +80,20 @@ class Program:
         err = new_error()
         if lib.gg_exec_run(self.handle, begin, self.end if end is None else end, err) < 0:
             raise exception(err)
+
+    @contextmanager
+    def profile(self) -> Iterator[NDArray[np.float64]]:
+        """Seconds spent in each node by the runs inside the `with`, by tensor id."""
+        seconds = np.zeros(self.end)
+        lib.gg_exec_profile(self.handle, ffi.from_buffer("double[]", seconds))
+        try:
+            yield seconds
+        finally:
+            lib.gg_exec_profile(self.handle, ffi.NULL)
+
+    def flops(self, tensor_id: int) -> float:
+        """Floating-point operations of one node; 0 for what is no matrix product."""
+        return float(lib.gg_exec_flops(self.handle, tensor_id, tensor_id + 1))
 
     def cost(self) -> Cost:
         leafs = (i for i in range(self.end) if self.graph.tensor(i).op == 0)
@@ -130,9 +151,10 @@ class TrainProgram(Program):
 class Runtime:
     """One graph file at one batch and context.
 
-    path: graph.bin. threads: default every processor this process may use. batch, ctx: default the sizes at export.
-    accumulate: micro-batches per step. Raises FormatError (a bad file; with the byte offset), UnsupportedError,
-    MemoryLimitError (a program does not fit `memory_limit`, default what the machine has free).
+    path: graph.bin, in any dialect. threads: default every processor this process may use. batch, ctx: default the
+    sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the patterns that become one op.
+    Raises FormatError (a bad file; with the byte offset), UnsupportedError, MemoryLimitError (a program does not fit
+    `memory_limit`, default what the machine has free).
     """
 
     def __init__(
@@ -144,10 +166,14 @@ class Runtime:
         ctx: int | None = None,
         accumulate: int = 1,
         memory_limit: int | None = None,
+        dialect: str = "auto",
+        fusions: Collection[str] = frozenset(FUSIONS),
     ) -> None:
-        base = import_file(path)
+        base = import_file(path, dialect)
+        meta = read_metadata(base)
+        apply_flags(base, meta)
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
-        self._open(base, read_metadata(base), threads, memory_limit)
+        self._open(base, meta, threads, memory_limit, sum(FUSIONS[name] for name in set(fusions)))
         self._resize(base, batch, ctx)
         self.accumulate = accumulate
         for name, op in self.metadata.exact.items():
@@ -155,10 +181,11 @@ class Runtime:
             if lib.gg_refine(self.graph.handle, self.graph.find(name), op.encode(), err) < 0:
                 raise exception(err, "metadata: ")
 
-    def _open(self, base: CoreGraph, meta: Metadata, threads: int, memory_limit: int | None) -> None:
+    def _open(self, base: CoreGraph, meta: Metadata, threads: int, memory_limit: int | None, fusions: int) -> None:
         self.metadata = meta
         self.threads = threads
         self.memory_limit = memory_limit
+        self._fusions = fusions
         self.isa = machine.isa()
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
         self._base = base
@@ -181,7 +208,7 @@ class Runtime:
     def at(self, batch: int | None = None, ctx: int | None = None) -> Runtime:
         """The same weights at another batch or context, default as here; lives as long as this one."""
         other = object.__new__(Runtime)
-        other._open(self.graph, self.metadata, self.threads, self.memory_limit)
+        other._open(self.graph, self.metadata, self.threads, self.memory_limit, self._fusions)
         other._resize(self.graph, batch or self.sizes.get("batch"), ctx or self.sizes.get("ctx"))
         other.accumulate = 1
         return other
@@ -278,7 +305,7 @@ class Runtime:
         for i in self._ids(INPUT):
             self.graph.leaf_bytes(i)  # inputs exist before the programs do, so that all of them share one memory
         err = new_error()
-        handle = lib.gg_fuse(self.graph.handle, len(roots), roots, int(train), lib.GG_FUSE_ALL, err)
+        handle = lib.gg_fuse(self.graph.handle, len(roots), roots, int(train), self._fusions, err)
         if handle == ffi.NULL:
             raise exception(err)
         return CoreGraph(handle)
@@ -418,28 +445,58 @@ class Runtime:
 # ---------------------------------------------------------------- files
 
 
-def import_file(path: str | os.PathLike[str]) -> CoreGraph:
+def import_file(path: str | os.PathLike[str], dialect: str = "auto") -> CoreGraph:
     """Read a graph file through the C importer. Raises FormatError or UnsupportedError with path and byte offset."""
+    with _bytes(path) as view:
+        err = new_error()
+        handle = lib.gg_import(view, len(view), dialect.encode(), err)
+    if handle == ffi.NULL:
+        raise exception(err, f"{os.fspath(path)}: ")
+    return CoreGraph(handle)
+
+
+def identify(path: str | os.PathLike[str]) -> str:
+    """The dialect of a file: the one in which all of it is valid. Errors as of `import_file`."""
+    with _bytes(path) as view:
+        err = new_error()
+        name = lib.gg_identify(view, len(view), err)
+    if name == ffi.NULL:
+        raise exception(err, f"{os.fspath(path)}: ")
+    return str(ffi.string(name).decode())
+
+
+@contextmanager
+def _bytes(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A regular file's content for C, mapped."""
     with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{os.fspath(path)} is not a regular file")
         content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
-        err = new_error()
         view = ffi.from_buffer("uint8_t[]", content)
-        handle = lib.gg_import(view, status.st_size, err)
-        ffi.release(view)
-        if status.st_size:
-            content.close()
-    if handle == ffi.NULL:
-        raise exception(err, f"{os.fspath(path)}: ")
-    return CoreGraph(handle)
+        try:
+            yield view
+        finally:
+            ffi.release(view)
+            if status.st_size:
+                content.close()
 
 
 def read_metadata(graph: CoreGraph) -> Metadata:
     """The file's metadata leaf; an empty one for a file that has none."""
     tensor_id = graph.find(metadata.LEAF_NAME)
     return Metadata(model="") if tensor_id < 0 else metadata.decode(bytes(graph.leaf_bytes(tensor_id)).rstrip(b"\0"))
+
+
+def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
+    """Mark inputs, parameters, loss and outputs as the metadata says, for a dialect whose records cannot."""
+    for name, flags in meta.flags.items():
+        tensor_id = graph.find(name)
+        if tensor_id < 0:
+            raise FormatError(f"metadata: the graph has no tensor {name!r}")
+        if flags & PARAM and (graph.op(tensor_id) != "none" or graph.dtype(tensor_id) != "f32"):
+            raise FormatError(f"metadata: {name!r} is no float32 leaf, so it cannot be a parameter")
+        graph.set_name(tensor_id, name, flags)
 
 
 def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggmlgraph.core import TYPE_NAMES, CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import INPUT, LOSS, OUTPUT, PARAM
@@ -23,6 +23,9 @@ from ggmlgraph.errors import GGError, ShapeError, UsageError
 from ggmlgraph.initializers import Initializer
 from ggmlgraph.optable import TABLE, Op
 from ggmlgraph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from ggmlgraph.export import Weights
 
 PACKAGE = Path(__file__).resolve().parent
 SHADOW_SIZES = (1009, 1013)  # primes, so that a product of named sizes has one factorisation
@@ -319,12 +322,19 @@ class Graph:
         return (ne, expr) if any(ne) or expr else None
 
     def save(
-        self, path: str | Path, *, seed: int = 0, tokenizer: bytes | None = None, corpus: str | None = None
+        self,
+        path: str | Path,
+        *,
+        seed: int = 0,
+        weights: Weights | None = None,
+        tokenizer: bytes | None = None,
+        corpus: str | None = None,
+        dialect: str = "v2",
     ) -> None:
-        """Write the graph with freshly initialised weights; see `ggmlgraph.export`."""
+        """Write the graph with these weights, else with freshly initialised ones; see `ggmlgraph.export`."""
         from ggmlgraph.export import save
 
-        save(self, Path(path), seed=seed, tokenizer=tokenizer, corpus=corpus)
+        save(self, Path(path), seed=seed, weights=weights, tokenizer=tokenizer, corpus=corpus, dialect=dialect)
 
 
 def _is_ours(filename: str) -> bool:

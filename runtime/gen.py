@@ -9,6 +9,7 @@ The templates beside this file hold the rest. Output: gg_ops.h, ops.c, elementwi
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,29 @@ class Formula(Operand):
 
 
 class Rule(Operand):
-    """A tensor id in C; an op applied to it appends a node."""
+    """A tensor id in C: a name, or the call that appends a node. An op applied to it is such a call."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name = name
+        self.arguments = arguments
 
     def bind(self, op: Op, operands: list[Any], params: dict[str, Any]) -> Rule:
         values = [*operands, *(params[p.name] for p in op.params), *([params["shape"]] if op.sized else [])]
-        return Rule(f"gg_make_{op.name}({', '.join(['to', *map(c_value, values)])})")
+        return Rule(f"gg_make_{op.name}", tuple(values))
+
+    def calls(self) -> dict[Rule, None]:
+        """The calls this consists of, each after those among its arguments."""
+        found: dict[Rule, None] = {}
+        for argument in self.arguments:
+            if isinstance(argument, Rule):
+                found |= argument.calls()
+        return found | {self: None} if self.arguments else found
+
+    def text(self, local: dict[Rule, str]) -> str:
+        """The C expression, given the calls whose results lie in local variables."""
+        if self in local or not self.arguments:
+            return local.get(self, self.name)
+        return f"{self.name}({', '.join(['to', *(c_value(a, local) for a in self.arguments)])})"
 
 
 class Output(Rule):
@@ -94,24 +110,40 @@ class Output(Rule):
         raise AttributeError(f"{self.op.name} has no parameter {name}")
 
 
-def c_value(value: Rule | str | float | None) -> str:
+def c_value(value: Rule | str | float | None, local: dict[Rule, str]) -> str:
     """An argument of a gg_make function; -1 is an absent source."""
     if value is None:
         return "-1"
     if isinstance(value, Rule):
-        return value.text
+        return value.text(local)
     return f"{value!r}f" if isinstance(value, float) else str(value)
 
 
-def vjp_statements(op: Op) -> list[tuple[int, str]]:
-    """(source, C expression of its cotangent) for each source that has one."""
+def vjp_cotangents(op: Op) -> dict[int, Rule]:
+    """The cotangent of each source that has one."""
     if op.vjp is None:
-        return []
+        return {}
     sources = [Rule(f"node.src[{k}]") for k in range(len(op.sources))]
     cotangents = op.vjp(Rule("g"), Output(op), *sources)
     if len(cotangents) != len(op.sources):
         raise TypeError(f"vjp of {op.name} gives {len(cotangents)} cotangents for {len(op.sources)} sources")
-    return [(k, c.text) for k, c in enumerate(cotangents) if c is not None]
+    return {k: c for k, c in enumerate(cotangents) if c is not None}
+
+
+def vjp_statements(op: Op) -> list[str]:
+    """A rule in C. What it uses twice is a local, made only if a wanted cotangent needs it."""
+    cotangents = vjp_cotangents(op)
+    needs = {k: cotangent.calls() for k, cotangent in cotangents.items()}
+    calls = {call: None for needed in needs.values() for call in needed}
+    n_uses = Counter([*cotangents.values(), *(a for call in calls for a in call.arguments if isinstance(a, Rule))])
+    local: dict[Rule, str] = {}
+    statements = []
+    for call in calls:
+        if n_uses[call] > 1:
+            wanted = " || ".join(f"want[{k}]" for k, needed in needs.items() if call in needed)
+            statements.append(f"int32_t t{len(local)} = {wanted} ? {call.text(local)} : -1;")
+            local[call] = f"t{len(local)}"
+    return statements + [f"if (want[{k}]) grad[{k}] = {c.text(local)};" for k, c in cotangents.items()]
 
 
 def formula(op: Op) -> str:
@@ -155,6 +187,25 @@ def file_ops(names: tuple[str, ...], *, unary: bool) -> list[tuple[str, str | No
     return [(name, rows.get(name)) for name in names]
 
 
+def unread(name: str) -> str:
+    """Mask of the op_params words of a ggml op that files may fill and no kernel reads."""
+    return hex(sum(1 << word for word in dialect.UNREAD.get(name, ())))
+
+
+def layout(record: dialect.Layout) -> str:
+    """Initialisers of a gg_layout: byte offsets, -1 where the record has no such field."""
+    fields = {"type": "type", "op": "op", "flags": "flags", "ne": "ne0", "name": "name", "op_params": "op_params",
+              "src": "src"}  # fmt: skip
+    offsets = {member: record.offset(name) if record.n(name) else -1 for member, name in fields.items()}
+    return ", ".join(f".{member} = {value}" for member, value in {"nbytes": record.nbytes, **offsets}.items())
+
+
+def type_numbers(d: dialect.Dialect) -> list[int]:
+    """For each type number of a dialect the runtime's, which are the newest dialect's; -1 where there is no type."""
+    numbers = {number: dialect.V2.types[name] for name, number in d.types.items()}
+    return [numbers.get(number, -1) for number in range(max(numbers) + 1)]
+
+
 def main(out: Path) -> None:
     """Render every template into `out`."""
     environment = jinja2.Environment(
@@ -168,6 +219,7 @@ def main(out: Path) -> None:
         ops=list(TABLE.values()), dialects=dialect.DIALECTS.values(), magic=dialect.MAGIC,
         vjp_statements=vjp_statements, formula=formula, bits=bits, words=words,
         make_signature=make_signature, file_op=file_op, file_ops=file_ops,
+        layout=layout, type_numbers=type_numbers, unread=unread,
     )  # fmt: skip
     for name in ("gg_ops.h", "ops.c", "elementwise.c", "kernels.c"):
         (out / name).write_text(environment.get_template(name + ".j2").render(), encoding="utf-8")

@@ -211,6 +211,40 @@ def _get_rows_back(g: Array, ids: Array, shape: Shape) -> Array:
 # ---------------------------------------------------------------- attention
 
 
+def _attention_scores(q: Array, k: Array, scale: float, n_past: int) -> Array:
+    """(batch, n_head, ctx, ctx_k) from q and k whose heads are the last axis but one."""
+    scores = scale * _mul_mat(k.swapaxes(-2, -3), q.swapaxes(-2, -3))
+    return np.where(_above_diagonal(scores, n_past), -np.inf, scores)
+
+
+def _attention(
+    q: Array, k: Array, v: Array, lse: Array | None = None, scale: float = 1.0, n_past: int = 0
+) -> Array:  # fmt: skip
+    weights = _soft_max(_attention_scores(q, k, scale, n_past))
+    return _mul_mat(v.swapaxes(-2, -3).swapaxes(-1, -2), weights).swapaxes(-2, -3)
+
+
+def _attention_writes(
+    q: Array, k: Array, v: Array, lse: Array | None = None, scale: float = 1.0, n_past: int = 0
+) -> dict[str, Array]:
+    if lse is None:
+        return {}
+    return {"lse": np.log(np.exp(_attention_scores(q, k, scale, n_past)).sum(-1))}
+
+
+def _attention_back_writes(
+    dq: Array, dk: Array, dv: Array, g: Array, y: Array, q: Array, k: Array, v: Array, lse: Array, scale: float,
+    n_past: int,
+) -> dict[str, Array]:  # fmt: skip
+    """By the chain rule through products and softmax, from g, q, k and v alone."""
+    weights = _soft_max(_attention_scores(q, k, scale, n_past))
+    q, k, v, g = (x.swapaxes(-2, -3) for x in (q, k, v, g))
+    dscores = _soft_max_back(_mul_mat(v, g), weights, scale)
+    dq = dscores @ _group_repeat(k, q.shape)
+    dk, dv = _mul_mat_back(dscores, q, k.shape), _mul_mat_back(weights, g, v.shape)
+    return {"dq": dq.swapaxes(-2, -3), "dk": dk.swapaxes(-2, -3), "dv": dv.swapaxes(-2, -3)}
+
+
 def _rotation(
     positions: Array, freq_factors: Array | None, n_dims: int, freq_base: float, freq_scale: float
 ) -> tuple[Array, Array]:
@@ -359,12 +393,15 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "diag_mask_zero": _diag_mask(0.0),
     "soft_max": _soft_max,
     "soft_max_back": _soft_max_back,
+    "attention": _attention,
+    "attention_back": lambda *operands, **params: _attention_back_writes(*operands, **params)["dq"],
     "rope": _rope(1.0),
     "rope_back": _rope(-1.0),
     "cross_entropy": _cross_entropy,
     "cross_entropy_back": _cross_entropy_back,
     "linear_cross_entropy": _linear_cross_entropy,
     "empty": lambda shape: np.zeros(shape),  # only the shape is defined
+    "written": lambda a, by: a,
     "accumulate": _accumulate,
     "sum_sqr": _sum_sqr,
     "adamw": lambda *operands, **params: _adamw_writes(*operands, **params)["p"],
@@ -373,6 +410,8 @@ REFERENCE: dict[str, Callable[..., Array]] = {
 WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "accumulate": lambda total, g, keep: {"total": _accumulate(total, g, keep)},
     "adamw": _adamw_writes,
+    "attention": _attention_writes,
+    "attention_back": _attention_back_writes,
     "linear_cross_entropy": _linear_cross_entropy_writes,
 }
 
@@ -532,7 +571,7 @@ def _activation_back() -> Iterator[Sample]:
 def _sums() -> Iterator[Sample]:
     for shape, layout in DENSE:
         yield Sample((_f32(shape, layout=layout),))
-    yield Sample((_f32((127, 127), 0.0, 1.0),))
+    yield Sample((_f32((3, 127, 127), 0.0, 1.0),))
     yield Sample((_values((64,), HUGE, -HUGE, 1.0),))
 
 
@@ -748,6 +787,48 @@ def _soft_max_backs() -> Iterator[Sample]:
         yield Sample(sample.operands, {"scale": (1.0, 0.125)[k % 2]})
 
 
+def _attention_operands() -> Iterator[tuple[list[Operand], dict[str, Any]]]:
+    """q, k, v and the params: (batch, ctx, ctx_k, n_head, n_head_kv, head_dim, n_past)."""
+    cases = [
+        (1, 1, 1, 1, 1, 1, 0), (1, 2, 2, 2, 1, 7, 0), (2, 7, 7, 4, 2, 6, 0), (3, 33, 33, 2, 2, 32, 0),
+        (1, 64, 64, 3, 1, 16, 0), (2, 65, 65, 2, 2, 33, 0), (1, 130, 130, 4, 2, 24, 0), (1, 1, 65, 2, 1, 32, 64),
+        (2, 7, 40, 2, 1, 31, 33), (1, 65, 194, 2, 2, 8, 129), (1, 130, 130, 2, 1, 5, 1000), (1, 70, 33, 1, 1, 64, 0),
+        (1, 33, 130, 2, 2, 3, 0), (1, 130, 70, 2, 2, 40, 5),
+    ]  # fmt: skip
+    for k, (batch, ctx, ctx_k, n_head, n_head_kv, head_dim, n_past) in enumerate(cases):
+        for layouts in (("dense", "dense", "dense"), ("permuted", "sliced", "permuted"))[: 1 + k % 2]:
+            shapes = (batch, ctx, n_head, head_dim), *[(batch, ctx_k, n_head_kv, head_dim)] * 2
+            params = {"scale": (1.0, head_dim**-0.5)[k % 2], "n_past": n_past}
+            yield [_f32(shape, layout=layout) for shape, layout in zip(shapes, layouts, strict=True)], params
+
+
+def _attentions() -> Iterator[Sample]:
+    for (q, k, v), params in _attention_operands():
+        batch, ctx, n_head, _ = q.shape
+        yield Sample((q, k, v, _f32((batch, n_head, ctx))), params)
+    yield Sample((q, k, v, None), params)
+
+
+@dataclass(frozen=True)
+class AttentionBackSample(Sample):
+    """y and lse are not free: they are those of q, k and v."""
+
+    def arrays(self) -> list[Array | None]:
+        *given, _, q, k, v, lse = super().arrays()
+        exact = [x.astype(np.float64) for x in (q, k, v)]  # type: ignore[union-attr]
+        y = _attention(*exact, **self.params)
+        lse = _attention_writes(*exact, y, **self.params)["lse"]
+        return [*given, y.astype(np.float32), q, k, v, lse.astype(np.float32)]
+
+
+def _attention_backs() -> Iterator[Sample]:
+    for (q, k, v), params in _attention_operands():
+        batch, ctx, n_head, _ = q.shape
+        written = [replace(x, layout="dense") for x in (q, k, v)]
+        y, lse = _f32(q.shape), _f32((batch, n_head, ctx))
+        yield AttentionBackSample((*written, replace(q, layout=v.layout), y, q, k, v, lse), params)
+
+
 def _ropes() -> Iterator[Sample]:
     def sample(shape: Shape, limit: int, n_dims: int, mode: int, layout: str = "dense", factors: bool = False,
                **params: float) -> Sample:  # fmt: skip
@@ -804,6 +885,11 @@ def _sizes() -> Iterator[Sample]:
         yield Sample((), shape=shape)
 
 
+def _writtens() -> Iterator[Sample]:
+    for shape in (*LINES[::3], *BLOCKS):
+        yield Sample((_f32(shape), _f32((3,))))
+
+
 def _accumulates() -> Iterator[Sample]:
     for k, (shape, _) in enumerate(DENSE):
         yield Sample((_f32(shape), _f32(shape), _values((1,), k % 2)))
@@ -812,7 +898,7 @@ def _accumulates() -> Iterator[Sample]:
 def _sum_sqrs() -> Iterator[Sample]:
     for k, (shape, _) in enumerate(DENSE):
         yield Sample((_f32(shape), _values((1,), 2.5) if k % 2 else None))
-    yield Sample((_f32((127, 127)), None))
+    yield Sample((_f32((3, 127, 127)), None))
 
 
 def _adamws() -> Iterator[Sample]:
@@ -880,12 +966,15 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "diag_mask_zero": _diag_masks(),
     "soft_max": _soft_maxes(),
     "soft_max_back": _soft_max_backs(),
+    "attention": _attentions(),
+    "attention_back": _attention_backs(),
     "rope": _ropes(),
     "rope_back": _ropes(),
     "cross_entropy": _cross_entropies(back=False),
     "cross_entropy_back": _cross_entropies(back=True),
     "linear_cross_entropy": _linear_cross_entropies(),
     "empty": _sizes(),
+    "written": _writtens(),
     "accumulate": _accumulates(),
     "sum_sqr": _sum_sqrs(),
     "adamw": _adamws(),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ggmlgraph import cgraph
 from ggmlgraph.cgraph import CGraph, Record, dense_strides, dump, emit, order, parse, read, work_nbytes, write
-from ggmlgraph.dialect import DIALECTS, INPUT, OUTPUT, PARAM, TYPES, V2
+from ggmlgraph.dialect import DIALECTS, INPUT, OUTPUT, PARAM, TYPES, V1, V2, V2A
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError, UsageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -42,9 +42,9 @@ def node(op: str, *src: int, ne: tuple[int, ...] = (4, 3), name: str = "", unary
     return Record(name, "F32", sizes(*ne), dense_strides(TYPES["F32"], sizes(*ne)), op, unary, src=src)
 
 
-def to_bytes(records: Sequence[Record], roots: Sequence[int], slack: int | None = None) -> bytes:
+def to_bytes(records: Sequence[Record], roots: Sequence[int], slack: int | None = None, dialect: str = "v2") -> bytes:
     stream = io.BytesIO()
-    dump(stream, records, roots, "v2", slack)
+    dump(stream, records, roots, dialect, slack)
     return stream.getvalue()
 
 
@@ -81,6 +81,65 @@ def test_v2_has_the_sizes_and_numbers_of_ggml_59bd3c43() -> None:
         "BF16": 30,
     }
     assert DIALECTS["v2"] is V2
+
+
+def test_v2a_is_v2_without_count_equal() -> None:
+    assert V2A.leaf == V2.leaf
+    assert (len(V2A.ops), V2A.op_number["ARGMAX"], V2A.op_number["REPEAT"], V2A.op_number["UNARY"]) == (80, 16, 17, 68)
+
+
+def test_v1_has_the_sizes_and_numbers_of_ggml_7cf94a2b() -> None:
+    assert (V1.header.nbytes, V1.leaf.nbytes, V1.node.nbytes, V1.has_flags) == (24, 200, 240, False)
+    assert len(V1.ops) == 76
+    numbers = {"MUL_MAT": 23, "VIEW": 31, "ROPE": 41, "UNARY": 65, "CROSS_ENTROPY_LOSS_BACK": 75}
+    assert {name: V1.op_number[name] for name in numbers} == numbers
+    assert (len(V1.unary), V1.unary_number["HARDSIGMOID"], max(V1.types.values())) == (13, 12, V1.types["BF16"])
+
+
+V1_CASES = [  # op, op_params of the newest dialect, of v1; None: v1 cannot say it
+    ("ROPE", (0, 4, 2, 7, 5, 6), (0, 4, 2, 7, 5, 6)),
+    ("ROPE", (0,) * 11 + (1,), None),
+    ("CONCAT", (2,), (0,)),
+    ("CONCAT", (0,), None),
+    ("GROUP_NORM", (8, 0x358637BD), (8, 0)),
+    ("GROUP_NORM", (8, 0x3727C5AC), None),
+    ("FLASH_ATTN_EXT", (1, 2, 0, 3), (1, 2, 3)),
+    ("FLASH_ATTN_EXT", (1, 2, 1, 3), None),
+]
+
+
+@pytest.mark.parametrize(("op", "newest", "stored"), V1_CASES)
+def test_op_params_are_those_of_the_newest_dialect_in_memory(
+    op: str, newest: tuple[int, ...], stored: tuple[int, ...] | None
+) -> None:
+    records = [leaf("x", 4, 3), replace(node(op, 0), op_params=struct.pack(f"<{len(newest)}I", *newest))]
+    if stored is None:
+        with pytest.raises(UnsupportedError, match=f"{op} is .*, which dialect v1 cannot say"):
+            to_bytes(records, [1], dialect="v1")
+        return
+    data = to_bytes(records, [1], dialect="v1")
+    at = len(data) - V1.node.nbytes + V1.node.offset("op_params")
+    assert data[at : at + 64] == struct.pack(f"<{len(stored)}I", *stored).ljust(64, b"\0")
+    assert parse(data, "v1").nodes[0].op_params == records[1].op_params.ljust(64, b"\0")
+
+
+def test_what_v1_has_no_place_for_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="no unary op EXP"):
+        to_bytes([leaf("x", 4, 3), node("UNARY", 0, unary="EXP")], [1], dialect="v1")
+    with pytest.raises(UnsupportedError, match="ROPE takes 2 sources in v1"):
+        to_bytes([leaf("x", 4, 3), node("ROPE", 0, 0, 0)], [1], dialect="v1")
+    with pytest.raises(UnsupportedError, match="no SUB of two shapes"):
+        to_bytes([leaf("x", 4, 3), leaf("b", 4), node("SUB", 0, 1)], [2], dialect="v1")
+    with pytest.raises(UnsupportedError, match="no COUNT_EQUAL"):
+        to_bytes([leaf("x", 4, 3), node("COUNT_EQUAL", 0, 0)], [1], dialect="v1")
+
+
+def test_words_of_v1_that_later_versions_dropped_are_refused_where_they_stand() -> None:
+    data = to_bytes([leaf("x", 4, 3), node("ROPE", 0, 0)], [1], dialect="v1")
+    at = len(data) - V1.node.nbytes + V1.node.offset("op_params") + 4 * 11
+    with pytest.raises(UnsupportedError, match="op_params word 11 in dialect v1") as caught:
+        parse(data[:at] + b"\1" + data[at + 1 :], "v1")
+    assert caught.value.offset == at
 
 
 # ---------------------------------------------------------------- order
@@ -306,28 +365,31 @@ def to_records(oracle: Any, root: Any) -> list[Record]:
     return records
 
 
-def reordered(records: Sequence[Record], roots: Sequence[int]) -> bytes:
+def reordered(records: Sequence[Record], roots: Sequence[int], dialect: str) -> bytes:
     """A file whose names may repeat, as those that ggml gives to views do."""
     stream = io.BytesIO()
-    emit(stream, order(records, roots, V2), V2, 0)
+    emit(stream, order(records, roots, DIALECTS[dialect]), DIALECTS[dialect], 0)
     return stream.getvalue()
 
 
 @pytest.mark.parametrize("rope_mode", [0, 2])
-def test_the_oracles_block_is_written_byte_for_byte(rope_mode: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_oracles_block_is_written_byte_for_byte(dialect: str, rope_mode: int, tmp_path: Path) -> None:
     oracle = load_oracle()
-    records = to_records(oracle, oracle.model(oracle.Builder("v2"), oracle.weights(), rope_mode)[0])
-    oracle.write([oracle.model(oracle.Builder("v2"), oracle.weights(), rope_mode)[0]], str(tmp_path / "o"), "v2")
-    assert reordered(records, [len(records) - 1]) == (tmp_path / "o").read_bytes()
+    records = to_records(oracle, oracle.model(oracle.Builder(dialect), oracle.weights(), rope_mode)[0])
+    oracle.write([oracle.model(oracle.Builder(dialect), oracle.weights(), rope_mode)[0]], str(tmp_path / "o"), dialect)
+    assert reordered(records, [len(records) - 1], dialect) == (tmp_path / "o").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["block_v2_rope0.ggml", "block_v2_rope2.ggml"])
-def test_a_file_of_real_ggml_is_rewritten_byte_for_byte(name: str) -> None:
-    if not (GRAPHS / name).exists():
+@pytest.mark.parametrize("rope_mode", [0, 2])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_file_of_real_ggml_is_rewritten_byte_for_byte(dialect: str, rope_mode: int) -> None:
+    path = GRAPHS / f"block_{dialect}_rope{rope_mode}.ggml"
+    if not path.exists():
         pytest.skip("ggml's sample files are not beside this repository (../shared/data/graphs)")
-    graph = read(GRAPHS / name)
+    graph = read(path, dialect)
     assert (len(graph.leafs), len(graph.nodes)) == (15, 42)
-    assert reordered(graph.records, [len(graph.records) - 1]) == (GRAPHS / name).read_bytes()
+    assert reordered(graph.records, [len(graph.records) - 1], dialect) == path.read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the oracle leaves the file to the garbage collector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import ggmlgraph as gg
 from ggmlgraph.core import isa_levels
 from ggmlgraph.errors import DataError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
 from ggmlgraph.models import gpt_neox, llama
+from ggmlgraph.runtime import FUSIONS
 
 LLAMA = llama.Config(n_vocab=61, n_embd=24, n_head=4, n_head_kv=2, n_layer=2, n_ff=40)
 NEOX = gpt_neox.Config(n_vocab=61, n_embd=32, n_head=2, n_layer=2)
@@ -63,6 +65,77 @@ def test_fused_loss_equals_the_loss_in_ggmls_own_ops(graph: Path) -> None:
         fused = rt.loss(*batch_of(4, 16))
         _, plain = rt.forward("logits", "loss")  # the logits are asked for, so the loss cannot swallow them
     assert fused == pytest.approx(plain.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "config"), MODELS)
+@pytest.mark.parametrize(("batch", "ctx"), [(4, 16), (2, 1), (1, 65), (1, 150)])
+def test_fused_attention_equals_ggmls_own_ops(tmp_path: Path, loss: Any, config: Any, batch: int, ctx: int) -> None:
+    path = export(tmp_path / "graph.bin", loss, config, batch, ctx)
+    windows = batch_of(batch, ctx)
+    with gg.Runtime(path) as fused, gg.Runtime(path, fusions=FUSIONS.keys() - {"attention"}) as plain:
+        assert fused.backward(windows) == pytest.approx(plain.backward(windows), rel=1e-6)
+        expected = {name: plain.gradient(name) for name in plain.params}
+        noise = 1e-6 * max(np.abs(g).max() for g in expected.values())
+        for name, gradient in expected.items():
+            np.testing.assert_allclose(fused.gradient(name), gradient, rtol=1e-4, atol=noise, err_msg=name)
+
+
+@pytest.mark.parametrize(("loss", "config"), MODELS)
+def test_fused_attention_stores_neither_scores_nor_copies(tmp_path: Path, loss: Any, config: Any) -> None:
+    with gg.Runtime(export(tmp_path / "graph.bin", loss, config)) as rt:
+        graph = rt.program("loss").graph
+        ops = Counter(graph.op(i) for i in range(len(graph)))
+    assert ops["attention"] == config.n_layer
+    assert not ops.keys() & {"soft_max", "diag_mask_inf", "cont"}
+    assert ops["scale"] == 1  # the sign of the loss
+
+
+WEIGHTS = {  # from scores: (how a model may write attention weights, whether that fuses)
+    "scaled first": (lambda s: gg.soft_max(gg.diag_mask_inf(s * 0.4)), True),
+    "scaled by the softmax": (lambda s: gg.soft_max(gg.diag_mask_inf(s), scale=0.4), True),
+    "scaled after the mask": (lambda s: gg.soft_max(gg.diag_mask_inf(s) * 0.4), True),
+    "not scaled": (lambda s: gg.soft_max(gg.diag_mask_inf(s)), True),
+    "not masked": (lambda s: gg.soft_max(s * 0.4), True),
+    "shifted mask": (lambda s: gg.soft_max(gg.diag_mask_inf(s, n_past=3)), True),
+    "negative scale": (lambda s: gg.soft_max(gg.diag_mask_inf(s * -0.4)), False),
+    "read by its name": (lambda s: gg.soft_max(gg.diag_mask_inf(s)).named("weights"), False),
+    "not a softmax": (lambda s: gg.relu(gg.diag_mask_zero(s)), False),
+}
+
+
+@pytest.mark.parametrize(("weights", "fuses"), WEIGHTS.values(), ids=WEIGHTS)
+def test_attention_is_found_however_it_is_scaled_and_masked(tmp_path: Path, weights: Any, fuses: bool) -> None:
+    def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Any) -> gg.Tensor:
+        x = p.embedding("token_embd", tokens, 61, 24)
+        q, k, v = (p.linear(name, x, 24).reshape(*x.shape[:2], 4, 6) for name in "qkv")
+        scores = gg.mul_mat(k.permute(0, 2, 1, 3), q.permute(0, 2, 1, 3))
+        y = gg.mul_mat(v.permute(0, 2, 3, 1).cont(), weights(scores)).permute(0, 2, 1, 3).reshape(*x.shape)
+        return p.cross_entropy(p.linear("output", y, 61), targets)
+
+    export(tmp_path / "graph.bin", loss, None)
+    tokens, targets = batch_of(4, 16)
+    with gg.Runtime(tmp_path / "graph.bin") as fused, gg.Runtime(tmp_path / "graph.bin", fusions=()) as plain:
+        read = [name for name in ("loss", "weights") if fused.graph.find(name) >= 0]
+        found, expected = (rt.forward(*read, tokens=tokens, targets=targets) for rt in (fused, plain))
+        graph = fused.program(*read).graph
+    assert found[0] == pytest.approx(expected[0], rel=1e-6)
+    assert any(graph.op(i) == "attention" for i in range(len(graph))) == fuses
+
+
+@pytest.mark.parametrize(("loss", "config"), MODELS)
+def test_three_cotangents_of_attention_are_made_by_one_node(tmp_path: Path, loss: Any, config: Any) -> None:
+    with gg.Runtime(export(tmp_path / "graph.bin", loss, config)) as rt:
+        graph = rt.train_program.graph
+        ops = Counter(graph.op(i) for i in range(len(graph)))
+    assert ops["attention_back"] == ops["attention"] == config.n_layer
+
+
+def test_memory_of_attention_grows_with_the_context_not_its_square(graph: Path) -> None:
+    nbytes = []
+    for ctx in (1024, 2048):
+        with gg.Runtime(graph, batch=1, ctx=ctx) as rt:
+            nbytes.append(rt.train_program.cost().arena_nbytes)
+    assert nbytes[1] < 2.1 * nbytes[0]
 
 
 @pytest.mark.parametrize(("loss", "config"), MODELS)

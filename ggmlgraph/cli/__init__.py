@@ -21,9 +21,12 @@ from ggmlgraph.errors import GGError
 
 COMMANDS = {  # name: one line of help; the command is `command` in the module ggmlgraph.cli.NAME
     "export": "Write a model as a graph file.",
+    "convert": "Write a checkpoint of another program as a graph file.",
     "train": "Train a graph file on text.",
     "generate": "Continue a text with a trained model.",
     "inspect": "Show what is in a graph file.",
+    "rewrite": "Write a graph file in another dialect of ggml's format.",
+    "bench": "Measure training steps of a graph file.",
     "tokenizer": "Train a tokenizer.",
     "doctor": "Show what this machine offers and which versions are installed.",
     "demo": "Train a small LLaMA on Python's own documentation.",

@@ -10,6 +10,7 @@ import click
 from ggmlgraph import model
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.console import nbytes
+from ggmlgraph.dialect import DIALECTS
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer, Tokenizer
 from ggmlgraph.tracer import Graph, trace
@@ -25,6 +26,8 @@ from ggmlgraph.tracer import Graph, trace
 @click.option("--ctx", type=click.IntRange(1, 1 << 20), default=64, show_default=True,
               help="Tokens per window; training may choose another.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True, help="Of the weights.")
+@click.option("--dialect", type=click.Choice(list(DIALECTS)), default="v2", show_default=True,
+              help="Which ggml the file is for; see `rewrite`.")  # fmt: skip
 @click.option("--print", "show", is_flag=True, help="Print the graph, one line per node.")
 def command(
     name: str,
@@ -34,6 +37,7 @@ def command(
     batch: int,
     ctx: int,
     seed: int,
+    dialect: str,
     show: bool,
 ) -> None:
     """Write MODEL as a ggml compute graph with fresh weights.
@@ -54,7 +58,8 @@ def command(
     if show:
         click.echo(str(graph))
     if output is not None:
-        graph.save(output, seed=seed, tokenizer=chosen.to_bytes() if chosen else None, corpus=loaded.corpus)
+        leaf = chosen.to_bytes() if chosen else None
+        graph.save(output, seed=seed, tokenizer=leaf, corpus=loaded.corpus, dialect=dialect)
         click.echo(_summary(output, graph, chosen), err=show)
 
 

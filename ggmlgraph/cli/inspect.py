@@ -13,8 +13,8 @@ from ggmlgraph import rundir
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import CoreGraph, lib
-from ggmlgraph.dialect import LOSS, OUTPUT
-from ggmlgraph.runtime import Program, Runtime
+from ggmlgraph.dialect import DIALECTS, LOSS, OUTPUT
+from ggmlgraph.runtime import Program, Runtime, identify
 
 N_LARGEST = 5
 
@@ -25,11 +25,13 @@ N_LARGEST = 5
 @click.option("--gradient", is_flag=True, help="Also every node of the training graph: gradients and optimiser.")
 @click.option("--batch", type=click.IntRange(1, 1 << 20), help="Plan for this batch.  [default: the graph's]")
 @click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Plan for this context.  [default: the graph's]")
-def command(path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None) -> None:
+@click.option("--dialect", type=click.Choice(list(DIALECTS)), help="Which ggml the file is of.  [default: found out]")
+def command(path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None, dialect: str | None) -> None:
     """Show what is in a graph file: model, inputs, parameters, memory plan."""
     file = rundir.graph_path(path) if path.is_dir() else path
-    with Runtime(file, batch=batch, ctx=ctx, memory_limit=1 << 62) as runtime:
-        sections = [_head(file, runtime), _parameters(runtime), _programs(runtime)]
+    dialect = dialect or identify(file)
+    with Runtime(file, batch=batch, ctx=ctx, memory_limit=1 << 62, dialect=dialect) as runtime:
+        sections = [_head(file, dialect, runtime), _parameters(runtime), _programs(runtime)]
         if nodes:
             sections.append(_nodes("graph", runtime.graph, runtime.metadata.where))
         if gradient:
@@ -38,9 +40,9 @@ def command(path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int
             click.echo("\n" * (i > 0) + "\n".join(lines))
 
 
-def _head(path: Path, runtime: Runtime) -> Iterator[str]:
+def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:
     meta, tokenizer = runtime.metadata, runtime.tokenizer_bytes()
-    yield f"file        {path}, {nbytes(path.stat().st_size)}, {len(runtime.graph)} tensors"
+    yield f"file        {path}, {nbytes(path.stat().st_size)}, {len(runtime.graph)} tensors, dialect {dialect}"
     config = ", ".join(f"{name} {value}" for name, value in meta.config.items())
     yield f"model       {meta.model or 'unnamed'}{': ' if config else ''}{config}"
     sizes = ", ".join(f"{name} {value}" for name, value in runtime.sizes.items())

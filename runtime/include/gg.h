@@ -64,7 +64,10 @@ void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err); /* 64-byte aligned, 
 int64_t gg_nbytes(const gg_graph *g, int32_t id);
 
 /* ---- file to graph ---- */
-gg_graph *gg_import(const uint8_t *bytes, int64_t size, gg_error *err);
+/* dialect: "v2", "v2a", "v1", or "auto": what gg_identify finds. */
+gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, gg_error *err);
+/* The one dialect in which the whole file is valid; NULL if there is none, or if two disagree on what it means. */
+const char *gg_identify(const uint8_t *bytes, int64_t size, gg_error *err);
 /* Name the exact form of an op that ggml only approximates, e.g. gelu -> gelu_erf. */
 int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err);
 
@@ -72,9 +75,15 @@ int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err);
 /* Give leafs and sized nodes `ids` the sizes `ne` (4 each) and views the byte offsets `offsets`; the rest follows. */
 gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *offsets,
                     gg_error *err);
-enum { GG_FUSE_NORM_GAIN = 1, GG_FUSE_SWIGLU = 2, GG_FUSE_CROSS_ENTROPY = 4, GG_FUSE_ALL = 7 };
-/* Keep what `roots` need and merge the enabled patterns into fused ops; with `train` the fused loss leaves its
- * derivatives behind in the same pass. The roots become OUTPUT: readable after a run. */
+enum {
+    GG_FUSE_NORM_GAIN = 1,
+    GG_FUSE_SWIGLU = 2,
+    GG_FUSE_CROSS_ENTROPY = 4,
+    GG_FUSE_ATTENTION = 8,
+    GG_FUSE_ALL = 15
+};
+/* Keep what `roots` need and merge the enabled patterns into fused ops; with `train` a fused op leaves behind what
+ * its derivative needs. The roots become OUTPUT: readable after a run. */
 gg_graph *gg_fuse(const gg_graph *g, int32_t n_roots, const int32_t *roots, int32_t train, int32_t enable,
                   gg_error *err);
 
@@ -94,6 +103,8 @@ int64_t gg_exec_offset(const gg_exec *e, int32_t id); /* in the arena; -1 for le
 double gg_exec_flops(const gg_exec *e, int32_t begin, int32_t end); /* of matrix products */
 int32_t gg_exec_run(gg_exec *e, int32_t begin, int32_t end, gg_error *err); /* nodes [begin, end) */
 void *gg_exec_data(gg_exec *e, int32_t id);     /* a tensor's memory as the last run left it */
+/* From now on add each node's wall time to seconds[id], one per tensor of the graph; NULL: no longer. */
+void gg_exec_profile(gg_exec *e, double *seconds);
 
 /* ---- machine ---- */
 const char *gg_isa_name(int32_t level);        /* levels compiled in, best first; NULL past the last */

@@ -1,5 +1,5 @@
-/* blocks.h - sizes of the blocks that kernels keep in scratch memory: gemm.c and cross_entropy.c carve it up by
- * them, src/work.c adds them up. The same for every ISA level.
+/* blocks.h - sizes of the blocks that kernels keep in scratch memory: gemm.c, cross_entropy.c, attention.c and rows.c
+ * carve it up by them, src/work.c adds them up. The same for every ISA level.
  */
 #ifndef GG_BLOCKS_H
 #define GG_BLOCKS_H
@@ -22,8 +22,35 @@ enum {
     GG_GEMM_ALONE_NBYTES = (GG_GEMM_ALONE_ROWS + GG_GEMM_ALONE_COLS) * GG_GEMM_INNER * 4
 };
 
+/* Attention works on a block of queries by a block of keys at a time, whose scores stay in L1. */
+enum {
+    GG_ATTENTION_QUERIES = 64,
+    GG_ATTENTION_KEYS = 64,
+    GG_ATTENTION_SCORES = GG_ATTENTION_QUERIES * GG_ATTENTION_KEYS
+};
+
+/* Floats between rows of a block: the head's size, filled up to whole vectors of every level. */
+static inline int64_t gg_attention_row(int64_t head_dim) { return gg_align(head_dim * 4) / 4; }
+
+/* Of one thread: scores, k and v; q transposed, y, and three numbers a query. */
+static inline int64_t gg_attention_floats(int64_t head_dim)
+{
+    return GG_ATTENTION_SCORES + (2 * GG_ATTENTION_KEYS + 2 * GG_ATTENTION_QUERIES) * gg_attention_row(head_dim) +
+           3 * GG_ATTENTION_QUERIES;
+}
+
+/* Scores and their derivative, k and v; q and g also transposed, dq, and two numbers a query. */
+static inline int64_t gg_attention_back_floats(int64_t head_dim)
+{
+    return 2 * GG_ATTENTION_SCORES + (2 * GG_ATTENTION_KEYS + 5 * GG_ATTENTION_QUERIES) * gg_attention_row(head_dim) +
+           2 * GG_ATTENTION_QUERIES;
+}
+
 /* The logits that linear_cross_entropy holds at a time. More rows use each packed element of w more often. */
 enum { GG_LOGITS_NBYTES = 32 << 20, GG_LOGITS_MIN_ROWS = 64 };
+
+/* Terms per partial sum of a scalar result. */
+enum { GG_SUM_CHUNK = 8192 };
 
 /* Rows per chunk of logits, about equal chunks. */
 static inline int64_t gg_logits_rows(int64_t n_rows, int64_t n_vocab)

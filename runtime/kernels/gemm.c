@@ -10,6 +10,8 @@
 
 #include <stdatomic.h>
 
+#include "transpose.h"
+
 /* As many sums as registers hold beside a row of B and one element of A. */
 #if defined(__AVX512F__)
 enum { TILE_ROWS = 14, TILE_VECS = 2 };
@@ -38,34 +40,6 @@ static int64_t block_size(int64_t n, int64_t most, int64_t unit)
 
 /* ---------------------------------------------------------------- packing */
 
-typedef float vec4 __attribute__((vector_size(16)));
-
-ALWAYS_INLINE vec4 load4(const float *p)
-{
-    vec4 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-/* n_keep (2 or 4) rows of src, each contiguous in the inner index, into as many columns of a panel. */
-ALWAYS_INLINE void pack_transposed(float *dst, int width, const float *src, int64_t across, int64_t n_inner, int n_keep)
-{
-    const float *row0 = src, *row1 = src + across;
-    const float *row2 = n_keep == 4 ? row1 + across : row0, *row3 = n_keep == 4 ? row2 + across : row0;
-    int64_t k = 0;
-    for (; k + 4 <= n_inner; k += 4) {
-        vec4 r0 = load4(row0 + k), r1 = load4(row1 + k), r2 = load4(row2 + k), r3 = load4(row3 + k);
-        vec4 lo01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), hi01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
-        vec4 lo23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), hi23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-        vec4 out[4] = {
-            __builtin_shufflevector(lo01, lo23, 0, 1, 4, 5), __builtin_shufflevector(lo01, lo23, 2, 3, 6, 7),
-            __builtin_shufflevector(hi01, hi23, 0, 1, 4, 5), __builtin_shufflevector(hi01, hi23, 2, 3, 6, 7)};
-        for (int i = 0; i < 4; i++) memcpy(dst + (k + i) * width, &out[i], (size_t)n_keep * sizeof(float));
-    }
-    for (; k < n_inner; k++)
-        for (int i = 0; i < n_keep; i++) dst[k * width + i] = src[i * across + k];
-}
-
 /* An operand's block on its way into panels: its strides over a panel's width and over the inner index. */
 typedef struct source {
     const float *data;
@@ -83,8 +57,8 @@ ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const source *s, i
             memcpy(dst + k * width, src + k * s->along, (size_t)width * sizeof(float));
     } else if (n_across == width && s->along == 1) {
         int i = 0;
-        for (; i + 4 <= width; i += 4) pack_transposed(dst + i, width, src + i * s->across, s->across, s->n_inner, 4);
-        if (i < width) pack_transposed(dst + i, width, src + i * s->across, s->across, s->n_inner, 2);
+        for (; i + 4 <= width; i += 4) gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, 4);
+        if (i < width) gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, 2);
     } else {
         if (n_across < width) memset(dst, 0, (size_t)(width * s->n_inner) * sizeof(float));
         for (int64_t k = 0; k < s->n_inner; k++)

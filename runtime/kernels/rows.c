@@ -1,9 +1,11 @@
 /* rows.c - kernels that reduce along rows: normalisations, soft_max, sums and the causal mask.
  *
- * Rows are shared out whole, so no reduction is split between threads. A source's rows are contiguous and may lie
- * anywhere; y is dense and may lie in the memory of the first source: an element is read before it is written.
+ * Rows are shared out whole, so no reduction is split between threads; the sum of a whole tensor is made of partial
+ * sums over chunks of fixed size. A source's rows are contiguous and may lie anywhere; y is dense and may lie in the
+ * memory of the first source: an element is read before it is written.
  */
 #include "../src/kernel.h"
+#include "blocks.h"
 #include "gg_ops.h"
 #include "reduce.h"
 #include "simd_math.h"
@@ -129,20 +131,26 @@ GG_KERNEL(rms_norm_back) { norm_back_rows(task, false); }
 
 /* ---- sums ---- */
 
-/* One thread, and so one order: reading is all the work, and a scalar result leaves nothing else to share. */
-GG_KERNEL(sum)
+/* Sum of a or of its squares, plus total[0]: partial sums by all threads, added up in order by one. */
+static void sum_all(const gg_task *task, bool square)
 {
+    const float *a = (const float *)task->src_data[0];
+    double      *partial = (double *)task->work, total = task->src[1] ? *(const float *)task->src_data[1] : 0.0;
+    int64_t      begin, end, n = gg_nelements(task->src[0]), n_chunks = (n + GG_SUM_CHUNK - 1) / GG_SUM_CHUNK;
+    gg_share(task, n_chunks, 1, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        const float *chunk = a + i * GG_SUM_CHUNK;
+        int64_t      n_terms = gg_min_i64(GG_SUM_CHUNK, n - i * GG_SUM_CHUNK);
+        partial[i] = square ? gg_sum_sqr(chunk, n_terms) : gg_sum(chunk, n_terms);
+    }
+    gg_barrier(task);
     if (task->ith != 0) return;
-    *(float *)task->y_data = (float)gg_sum((const float *)task->src_data[0], gg_nelements(task->src[0]));
-}
-
-GG_KERNEL(sum_sqr)
-{
-    if (task->ith != 0) return;
-    double total = task->src[1] ? *(const float *)task->src_data[1] : 0.0;
-    total += gg_sum_sqr((const float *)task->src_data[0], gg_nelements(task->src[0]));
+    for (int64_t i = 0; i < n_chunks; i++) total += partial[i];
     *(float *)task->y_data = (float)total;
 }
+
+GG_KERNEL(sum) { sum_all(task, false); }
+GG_KERNEL(sum_sqr) { sum_all(task, true); }
 
 GG_KERNEL(sum_rows)
 {

@@ -75,8 +75,32 @@ static inline gg_vec gg_select(gg_ivec mask, gg_vec yes, gg_vec no)
     return (gg_vec)((mask & (gg_ivec)yes) | (~mask & (gg_ivec)no));
 }
 
-static inline gg_vec gg_max(gg_vec a, gg_vec b) { return gg_select(a > b, a, b); }
-static inline gg_vec gg_min(gg_vec a, gg_vec b) { return gg_select(a < b, a, b); }
+/* a > b ? a : b, which x86 has as an instruction; so the second argument where either is NaN. */
+static inline gg_vec gg_max(gg_vec a, gg_vec b)
+{
+#if defined(__AVX512F__)
+    return (gg_vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (gg_vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (gg_vec)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return gg_select(a > b, a, b);
+#endif
+}
+
+static inline gg_vec gg_min(gg_vec a, gg_vec b)
+{
+#if defined(__AVX512F__)
+    return (gg_vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (gg_vec)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (gg_vec)_mm_min_ps((__m128)a, (__m128)b);
+#else
+    return gg_select(a < b, a, b);
+#endif
+}
 
 /* Sum and maximum over the lanes, in a fixed pairwise order. */
 static inline float gg_hsum(gg_vec v)

@@ -1,23 +1,48 @@
-/* dialect.h - how one version of ggml numbers and lays out a file. Generated from ggmlgraph/dialect.py into ops.c. */
+/* dialect.h - how one version of ggml numbers and lays out a file. Generated from ggmlgraph/dialect.py into ops.c;
+ * read by import.c.
+ */
 #ifndef GG_DIALECT_H
 #define GG_DIALECT_H
 
 #include "base.h"
 
+/* Where an op differs from the op table: the file's op_params word w is the table's word words[w]. */
+typedef struct gg_variation {
+    int32_t n_src;   /* sources the op takes at most */
+    int32_t n_words; /* words that the file has; those behind them are zero */
+    int32_t words[GG_N_PARAMS];
+    int32_t implied[GG_N_PARAMS]; /* values of the table's words that the file does not have */
+} gg_variation;
+
 typedef struct gg_file_op {
-    const char *name; /* as ggml calls it */
-    int32_t     op;   /* row of gg_ops, or -1: known to ggml, not supported here */
+    const char         *name;      /* as ggml calls it */
+    int32_t             op;        /* row of gg_ops, or -1: known to ggml, not supported here */
+    uint32_t            unread;    /* bit w: a file may have anything in op_params word w */
+    const gg_variation *variation; /* NULL: as in the op table */
 } gg_file_op;
+
+/* Byte offsets of a record's fields; flags or src are -1 where the record has none. */
+typedef struct gg_layout {
+    int32_t nbytes, type, op, flags, ne, name, op_params, src; /* ne: ne0, nb0, ne1, nb1, ... of 8 bytes each */
+} gg_layout;
 
 typedef struct gg_dialect {
     const char       *name;
     uint32_t          magic, version;
-    int32_t           n_ops, unary_op; /* unary_op: the number whose op_params[0] indexes `unaries` */
+    int32_t           header_nbytes;
+    gg_layout         leaf, node;
+    int32_t           name_nbytes, n_params, n_src; /* n_params in words */
+    int32_t           node_base;                    /* what src adds to a node's index; -1: the number of leafs */
+    bool              param_nodes;                  /* parameters are nodes, with data */
+    int32_t           n_types;
+    const int32_t    *types;                        /* GG_TYPE_*, or -1 */
+    int32_t           n_ops, unary_op;              /* unary_op: the number whose op_params[0] indexes `unaries` */
     const gg_file_op *ops;
     int32_t           n_unaries;
     const gg_file_op *unaries;
 } gg_dialect;
 
-extern const gg_dialect gg_dialect_v2;
+extern const gg_dialect gg_dialects[];
+extern const int32_t    gg_n_dialects;
 
 #endif

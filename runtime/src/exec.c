@@ -1,13 +1,15 @@
 /* exec.c - running a graph: a plan, an arena, a pool of threads that walk the nodes together.
  *
  * Every thread calls the kernel of each node with its own share and waits for the others after it. Views have no
- * kernel. A kernel that meets a bad value reports it with gg_fault; the run then ends after that node.
+ * kernel. A kernel that meets a bad value reports it with gg_fault; the run then ends after that node. A profiled run
+ * reads the clock after each barrier, on thread 0 only: a node's time is that of its slowest thread.
  */
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "gg_ops.h"
+#include "clock.h"
 #include "isa.h"
 #include "kernel.h"
 #include "plan.h"
@@ -21,6 +23,7 @@ struct gg_exec {
     int               n_threads;
     char             *arena; /* allocated by the first run; the scratch memory lies behind the tensors */
     int32_t           begin, end;
+    double           *seconds; /* the caller's, per tensor; NULL unless profiled */
     atomic_int        fault; /* first node with a bad value, or INT_MAX */
     _Atomic int64_t   fault_value, fault_limit;
 };
@@ -117,18 +120,30 @@ static void run_node(gg_exec *e, int32_t id, int ith, gg_kernel *kernel)
     kernel(&t.task);
 }
 
+/* Adds the time since `before`; returns the time now. */
+static double add_elapsed(double *seconds, double before)
+{
+    double now = gg_now();
+    *seconds += now - before;
+    return now;
+}
+
 static void walk(void *arg, int ith)
 {
     gg_exec *e = arg;
+    double  *seconds = ith == 0 ? e->seconds : NULL, before = seconds ? gg_now() : 0;
     for (int32_t id = e->begin; id < e->end; id++) {
         gg_kernel *kernel = e->kernels->kernel[gg_at(e->g, id)->op];
         if (!kernel) continue;
         run_node(e, id, ith, kernel);
         gg_pool_barrier(e->pool);
+        if (seconds) before = add_elapsed(&seconds[id], before);
         /* <= : a faster thread may already have met a fault in the next node */
         if (atomic_load(&e->fault) <= id) return;
     }
 }
+
+void gg_exec_profile(gg_exec *e, double *seconds) { e->seconds = seconds; }
 
 int32_t gg_exec_run(gg_exec *e, int32_t begin, int32_t end, gg_error *err)
 {
@@ -170,6 +185,9 @@ static double node_flops(const gg_graph *g, const gg_tensor *y)
     case GG_OP_MUL_MAT: return 2.0 * (double)gg_nelements(y) * (double)a->ne[0];
     case GG_OP_MUL_MAT_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
     case GG_OP_OUT_PROD: return 2.0 * (double)gg_nelements(y) * (double)a->ne[1];
+    /* a masked score counts like any other */
+    case GG_OP_ATTENTION: return 4.0 * (double)gg_nelements(y) * (double)b->ne[2];
+    case GG_OP_ATTENTION_BACK: return 8.0 * (double)gg_nelements(y) * (double)b->ne[2];
     case GG_OP_LINEAR_CROSS_ENTROPY:
         return 2.0 * (double)gg_nelements(a) * (double)gg_nrows(b) * (y->src[4] >= 0 ? 3 : 1);
     default: return 0;

@@ -5,6 +5,7 @@
  */
 #include "rebuild.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "gg_ops.h"
@@ -22,7 +23,8 @@ typedef struct match {
     int32_t op;
     int32_t n_src;
     int32_t src[GG_MAX_SRC];
-    int32_t params_of; /* node whose op_params the fused op keeps, or -1 */
+    int32_t op_params[GG_N_PARAMS];
+    int32_t heads[GG_MAX_SRC]; /* old id in whose place source k is to be a view of src[k]; 0: none */
 } match;
 
 /* Source k of node id, if it is an `op` that only this node uses; else -1. */
@@ -41,7 +43,9 @@ static bool match_norm_gain(const fusion *f, int32_t id, match *m)
     if (gain->ne[0] != y->ne[0] || gg_nelements(gain) != gain->ne[0]) return false;
     int32_t rms = swallow(f, id, 0, GG_OP_RMS_NORM), norm = rms < 0 ? swallow(f, id, 0, GG_OP_NORM) : rms;
     if (norm < 0) return false;
-    *m = (match){rms < 0 ? GG_OP_NORM_GAIN : GG_OP_RMS_NORM_GAIN, 2, {gg_at(f->g, norm)->src[0], y->src[1]}, norm};
+    *m = (match){.op = rms < 0 ? GG_OP_NORM_GAIN : GG_OP_RMS_NORM_GAIN, .n_src = 2,
+                 .src = {gg_at(f->g, norm)->src[0], y->src[1]}};
+    memcpy(m->op_params, gg_at(f->g, norm)->op_params, sizeof m->op_params);
     return true;
 }
 
@@ -51,7 +55,7 @@ static bool match_swiglu(const fusion *f, int32_t id, match *m)
     const gg_tensor *y = gg_at(f->g, id);
     int32_t silu = y->op == GG_OP_MUL ? swallow(f, id, 0, GG_OP_SILU) : -1;
     if (silu < 0 || !gg_same_shape(y, gg_at(f->g, y->src[1]))) return false;
-    *m = (match){GG_OP_SWIGLU, 2, {gg_at(f->g, silu)->src[0], y->src[1]}, -1};
+    *m = (match){.op = GG_OP_SWIGLU, .n_src = 2, .src = {gg_at(f->g, silu)->src[0], y->src[1]}};
     return true;
 }
 
@@ -71,15 +75,98 @@ static bool match_cross_entropy(const fusion *f, int32_t id, match *m)
     const int64_t one_column[GG_MAX_DIMS] = {1, n_vocab, n_rows, 1};
     if (memcmp(gg_at(f->g, column)->ne, one_column, sizeof one_column) != 0) return false;
     if (gg_nelements(gg_at(f->g, targets)) != n_rows || gg_nelements(gg_at(f->g, weights)) != n_rows) return false;
-    *m = (match){GG_OP_CROSS_ENTROPY, 3, {logits, targets, weights}, -1};
+    *m = (match){.op = GG_OP_CROSS_ENTROPY, .n_src = 3, .src = {logits, targets, weights}};
     int32_t product = swallow(f, probabilities, 0, GG_OP_MUL_MAT);
     if (product < 0) return true;
     const gg_tensor *w = gg_at(f->g, gg_at(f->g, product)->src[0]);
     if (w->ne[2] == 1 && w->ne[3] == 1)
-        *m = (match){GG_OP_LINEAR_CROSS_ENTROPY,
-                     4,
-                     {gg_at(f->g, product)->src[0], gg_at(f->g, product)->src[1], targets, weights},
-                     -1};
+        *m = (match){.op = GG_OP_LINEAR_CROSS_ENTROPY, .n_src = 4,
+                     .src = {gg_at(f->g, product)->src[0], gg_at(f->g, product)->src[1], targets, weights}};
+    return true;
+}
+
+/* Make x source k. Where x = reshape(cont(view(a))) splits a slice of rows into heads, as where one product makes q, k
+ * and v, source k is to be a view of a in x's place: the op takes rows as they lie. True if so. */
+static bool set_heads(const fusion *f, match *m, int k, int32_t x)
+{
+    m->src[k] = x;
+    const gg_tensor *heads = gg_at(f->g, x);
+    if (heads->op != GG_OP_RESHAPE || gg_at(f->g, heads->src[0])->op != GG_OP_CONT) return false;
+    const gg_tensor *slice = gg_at(f->g, gg_at(f->g, heads->src[0])->src[0]);
+    if (slice->op != GG_OP_VIEW || !gg_is_contiguous(gg_at(f->g, slice->src[0]))) return false;
+    if (heads->ne[0] * heads->ne[1] != slice->ne[0] || heads->ne[2] != slice->ne[1] || heads->ne[3] != slice->ne[2])
+        return false;
+    m->src[k] = slice->src[0];
+    m->heads[k] = x;
+    return true;
+}
+
+static bool match_rope(const fusion *f, int32_t id, match *m)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    if (y->op != GG_OP_ROPE) return false;
+    *m = (match){.op = GG_OP_ROPE, .n_src = y->n_src};
+    memcpy(m->src, y->src, sizeof m->src);
+    memcpy(m->op_params, y->op_params, sizeof m->op_params);
+    if (set_heads(f, m, 0, y->src[0])) return true;
+    m->op = GG_OP_NONE;
+    return false;
+}
+
+/* Node id, or in its place the scale by a positive number that is its source 0; *scale is multiplied by the number. */
+static int32_t swallow_scale(const fusion *f, int32_t id, float *scale)
+{
+    int32_t node = swallow(f, id, 0, GG_OP_SCALE);
+    if (node < 0 || !(gg_param_f32(gg_at(f->g, node), 0) > 0)) return id;
+    *scale *= gg_param_f32(gg_at(f->g, node), 0);
+    return node;
+}
+
+/* What node id permutes, if dimension i becomes dimension axes[i]; else -1. */
+static int32_t permuted(const fusion *f, int32_t id, const int32_t axes[GG_MAX_DIMS])
+{
+    if (id < 0) return -1;
+    const gg_tensor *t = gg_at(f->g, id);
+    return t->op == GG_OP_PERMUTE && memcmp(t->op_params, axes, GG_MAX_DIMS * sizeof *axes) == 0 ? t->src[0] : -1;
+}
+
+static const int32_t heads_out[GG_MAX_DIMS] = {0, 2, 1, 3}, heads_out_transposed[GG_MAX_DIMS] = {1, 2, 0, 3};
+
+/* soft_max of mul_mat(k, q) with a causal mask or none, scaled before the mask, after it, or by soft_max itself; the
+ * node of the product, and scale and n_past as attention takes them. -1: something else. */
+static int32_t match_weights(const fusion *f, int32_t soft_max, float *scale, int32_t *n_past)
+{
+    if (soft_max < 0 || gg_at(f->g, soft_max)->src[1] >= 0) return -1;
+    *scale = gg_param_f32(gg_at(f->g, soft_max), 0);
+    int32_t scores = swallow_scale(f, soft_max, scale), mask = swallow(f, scores, 0, GG_OP_DIAG_MASK_INF);
+    *n_past = mask < 0 ? INT32_MAX : gg_param_i32(gg_at(f->g, mask), 0);
+    if (mask >= 0) scores = swallow_scale(f, mask, scale);
+    return *scale > 0 && *scale < INFINITY && *n_past >= 0 ? swallow(f, scores, 0, GG_OP_MUL_MAT) : -1;
+}
+
+/* cont(permute(mul_mat(v, weights))): dimensions are (head_dim, n_head, ctx, batch) outside, and inside, where products
+ * are taken head by head, (head_dim, ctx, n_head, batch). A file holds a copy of v transposed once more, for mul_mat
+ * sums over dimension 0. */
+static bool match_attention(const fusion *f, int32_t id, match *m)
+{
+    int32_t outside = gg_at(f->g, id)->op == GG_OP_CONT ? swallow(f, id, 0, GG_OP_PERMUTE) : -1;
+    int32_t inside = swallow(f, outside, 0, GG_OP_MUL_MAT);
+    if (inside < 0 || permuted(f, outside, heads_out) < 0) return false;
+    float scale;
+    int32_t n_past, product = match_weights(f, swallow(f, inside, 1, GG_OP_SOFT_MAX), &scale, &n_past);
+    const gg_tensor *values = gg_at(f->g, gg_at(f->g, inside)->src[0]);
+    if (product < 0 || values->op != GG_OP_CONT || !gg_same_shape(values, gg_at(f->g, values->src[0]))) return false;
+    int32_t q = permuted(f, gg_at(f->g, product)->src[1], heads_out);
+    int32_t k = permuted(f, gg_at(f->g, product)->src[0], heads_out);
+    int32_t v = permuted(f, values->src[0], heads_out_transposed);
+    if (q < 0 || k < 0 || v < 0 || !gg_same_shape(gg_at(f->g, k), gg_at(f->g, v))) return false;
+    if (gg_at(f->g, q)->ne[3] != gg_at(f->g, k)->ne[3]) return false;
+    *m = (match){.op = GG_OP_ATTENTION, .n_src = 3};
+    set_heads(f, m, 0, q);
+    set_heads(f, m, 1, k);
+    set_heads(f, m, 2, v);
+    memcpy(&m->op_params[0], &scale, sizeof scale);
+    m->op_params[1] = n_past;
     return true;
 }
 
@@ -88,6 +175,7 @@ static match find_match(const fusion *f, int32_t id)
     match m = {.op = GG_OP_NONE};
     if ((f->enable & GG_FUSE_NORM_GAIN) && match_norm_gain(f, id, &m)) return m;
     if ((f->enable & GG_FUSE_SWIGLU) && match_swiglu(f, id, &m)) return m;
+    if ((f->enable & GG_FUSE_ATTENTION) && (match_attention(f, id, &m) || match_rope(f, id, &m))) return m;
     if ((f->enable & GG_FUSE_CROSS_ENTROPY)) match_cross_entropy(f, id, &m);
     return m;
 }
@@ -122,18 +210,44 @@ static void find_matches(fusion *f, int32_t n_roots, const int32_t *roots, match
     }
 }
 
-static int32_t copy_fused(gg_rebuild *r, const match *m, int32_t train)
+/* Old node `heads` as a view of `whole`; see set_heads. */
+static int32_t view_heads(gg_rebuild *r, int32_t heads, int32_t whole)
+{
+    gg_builder to = {r->out, r->err};
+    const gg_tensor *t = gg_at(r->in, heads), *slice = gg_at(r->in, gg_at(r->in, t->src[0])->src[0]);
+    const int64_t nb[GG_MAX_DIMS] = {slice->nb[0], t->ne[0] * slice->nb[0], slice->nb[1], slice->nb[2]};
+    return gg_build(&to, GG_OP_VIEW, 1, &whole, slice->op_params, t->ne, nb);
+}
+
+/* Memory that a fused op leaves something in for its derivative, as its further sources. False on failure. */
+static bool add_written(gg_builder *to, int32_t op, int32_t *src, int32_t *n_src)
+{
+    int32_t first = *n_src;
+    if (op == GG_OP_LINEAR_CROSS_ENTROPY) {
+        src[(*n_src)++] = gg_make_empty(to, src[0]);
+        src[(*n_src)++] = gg_make_empty(to, src[1]);
+    } else if (op == GG_OP_ATTENTION) {
+        const gg_tensor *q = gg_at(to->g, src[0]);
+        const int64_t one_per_query[GG_MAX_DIMS] = {q->ne[2], q->ne[1], q->ne[3], 1};
+        src[(*n_src)++] = gg_build(to, GG_OP_EMPTY, 0, NULL, NULL, one_per_query, NULL);
+    }
+    for (int k = first; k < *n_src; k++)
+        if (src[k] < 0) return false;
+    return true;
+}
+
+static int32_t copy_fused(gg_rebuild *r, int32_t id, const match *m, int32_t train)
 {
     gg_builder to = {r->out, r->err};
     int32_t src[GG_MAX_SRC], n_src = m->n_src;
-    for (int k = 0; k < n_src; k++) src[k] = r->map[m->src[k]];
-    if (m->op == GG_OP_LINEAR_CROSS_ENTROPY && train) {
-        src[n_src++] = gg_make_empty(&to, src[0]);
-        src[n_src++] = gg_make_empty(&to, src[1]);
-        if (src[4] < 0 || src[5] < 0) return -1;
+    for (int k = 0; k < n_src; k++) {
+        src[k] = m->src[k] < 0 ? -1 : r->map[m->src[k]];
+        if (m->heads[k]) src[k] = view_heads(r, m->heads[k], src[k]);
     }
-    const int32_t *params = m->params_of < 0 ? NULL : gg_at(r->in, m->params_of)->op_params;
-    return gg_build(&to, m->op, n_src, src, params, NULL, NULL);
+    if (train && !add_written(&to, m->op, src, &n_src)) return -1;
+    int32_t y = gg_build(&to, m->op, n_src, src, m->op_params, NULL, NULL);
+    if (y < 0 || gg_same_shape(gg_at(r->out, y), gg_at(r->in, id))) return y;
+    return gg_build(&to, GG_OP_RESHAPE, 1, &y, NULL, gg_at(r->in, id)->ne, NULL);
 }
 
 static int32_t copy_plain(gg_rebuild *r, const gg_tensor *t)
@@ -151,7 +265,7 @@ static bool copy_needed(gg_rebuild *r, const fusion *f, const match *matches)
         const gg_tensor *t = gg_at(f->g, id);
         if (!f->needed[id]) continue;
         int32_t copy = gg_is_leaf(t)     ? gg_copy_leaf(r, id, NULL)
-                       : matches[id].op ? copy_fused(r, &matches[id], f->train)
+                       : matches[id].op ? copy_fused(r, id, &matches[id], f->train)
                                         : copy_plain(r, t);
         if (copy < 0 || gg_copied(r, id, copy) < 0) return false;
     }

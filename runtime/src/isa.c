@@ -1,8 +1,7 @@
 /* isa.c - which levels exist, which this CPU runs, and how fast it multiplies at one. See isa.h. */
 #include "isa.h"
 
-#include <time.h>
-
+#include "clock.h"
 #include "graph.h"
 #include "pool.h"
 
@@ -58,20 +57,13 @@ typedef struct peak {
     double            rate[GG_MAX_THREADS];
 } peak;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void measure(void *arg, int ith)
 {
     peak *p = arg;
-    double flops = 0, start = now(), elapsed;
+    double flops = 0, start = gg_now(), elapsed;
     do {
         flops += p->kernels->fma_loop(20000);
-        elapsed = now() - start;
+        elapsed = gg_now() - start;
     } while (elapsed < p->seconds);
     p->rate[ith] = flops / elapsed;
 }

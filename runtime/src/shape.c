@@ -134,6 +134,43 @@ int32_t gg_shape_rope(const gg_graph *g, gg_tensor *y, gg_error *err)
     return like(y, a, err);
 }
 
+enum { ATTENTION_SCALE = 0, ATTENTION_N_PAST = 1 }; /* words */
+
+static int32_t check_attention(const gg_tensor *y, const gg_tensor *q, const gg_tensor *k, const gg_tensor *v,
+                               const gg_tensor *lse, gg_error *err)
+{
+    if (check_finite(y, ATTENTION_SCALE, ATTENTION_SCALE, err) < 0) return -1;
+    if (gg_param_i32(y, ATTENTION_N_PAST) < 0) FAIL("n_past %d is negative", gg_param_i32(y, ATTENTION_N_PAST));
+    if (!gg_same_shape(k, v)) FAIL("keys and values differ in shape");
+    if (q->ne[0] != k->ne[0]) FAIL("head sizes %lld and %lld differ", (long long)q->ne[0], (long long)k->ne[0]);
+    if (q->ne[1] % k->ne[1] || q->ne[3] != k->ne[3])
+        FAIL("%lld heads in %lld sequences do not divide among %lld in %lld", (long long)q->ne[1],
+             (long long)q->ne[3], (long long)k->ne[1], (long long)k->ne[3]);
+    if (lse && (lse->ne[0] != q->ne[2] || lse->ne[1] != q->ne[1] || lse->ne[2] != q->ne[3] || lse->ne[3] != 1))
+        FAIL("lse is not one number per query");
+    return 0;
+}
+
+int32_t gg_shape_attention(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *q = source(g, y, 0);
+    if (check_f32(g, y, err) < 0) return -1;
+    if (check_attention(y, q, source(g, y, 1), source(g, y, 2), source(g, y, 3), err) < 0) return -1;
+    return like(y, q, err);
+}
+
+int32_t gg_shape_attention_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *q = source(g, y, 5), *k = source(g, y, 6), *v = source(g, y, 7);
+    if (check_f32(g, y, err) < 0 || check_attention(y, q, k, v, source(g, y, 8), err) < 0) return -1;
+    if (!gg_same_shape(source(g, y, 3), q) || !gg_same_shape(source(g, y, 4), q))
+        FAIL("the cotangent is not that of an attention of these sizes");
+    if (!gg_same_shape(source(g, y, 0), q) || !gg_same_shape(source(g, y, 1), k) ||
+        !gg_same_shape(source(g, y, 2), v))
+        FAIL("dq, dk and dv do not have the shapes of q, k and v");
+    return like(y, q, err);
+}
+
 /* ---------------------------------------------------------------- reductions and repeats */
 
 static const int64_t ONE[GG_MAX_DIMS] = {1, 1, 1, 1};

@@ -11,6 +11,26 @@ int64_t gg_work_gemm(const gg_tensor *y, const gg_tensor *const *src, int n_thre
     return gg_max_i64(GG_GEMM_NBYTES, (int64_t)n_threads * GG_GEMM_ALONE_NBYTES);
 }
 
+/* A counter of work items, then for each thread its blocks. */
+int64_t gg_work_attention(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)src;
+    return GG_ALIGN + n_threads * gg_attention_floats(y->ne[0]) * (int64_t)sizeof(float);
+}
+
+int64_t gg_work_attention_back(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)src;
+    return GG_ALIGN + n_threads * gg_attention_back_floats(y->ne[0]) * (int64_t)sizeof(float);
+}
+
+/* A partial sum per chunk. */
+int64_t gg_work_sum(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)y, (void)n_threads;
+    return (gg_nelements(src[0]) + GG_SUM_CHUNK - 1) / GG_SUM_CHUNK * (int64_t)sizeof(double);
+}
+
 /* One loss per row of logits, in double. */
 int64_t gg_work_cross_entropy(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {

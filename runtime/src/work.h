@@ -10,7 +10,10 @@
 /* Bytes for node y with sources src (NULL where absent) on n_threads threads. */
 typedef int64_t gg_work(const gg_tensor *y, const gg_tensor *const *src, int n_threads);
 
+gg_work gg_work_attention;
+gg_work gg_work_attention_back;
 gg_work gg_work_gemm;
+gg_work gg_work_sum;
 gg_work gg_work_cross_entropy;
 gg_work gg_work_linear_cross_entropy;
 

@@ -1,0 +1,68 @@
+"""`ggmlgraph convert SRC -o graph.bin`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+
+from ggmlgraph import convert, sources
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.sources import Source
+from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tracer import Graph
+
+DEFAULT_CTX = 512  # at most, however far the model looks back
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="The graph file to write.")  # fmt: skip
+@click.option("--tokenizer", type=click.Path(path_type=Path),
+              help="A sentencepiece model, tokenizer.json or tokenizer.bin.  [default: the checkpoint's]")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 1 << 20), default=16, show_default=True,
+              help="Windows per batch; training may choose another.")  # fmt: skip
+@click.option("--ctx", type=click.IntRange(1, 1 << 20),
+              help=f"Tokens per window; training may choose another.  [default: the model's, at most {DEFAULT_CTX}]",
+              )  # fmt: skip
+def command(source: Path, output: Path, tokenizer: Path | None, batch: int, ctx: int | None) -> None:
+    """Write a checkpoint of another program as a graph file with its weights.
+
+    SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file that is not
+    quantised, or a llama2.c file, of the architectures llama and gpt_neox. Nothing in it is run.
+    """
+    found = sources.find(source)
+    chosen = found.tokenizer if tokenizer is None else tokenizers.load(tokenizer)
+    graph = convert.convert(
+        found, output, batch=batch, ctx=ctx or min(found.n_ctx or DEFAULT_CTX, DEFAULT_CTX), tokenizer=chosen
+    )
+    click.echo(_summary(output, found, graph, chosen))
+    for line in _advice(output, found, chosen):
+        click.echo(line, err=True)
+
+
+def _summary(path: Path, source: Source, graph: Graph, tokenizer: Tokenizer | None) -> str:
+    n_params = sum(math.prod(map(int, node.shape)) for node in graph.nodes if node.initializer)
+    ids = f"tokenizer {tokenizer.kind}, {tokenizer.n_vocab:,} ids" if tokenizer else "no tokenizer"
+    return f"{path}: {graph.model} from a {source.kind}, {n_params:,} parameters, {ids}"
+
+
+def _advice(path: Path, source: Source, tokenizer: Tokenizer | None) -> list[str]:
+    """What the user should know: a vocabulary that does not fill the model's, and how the model reads plain text."""
+    if tokenizer is None:
+        return [f"no tokenizer ({source.no_tokenizer}): give one with --tokenizer; weights not checked on text"]
+    lines = []
+    n_vocab = source.config["n_vocab"]
+    if tokenizer.n_vocab < n_vocab:
+        lines.append(f"the model has {n_vocab - tokenizer.n_vocab} ids more than the tokenizer; they are never used")
+    result = convert.check(path, tokenizer)
+    if result is None:
+        return [*lines, "not checked on text: too little memory"]
+    text = f"loss on plain English {result.loss:.2f} nats per token, {result.ceiling:.2f} would be guessing"
+    if result.passed:
+        return [*lines, f"checked: {text}"]
+    if result.permuted:
+        text += f", {result.reordered:.2f} with rows in another order"
+    return [*lines, f"WARNING: {text}: the weights look permuted, or the tokenizer is not this model's"]

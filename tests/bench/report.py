@@ -1,0 +1,65 @@
+"""What every benchmark needs: medians, tables on the terminal, and a JSON file that says where it was measured."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ggmlgraph import machine
+from ggmlgraph.core import isa_levels
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def paired_ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """The median of a/b over pairs that were measured right after one another."""
+    return median(x / y for x, y in zip(a, b, strict=True))
+
+
+def show(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table; the first column is text, the others are numbers."""
+    cells = [list(head), *([_text(value) for value in row] for row in rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
+    print(f"\n{title}")
+    for row in cells:
+        rest = (f"{value:>{width}}" for value, width in zip(row[1:], widths[1:], strict=True))
+        print("  ".join([f"{row[0]:<{widths[0]}}", *rest]))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    return str(value)
+
+
+def save(directory: Path, name: str, threads: int, result: Any) -> None:
+    """Write build/bench/NAME.json: the result with every single measurement."""
+    where = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "processor": processor(),
+        "system": platform.platform(),
+        "threads": threads,
+        "usable_processors": machine.n_threads(),
+        "isa_levels": isa_levels(),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps({"machine": where, "result": result}, indent=1) + "\n", encoding="utf-8")
+    print(f"-> {path}")
+
+
+def processor() -> str:
+    """Its name, family and model: virtual machines often hide the first."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return f"{fields.get('model name', '?')}, family {fields.get('cpu family')}, model {fields.get('model')}"

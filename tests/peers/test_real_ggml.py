@@ -1,0 +1,207 @@
+"""Our files under real ggml: it computes what we compute, and writes the bytes that we write."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import real_ggml
+from opcheck import Call, build
+from reference import SAMPLES, Sample
+
+import ggmlgraph as gg
+from ggmlgraph import cgraph
+from ggmlgraph.cgraph import Order, Record
+from ggmlgraph.core import isa_levels
+from ggmlgraph.dialect import DIALECTS, OUTPUT
+from ggmlgraph.errors import GGError
+from ggmlgraph.models import gpt_neox, llama
+from ggmlgraph.optable import TABLE, Op
+from ggmlgraph.rewrite import rewrite
+
+BATCH, CTX, N_VOCAB = 2, 12, 61
+LLAMA = llama.Config(n_vocab=N_VOCAB, n_embd=32, n_head=4, n_head_kv=2, n_layer=2, n_ff=48)
+NEOX = gpt_neox.Config(n_vocab=N_VOCAB, n_embd=32, n_head=4, n_layer=2, rotary_pct=0.5)
+
+# Relative to the largest value. Stock ggml reads GELU, in its tanh form, from a table of half-precision numbers; our
+# runtime computes the exact form that the metadata names.
+F32, GELU_TABLE = 1e-4, 1e-3
+MODELS: dict[str, tuple[Any, Any, float]] = {
+    "llama": (llama.loss, LLAMA, F32),
+    "llama_tied": (llama.loss, replace(LLAMA, tied=True), F32),
+    "gpt_neox": (gpt_neox.loss, NEOX, GELU_TABLE),
+    "gpt_neox_sequential": (gpt_neox.loss, replace(NEOX, parallel_residual=False), GELU_TABLE),
+}
+
+
+@pytest.fixture(params=["v1", "v2a"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    try:
+        real_ggml.library(name)
+    except real_ggml.Unavailable as reason:
+        pytest.skip(f"real ggml of dialect {name}: {reason}")
+    return name
+
+
+@pytest.fixture(params=list(MODELS))
+def model(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def export(model: str, dialect: str, path: Path) -> Path:
+    loss, config, _ = MODELS[model]
+    gg.trace(loss, config, batch=BATCH, ctx=CTX).save(path, seed=3, dialect=dialect)
+    return path
+
+
+def inputs() -> dict[str, Any]:
+    tokens, targets = np.random.default_rng(1).integers(0, N_VOCAB, (2, BATCH, CTX), dtype=np.int32)
+    weights = np.full((BATCH, CTX), 1 / (BATCH * CTX), np.float32)
+    return {
+        "tokens": tokens, "targets": targets, "positions": np.arange(CTX, dtype=np.int32), "loss_weights": weights,
+    }  # fmt: skip
+
+
+def test_real_ggml_computes_our_logits_and_loss(model: str, dialect: str, tmp_path: Path) -> None:
+    path, given = export(model, dialect, tmp_path / "graph.bin"), inputs()
+    theirs = real_ggml.compute(dialect, path, given, ["logits", "loss"])
+    with gg.Runtime(path, threads=1) as rt:
+        ours = rt.forward("logits", "loss", tokens=given["tokens"], targets=given["targets"])
+    for name, values in zip(("logits", "loss"), ours, strict=True):
+        error = np.abs(theirs[name] - values.ravel()).max() / np.abs(values).max()
+        print(f"{model} {dialect} {name}: relative error {error:.1e}")
+        assert error < MODELS[model][2]
+
+
+def emitted(placed: Order, dialect: str) -> bytes:
+    stream = io.BytesIO()
+    cgraph.emit(stream, placed, DIALECTS[dialect], 0)
+    return stream.getvalue()
+
+
+def test_ggml_exports_the_graph_it_built_itself_as_our_bytes(model: str, dialect: str, tmp_path: Path) -> None:
+    ours = cgraph.read(export(model, dialect, tmp_path / "graph.bin"), dialect)
+    real_ggml.rebuild(dialect, tmp_path / "graph.bin", tmp_path / "theirs.bin")
+    assert (tmp_path / "theirs.bin").read_bytes() == emitted(Order(ours.leafs, ours.nodes), dialect)
+
+
+def test_ggml_exports_what_it_imported_but_for_its_known_losses(model: str, dialect: str, tmp_path: Path) -> None:
+    """PERMUTE comes back as VIEW, and nodes without flags, parameters therefore without data."""
+    ours = cgraph.read(export(model, dialect, tmp_path / "graph.bin"), dialect)
+    real_ggml.reexport(dialect, tmp_path / "graph.bin", tmp_path / "theirs.bin")
+    nodes = (replace(n, flags=0, op="VIEW" if n.op == "PERMUTE" else n.op) for n in ours.nodes)
+    assert (tmp_path / "theirs.bin").read_bytes() == emitted(Order(ours.leafs, tuple(nodes)), dialect)
+
+
+# ---------------------------------------------------------------- every op
+
+N_SAMPLES = 6  # per op
+TOLERANCES = {  # relative, of ops that ggml computes less exactly
+    "gelu": GELU_TABLE, "gelu_quick": GELU_TABLE,
+    "silu v1": 1e-3, "soft_max v1": 2e-4,  # half-precision tables, of exp for the second
+    "rope": 5e-5, "rope_back": 5e-5,  # the angle is a product of ctx float32 factors
+}  # fmt: skip
+OPS = [op for op in TABLE.values() if op.ggml and not op.exact and op.name in SAMPLES]
+
+
+def samples(op: Op, dialect: str) -> list[Sample]:
+    """Some calls whose operands stock ggml takes: contiguous, finite."""
+    takes_any_shape = op.ggml not in DIALECTS[dialect].same_shape
+    return [
+        s
+        for s in SAMPLES[op.name]
+        if all(o is None or (o.layout == "dense" and o.kind != "values") for o in s.operands)
+        and (takes_any_shape or len({o.shape for o in s.operands if o}) == 1)
+    ][:N_SAMPLES]
+
+
+def records(call: Call, first: int, prefix: str) -> list[Record]:
+    """The tensors of a graph with one op; `first` records come before."""
+    found = []
+    for i in range(len(call.graph)):
+        t, op = call.graph.tensor(i), TABLE.get(call.graph.op(i))
+        src = tuple(s if s < 0 else s + first for s in t.src[0 : t.n_src])
+        data = bytes(call.graph.leaf_bytes(i)) if op is None else b""
+        found.append(Record(
+            f"{prefix}{call.graph.name(i) or i}", call.graph.dtype(i).upper(), tuple(t.ne), tuple(t.nb),
+            "NONE" if op is None else str(op.ggml), None if op is None else op.unary, t.flags,
+            struct.pack("<16i", *t.op_params), src, None if op is not None else partial(iter, [data]),
+        ))  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_real_ggml_computes_each_op_as_we_do(op: Op, dialect: str, tmp_path: Path) -> None:
+    if op.ggml not in DIALECTS[dialect].ops or (op.unary and op.unary not in DIALECTS[dialect].unary):
+        pytest.skip(f"dialect {dialect} has no {op.unary or op.ggml}")
+    calls = [build(sample, sample.arrays()) for sample in samples(op, dialect)]
+    everything: list[Record] = []
+    for k, call in enumerate(calls):
+        call.graph.set_name(call.graph.node(TABLE["cont"], [call.y], {}), "out", OUTPUT)
+        everything += records(call, len(everything), f"{k}.")
+    names = [f"{k}.out" for k in range(len(calls))]
+    cgraph.write(tmp_path / "graph.bin", everything, [[r.name for r in everything].index(n) for n in names], dialect)
+    theirs = real_ggml.compute(dialect, tmp_path / "graph.bin", {}, names)
+    for k, call in enumerate(calls):
+        program = call.program(isa_levels()[0], 1)
+        program.run()
+        values, others = call.result(program).ravel(), theirs[names[k]]
+        finite = np.isfinite(values)
+        assert np.array_equal(values[~finite], others[~finite])
+        error = np.abs(values[finite] - others[finite]).max() / max(1.0, np.abs(values[finite]).max())
+        assert error < TOLERANCES.get(op.name, TOLERANCES.get(f"{op.name} {dialect}", 1e-5)), samples(op, dialect)[k]
+
+
+# ---------------------------------------------------------------- what its importer gets wrong
+
+
+def views(*offsets: int) -> list[Record]:
+    """x = 0, 1, 2, ... seen through one view after another, each starting at element `offset` of the one before."""
+    x = np.arange(24, dtype=np.float32)
+    chain = [Record("x", "F32", (24, 1, 1, 1), (4, 96, 96, 96), data=lambda: [x.tobytes()])]
+    n = 24
+    for i, offset in enumerate(offsets):
+        n -= offset
+        params = struct.pack("<Q", 4 * offset)
+        chain.append(Record(f"v{i}", "F32", (n, 1, 1, 1), (4, 4 * n, 4 * n, 4 * n), "VIEW", src=(i,), op_params=params))
+    params = struct.pack("<f", 1.0)
+    chain.append(replace(chain[-1], name="y", op="SCALE", src=(len(offsets),), op_params=params))
+    return chain
+
+
+def ours(path: Path, name: str) -> Any:
+    with gg.Runtime(path, threads=1) as rt:
+        return rt.forward(name)[0]
+
+
+def test_offsets_of_views_of_views_add_up_here_but_not_in_ggmls_importer(dialect: str, tmp_path: Path) -> None:
+    path = tmp_path / "graph.bin"
+    for offsets, real, right in (((8,), 8, 8), ((8, 6), 6, 14)):
+        chain = views(*offsets)
+        cgraph.write(path, chain, [len(chain) - 1], dialect)
+        assert real_ggml.compute(dialect, path, {}, ["y"])["y"][0] == real
+        assert ours(path, "y")[0] == right
+
+
+def test_without_room_in_size_eval_ggml_cannot_compute(dialect: str, tmp_path: Path) -> None:
+    x = Record("x", "F32", (64, 8, 1, 1), (4, 256, 2048, 2048))
+    y = replace(x, name="y", op="SOFT_MAX", src=(0,), op_params=struct.pack("<f", 1.0))
+    cgraph.write(tmp_path / "graph.bin", [x, y], [1], dialect, size_eval_slack=0)
+    with pytest.raises(RuntimeError, match="real ggml ended with"):
+        real_ggml.compute(dialect, tmp_path / "graph.bin", {}, ["y"])
+
+
+def test_a_graph_of_ours_outlives_a_second_export_only_here(dialect: str, tmp_path: Path) -> None:
+    """Through ggml and back PERMUTE is a VIEW whose offset is its axes; our importer refuses it."""
+    real_ggml.reexport(dialect, export("llama", dialect, tmp_path / "graph.bin"), tmp_path / "theirs.bin")
+    with pytest.raises(GGError):
+        gg.Runtime(tmp_path / "theirs.bin", dialect=dialect)
+    rewrite(tmp_path / "graph.bin", tmp_path / "ours.bin", dialect, dialect)
+    assert (tmp_path / "ours.bin").read_bytes() == (tmp_path / "graph.bin").read_bytes()
