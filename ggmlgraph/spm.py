@@ -3,7 +3,7 @@
 A `.model` is one protobuf message, ModelProto of google/sentencepiece's `sentencepiece_model.proto`. Its own Python
 binding of that message needs the protobuf package, and its C++ reader trusts the file in places (it follows
 the normaliser's trie without bounds), so every byte is walked here first, without recursion, and only a
-file that passes is given to sentencepiece. Used by `tokenizer`.
+file that passes is given to sentencepiece. `write` makes such a file. Used by `tokenizer` and `vocabularies`.
 """
 
 from __future__ import annotations
@@ -227,3 +227,40 @@ def _check_vocabulary(data: bytes, model: SpmModel) -> None:
     n_bytes = model.types.count(BYTE)
     if model.byte_fallback and n_bytes != 256:
         raise _fault(f"byte fallback with {n_bytes} byte pieces instead of 256", end)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(model: SpmModel, unk_id: int = 0, bos_id: int = 1, eos_id: int = 2) -> bytes:
+    """A serialized ModelProto of a model that does not normalise; `read` and sentencepiece take it."""
+    message = bytearray()
+    for piece, score, kind in zip(model.pieces, model.scores, model.types, strict=True):
+        fields = _bytes_field(1, piece.encode()) + struct.pack("<Bf", 2 << 3 | _FIXED32, score) + _varint_field(3, kind)
+        message += _bytes_field(1, fields)
+    trainer = _varint_field(3, model.model_type) + _varint_field(4, len(model.pieces))
+    trainer += _varint_field(35, int(model.byte_fallback)) + _bytes_field(44, model.unk_surface.encode())
+    for k, token in enumerate((unk_id, bos_id, eos_id)):
+        trainer += _varint_field(40 + k, token) + _bytes_field(45 + k, model.pieces[token].encode())
+    normalizer = _bytes_field(1, b"identity") + _varint_field(3, int(model.add_dummy_prefix))
+    normalizer += _varint_field(4, int(model.remove_extra_whitespaces)) + _varint_field(
+        5, int(model.escape_whitespaces)
+    )
+    return bytes(message) + _bytes_field(2, trainer) + _bytes_field(3, normalizer)
+
+
+def _varint_field(number: int, value: int) -> bytes:
+    return _encoded(number << 3 | _VARINT) + _encoded(value)
+
+
+def _bytes_field(number: int, value: bytes) -> bytes:
+    return _encoded(number << 3 | _LENGTH) + _encoded(len(value)) + value
+
+
+def _encoded(value: int) -> bytes:
+    """A varint: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

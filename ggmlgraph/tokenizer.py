@@ -2,7 +2,7 @@
 
 A tokenizer travels inside graph.bin as the leaf `ggmlgraph.tokenizer`: a one-line JSON header `{"kind", "nbytes"}`, a
 line feed and nbytes of payload (`to_bytes`, `from_bytes`). A kind is one class and one row of `KINDS`, the
-place where a kind for another file format (tokenizer.json, GGUF, tiktoken) is added.
+place where a kind for another file format (tiktoken) is added.
 Used by the trainer, by `data`, by generation and by the commands `tokenizer train` and `export --tokenizer`.
 """
 
@@ -21,10 +21,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import spm
+from ggmlgraph import spm, tokenizerjson, vocabularies
 from ggmlgraph.corpus import open_source
 from ggmlgraph.durable import replacing
-from ggmlgraph.errors import DataError, FormatError, UsageError
+from ggmlgraph.errors import DataError, FormatError, UnsupportedError, UsageError
 
 Ids = NDArray[np.int32]
 
@@ -299,7 +299,65 @@ class SentencePieceTokenizer(Tokenizer):
         return ids[np.argsort([self._pieces[i][0] for i in ids])]
 
 
-KINDS: dict[str, type[Tokenizer]] = {t.kind: t for t in (BytesTokenizer, CharsTokenizer, SentencePieceTokenizer)}
+class ByteLevelTokenizer(Tokenizer):
+    """A tokenizer.json of Hugging Face, byte-level BPE; the package `tokenizers` (extra `hf`) does the encoding.
+
+    Names of special tokens in a text become these tokens, as they do there. A text longer than some 4000 characters is
+    encoded in segments, cut only between a letter and a space, where every pattern that splits text into words cuts
+    too. (If 65536 characters offer no such cut, one is made anyway.)
+    """
+
+    kind = "tokenizer.json"
+
+    def __init__(self, data: bytes) -> None:
+        """Raises FormatError, or UnsupportedError for another kind of pipeline or if the package is not installed."""
+        known = tokenizerjson.read(data)
+        self._data = data
+        self._pieces = known.pieces
+        self.bos_id, self.eos_id, self.prefixes_space = known.bos_id, known.eos_id, known.prefixes_space
+        self._encoder = _load_encoder(data)
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self._pieces)
+
+    def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
+        rest = ""
+        for chunk in chunks:
+            rest += _encodable(chunk)
+            while (cut := self._cut(rest)) is not None:
+                yield self._ids(rest[:cut])
+                rest = rest[cut:]
+        if rest:
+            yield self._ids(rest)
+
+    @staticmethod
+    def _cut(text: str) -> int | None:
+        """Where the first segment ends; None while the text known so far does not tell."""
+        at = text.find(" ", _MIN_SEGMENT, _MAX_SEGMENT)
+        while at >= 0 and not text[at - 1].isalpha():
+            at = text.find(" ", at + 1, _MAX_SEGMENT)
+        if at >= 0:
+            return at
+        return _MAX_SEGMENT if len(text) >= _MAX_SEGMENT else None
+
+    def _ids(self, text: str) -> Ids:
+        return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[_checked(token, self)]
+
+    def payload(self) -> bytes:
+        return self._data
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> ByteLevelTokenizer:
+        return cls(payload)
+
+
+KINDS: dict[str, type[Tokenizer]] = {
+    t.kind: t for t in (BytesTokenizer, CharsTokenizer, SentencePieceTokenizer, ByteLevelTokenizer)
+}
 
 _MAX_HEADER = 4096
 _MIN_SEGMENT, _MAX_SEGMENT, _WINDOW = 4096, 65536, 256  # characters
@@ -329,7 +387,7 @@ def from_bytes(data: bytes) -> Tokenizer:
 
 
 def load(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file, recognised by its content; today that is a sentencepiece `.model`.
+    """The tokenizer in a file, known by its content: sentencepiece's .model, tokenizer.json, llama2.c's tokenizer.bin.
 
     Raises FormatError with the byte offset of the first fault, UnsupportedError, or DataError if it cannot be read.
     """
@@ -338,7 +396,9 @@ def load(path: str | Path) -> Tokenizer:
     with source.open() as stream:
         data = stream.read(spm.MAX_NBYTES + 1)
     try:
-        return SentencePieceTokenizer(data)
+        if data.lstrip().startswith(b"{"):
+            return ByteLevelTokenizer(data)
+        return SentencePieceTokenizer(vocabularies.from_llama2c(data) if vocabularies.is_llama2c(data) else data)
     except FormatError as error:
         raise FormatError(f"{path}: {error}", offset=error.offset) from None
 
@@ -439,6 +499,20 @@ def _load_processor(serialized: bytes) -> Any:
     except RuntimeError as error:
         raise FormatError(f"sentencepiece refuses the model: {error}") from None
     return processor
+
+
+def _load_encoder(data: bytes) -> Any:
+    try:
+        from tokenizers import Tokenizer as Encoder
+    except ImportError:
+        raise UnsupportedError("tokenizer.json needs the package tokenizers: pip install 'ggmlgraph[hf]'") from None
+    try:
+        encoder = Encoder.from_buffer(data)
+    except Exception as error:  # the package has no error type of its own
+        raise FormatError(f"tokenizers refuses the file: {error}") from None
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
 
 
 def _piece_bytes(model: spm.SpmModel, token: int) -> bytes:

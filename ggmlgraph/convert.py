@@ -1,0 +1,182 @@
+"""A checkpoint of another program becomes a graph file. Used by `ggmlgraph convert`.
+
+The model of the checkpoint's architecture is traced with the checkpoint's sizes; each parameter of the graph is then
+matched with a tensor, in names and shape, before anything is written; values stream from file to file, so memory
+stays under the largest tensor. `check` finds weights whose order was misunderstood, which nothing else would tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlgraph import machine, model, naming
+from ggmlgraph.errors import DataError, FormatError, MemoryLimitError
+from ggmlgraph.export import Weights
+from ggmlgraph.generate import n_vocab_of
+from ggmlgraph.naming import Format
+from ggmlgraph.runtime import Batch, Runtime
+from ggmlgraph.sources import Source
+from ggmlgraph.stored import Stored
+from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tracer import Graph, trace
+
+Index = Callable[[str, int], NDArray[np.int64] | None]  # name and number of rows of a parameter: its rows' other order
+
+MAX_SIZE = 1 << 31
+MAX_LISTED = 4  # tensors named in an error
+CHECK_CTX = 64
+CLEARLY_BELOW = 0.8  # of ln(n_vocab): what a trained model's loss on plain English is under
+CLEARLY_BETTER = 0.99
+TEXT = (
+    "Once upon a time, there was a little girl who lived in a small house near the forest. Every day she went out to "
+    "play with her dog. One day, they found a big red ball under a tree. The girl was very happy and said to her "
+    "mother, 'Look what we have found!' Her mother smiled and asked, 'Whose ball is it?' They did not know. So they "
+    "went to the old man who lived by the river, and he told them a story about a boy who had lost his ball long ago."
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a converted model makes of plain text."""
+
+    loss: float  # nats per token
+    ceiling: float  # ln(n_vocab), the loss of a model that knows nothing
+    reordered: float  # the least loss with the rows of its weights in an order that other formats have
+
+    @property
+    def passed(self) -> bool:
+        return self.loss < CLEARLY_BELOW * self.ceiling and not self.permuted
+
+    @property
+    def permuted(self) -> bool:
+        """Whether the model is better with its rows in another order. Trained weights are much worse then."""
+        return self.reordered < CLEARLY_BETTER * self.loss
+
+
+def convert(source: Source, path: Path, *, batch: int, ctx: int, tokenizer: Tokenizer | None) -> Graph:
+    """Write the source as a graph file, at once or not at all.
+
+    Raises FormatError, listing them, if tensors are missing, unknown or of another shape; DataError if the tokenizer
+    has more ids than the model.
+    """
+    loaded = model.load(source.architecture)
+    _check_sizes(source, model.field_types(loaded))
+    graph = trace(loaded.loss, model.config(loaded, source.config), batch, ctx)
+    n_vocab = source.config["n_vocab"]
+    if tokenizer is not None and tokenizer.n_vocab > n_vocab:
+        raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
+    graph.save(path, weights=match(graph, source), tokenizer=tokenizer.to_bytes() if tokenizer else None)
+    return graph
+
+
+def _check_sizes(source: Source, types: Mapping[str, type]) -> None:
+    """Refuse values from the file that no model has, some of which would take for ever to trace."""
+    config = source.config
+    for name, value in config.items():
+        fits = type(value) is types[name] or (types[name] is float and type(value) is int)
+        if not fits or (type(value) is not bool and not 0 < value < MAX_SIZE):
+            raise FormatError(f"{source.path}: {name} is {value!r}")
+    if config["n_layer"] > len(source.tensors):
+        raise FormatError(f"{source.path}: {config['n_layer']} layers, but {len(source.tensors)} tensors")
+    if config["n_embd"] % config["n_head"]:
+        raise FormatError(f"{source.path}: n_embd {config['n_embd']} is no multiple of n_head {config['n_head']}")
+
+
+def match(graph: Graph, source: Source) -> Weights:
+    """Where the values of each parameter come from. Raises FormatError if the tensors are not those of the graph."""
+    weights: dict[str, Callable[[], Iterator[NDArray[np.float32]]]] = {}
+    used, missing, misshaped = set(), [], []
+    for node in graph.nodes:
+        if not node.initializer:
+            continue
+        theirs = source.format.theirs(node.name)
+        stored = source.tensors.get(theirs)
+        if stored is None:
+            missing.append(theirs or node.name)
+        elif stored.shape != tuple(map(int, node.shape)):
+            misshaped.append(f"{theirs} {list(stored.shape)} instead of {list(map(int, node.shape))}")
+        else:
+            used.add(theirs)
+            weights[node.name] = partial(_chunks, stored, source, node.name, graph.config)
+    unknown = [name for name in source.tensors if name not in used and not _skipped(name, source)]
+    faults = [("missing", missing), ("unknown", unknown), ("of another shape", misshaped)]
+    if any(names for _, names in faults):
+        listed = "; ".join(f"{_listed(names)} {word}" for word, names in faults if names)
+        raise FormatError(f"{source.path}: these are not the tensors of {source.architecture}: {listed}")
+    return weights
+
+
+def _skipped(name: str, source: Source) -> bool:
+    """Whether a tensor is left out on purpose: no weight, or the copy of the embedding that a tied head is."""
+    tied = source.config.get("tied") and name == source.format.theirs("output.weight")
+    return bool(tied) or source.format.skips(name)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(n[:80] if n.isprintable() else ascii(n[:80]) for n in names[:MAX_LISTED]) + more
+
+
+def _chunks(stored: Stored, source: Source, name: str, config: Any) -> Iterator[NDArray[np.float32]]:
+    order = source.format.row_order(name)
+    return stored.chunks(None if order is None else order.index(stored.shape[0], dataclasses.asdict(config)))
+
+
+def check(path: Path, tokenizer: Tokenizer) -> Check | None:
+    """Loss of a graph file on a built-in text, as it is and with rows in the orders other formats have.
+
+    None if there is no memory to run it, or the text is too short.
+    """
+    available = machine.available_memory()
+    if available is not None and 2 * path.stat().st_size > available:
+        return None
+    ids = tokenizer.encode(TEXT)
+    ctx = min(CHECK_CTX, len(ids) - 1)
+    if ctx < 1:
+        return None
+    batch = ids[None, :ctx], ids[None, 1 : ctx + 1]
+    try:
+        with Runtime(path, batch=1, ctx=ctx) as runtime:
+            config = runtime.metadata.config
+            loss = runtime.loss(*batch)
+            others = [_reordered(runtime, batch, rows) for rows in _other_orders(runtime.metadata.model, config)]
+            return Check(loss, math.log(n_vocab_of(runtime)), min(others, default=math.inf))
+    except MemoryLimitError:
+        return None
+
+
+def _other_orders(architecture: str, config: Mapping[str, Any]) -> Iterator[Index]:
+    """The orders of rows that some format has and we have not, there and back: what a mistake would leave."""
+    for known in naming.formats(architecture):
+        if known.rows:
+            yield partial(_index, known, config, False)
+            yield partial(_index, known, config, True)
+
+
+def _index(known: Format, config: Mapping[str, Any], back: bool, name: str, n_rows: int) -> NDArray[np.int64] | None:
+    order = known.row_order(name)
+    if order is None:
+        return None
+    index = order.index(n_rows, config)
+    return np.argsort(index) if back else index
+
+
+def _reordered(runtime: Runtime, batch: Batch, order: Index) -> float:
+    """The loss with rows in another order; the weights are as before afterwards."""
+    indices = {name: order(name, len(array)) for name, array in runtime.weights().items()}
+    weights = {name: (runtime.weights()[name], index) for name, index in indices.items() if index is not None}
+    for array, index in weights.values():
+        array[...] = array[index]
+    loss = runtime.loss(*batch)
+    for array, index in weights.values():
+        array[...] = array[np.argsort(index)]
+    return loss

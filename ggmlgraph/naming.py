@@ -1,0 +1,197 @@
+"""How other formats spell a model: the vocabulary of the tables in models/names, and how they are read.
+
+Each architecture has a module `models/names/ARCHITECTURE.py` with FORMATS: for each kind of checkpoint a `Format`. It
+says by what keys the checkpoint gives the sizes of our Config, what it calls each parameter, and in which order it
+keeps the rows of some. The sources find the format of a checkpoint here; `convert` matches the tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.stored import Stored
+
+ABSENT = None  # what a key that is not there reads as; a null is the same
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a source knows when it looks for sizes: the keys of its configuration and its tensors."""
+
+    keys: Mapping[str, Any]
+    tensors: Mapping[str, Stored]
+
+    def get(self, key: str) -> Any:
+        """The value of a key, whole ("llama.block_count") or through objects ("rope_parameters.rope_theta")."""
+        if key in self.keys:
+            return self.keys[key]
+        head, dot, rest = key.partition(".")
+        inner = self.keys.get(head)
+        return Checkpoint(inner, {}).get(rest) if dot and isinstance(inner, dict) else ABSENT
+
+
+class Value:
+    """Where a size or setting comes from."""
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        """The value, ABSENT if the checkpoint does not say."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Key(Value):
+    """The first of these keys that is there, else the default."""
+
+    names: tuple[str, ...]
+    default: Any = ABSENT
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        found = (checkpoint.get(name) for name in self.names)
+        return next((value for value in found if value is not ABSENT), self.default)
+
+    def __str__(self) -> str:
+        return " or ".join(self.names)
+
+
+@dataclass(frozen=True)
+class Rows(Value):
+    """The number of rows of a tensor."""
+
+    tensor: str
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        stored = checkpoint.tensors.get(self.tensor)
+        return stored.shape[0] if stored is not None and stored.shape else ABSENT
+
+    def __str__(self) -> str:
+        return f"the rows of {self.tensor}"
+
+
+@dataclass(frozen=True)
+class Without(Value):
+    """Whether the checkpoint has no tensor of this name."""
+
+    tensor: str
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        return self.tensor not in checkpoint.tensors
+
+
+@dataclass(frozen=True)
+class RotaryShare(Value):
+    """The part of a head that is rotated, where a checkpoint gives it in elements: n_rot / (n_embd / n_head)."""
+
+    n_rot: str
+    n_embd: str
+    n_head: str
+    default: Any = ABSENT
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        n_rot, n_embd, n_head = (checkpoint.get(name) for name in (self.n_rot, self.n_embd, self.n_head))
+        if n_rot is ABSENT:
+            return self.default
+        if not all(type(n) is int and n > 0 for n in (n_rot, n_embd, n_head)) or n_embd % n_head:
+            return n_rot  # which is no share: refused where it is used
+        share = n_rot / (n_embd // n_head)
+        return share if int(n_embd // n_head * share) == n_rot else math.nextafter(share, math.inf)
+
+    def __str__(self) -> str:
+        return self.n_rot
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """Rows lie there as `axes`, here in the order `order` of these axes. Names are fields of the Config, -1 the rest.
+
+    RowOrder(("n_head", 3, -1), (1, 0, 2)): there [head][q, k, v][dim], here [q, k, v][head][dim].
+    """
+
+    axes: tuple[str | int, ...]
+    order: tuple[int, ...]
+
+    def index(self, n_rows: int, config: Mapping[str, Any]) -> NDArray[np.int64]:
+        """For each row here its number there: int64 (n_rows,)."""
+        sizes = [config[axis] if isinstance(axis, str) else axis for axis in self.axes]
+        if n_rows % math.prod(n for n in sizes if n > 0):
+            raise FormatError(f"{n_rows} rows cannot be divided into {' x '.join(map(str, self.axes))}")
+        return np.arange(n_rows).reshape(sizes).transpose(self.order).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of checkpoint of one architecture. Names of tensors are without .weight and .bias; {i} is a layer."""
+
+    id: str  # what the checkpoint calls the architecture
+    sizes: Mapping[str, Value]  # a field of the Config: where it comes from
+    tensors: Mapping[str, str] | None = None  # ours: theirs; None: the names are the same
+    rows: Mapping[str, RowOrder] = field(default_factory=dict)  # ours: how its rows lie there
+    only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; absent is fine
+    skip: tuple[str, ...] = ()  # tensors that are no weights, whole names: regular expressions
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The fields of the Config. Raises FormatError if one is not given, UnsupportedError for another model."""
+        for setting, values in self.only:
+            value = setting.of(checkpoint)
+            if value is not ABSENT and value not in values:
+                raise UnsupportedError(f"{setting} is {value!r}, our {self.id} has {values[0]!r}")
+        fields = {name: value.of(checkpoint) for name, value in self.sizes.items()}
+        for name, value in fields.items():
+            if value is ABSENT:
+                raise FormatError(f"it does not say {name} ({self.sizes[name]})")
+        return fields
+
+    def theirs(self, name: str) -> str:
+        """What the checkpoint calls our parameter; "" if it has no such parameter."""
+        if self.tensors is None:
+            return name
+        stem, _, kind = name.rpartition(".")
+        pattern, layer = _pattern(stem)
+        known = self.tensors.get(pattern)
+        return "" if known is None else f"{known.replace('{i}', layer)}.{kind}"
+
+    def row_order(self, name: str) -> RowOrder | None:
+        """How the rows of our parameter lie in the checkpoint, if not as here."""
+        return self.rows.get(_pattern(name.rpartition(".")[0])[0])
+
+    def skips(self, name: str) -> bool:
+        """Whether a tensor of the checkpoint is known to be no weight."""
+        return any(re.fullmatch(pattern, name) for pattern in self.skip)
+
+
+def _pattern(stem: str) -> tuple[str, str]:
+    """ "blk.3.attn_q" -> ("blk.{i}.attn_q", "3")."""
+    found = re.fullmatch(r"(blk\.)(\d+)(\..*)", stem)
+    return (f"{found[1]}{{i}}{found[3]}", found[2]) if found else (stem, "")
+
+
+def architectures() -> Iterable[str]:
+    """Names of the architectures that have tables of names."""
+    files = [entry.name for entry in resources.files("ggmlgraph.models.names").iterdir()]
+    return sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name != "__init__.py")
+
+
+def formats(architecture: str) -> Iterable[Format]:
+    """All formats of an architecture."""
+    known: Mapping[str, Format] = import_module(f"ggmlgraph.models.names.{architecture}").FORMATS
+    return known.values()
+
+
+def find(kind: str, identifier: Any) -> tuple[str, Format]:
+    """Our architecture that a checkpoint of a kind calls `identifier`, and its format. Raises UnsupportedError."""
+    known = []
+    for name in architectures():
+        found = import_module(f"ggmlgraph.models.names.{name}").FORMATS.get(kind)
+        if found is not None:
+            if found.id == identifier:
+                return name, found
+            known.append(found.id)
+    raise UnsupportedError(f"its architecture is {identifier!r}; known are {', '.join(known)}")

@@ -1,0 +1,88 @@
+"""Folders that transformers writes: config.json, and weights in safetensors or PyTorch files, in one or many.
+
+config.json is read in the spelling of transformers 4 and 5; the names are data in models/names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ggmlgraph import naming, safetensorsfile, torchfile
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.errors import FormatError, UsageError
+from ggmlgraph.sources.source import Source, count, named, read_json, try_tokenizer
+from ggmlgraph.stored import Stored
+from ggmlgraph.tokenizer import Tokenizer
+
+CONFIG = "config.json"
+WEIGHTS: tuple[tuple[str, Callable[[Path], dict[str, Stored]]], ...] = (  # in the order they are looked for
+    ("model.safetensors", safetensorsfile.read),
+    ("pytorch_model.bin", torchfile.read),
+)
+TOKENIZERS = ("tokenizer.model", "tokenizer.json")
+
+
+def folder(path: Path) -> Source:
+    """The checkpoint in a folder."""
+    for name, read in WEIGHTS:
+        if (path / name).exists():
+            return _source(path, read(path / name))
+        if (index := path / f"{name}.index.json").exists():
+            return _source(path, _shards(path, index, read))
+    raise UsageError(f"{path} has no weights: neither {' nor '.join(name for name, _ in WEIGHTS)}")
+
+
+def file(path: Path, tensors: dict[str, Stored]) -> Source:
+    """The checkpoint of one weight file, described by the config.json beside it."""
+    if not (path.parent / CONFIG).exists():
+        raise UsageError(f"{path} has weights only: put its {CONFIG} (or params.json) beside it")
+    return _source(path.parent, tensors)
+
+
+def _source(path: Path, tensors: dict[str, Stored]) -> Source:
+    config = read_json(path / CONFIG)
+    architecture, known = named(path / CONFIG, lambda: naming.find("huggingface", config.get("model_type")))
+    fields = named(path / CONFIG, lambda: known.config(naming.Checkpoint(config, tensors)))
+    tokenizer, reason = _tokenizer(path)
+    return Source(
+        kind="Hugging Face checkpoint",
+        path=path,
+        architecture=architecture,
+        format=known,
+        config=fields,
+        tensors=tensors,
+        n_ctx=count(config.get("max_position_embeddings")),
+        tokenizer=tokenizer,
+        no_tokenizer=reason,
+    )
+
+
+def _shards(path: Path, index: Path, read: Callable[[Path], dict[str, Stored]]) -> dict[str, Stored]:
+    """The tensors of all files of an index, which must be just those the index lists."""
+    table: Any = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise FormatError(f"{index}: no weight_map of names")
+    shards = sorted(set(table.values()))
+    unsafe = [name for name in shards if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name)]
+    if unsafe:
+        raise FormatError(f"{index}: {unsafe[0][:80]!r} is no plain file name")
+    tensors: dict[str, Stored] = {}
+    for shard in shards:
+        found = read(path / shard)
+        wanted = {name for name, place in table.items() if place == shard}
+        if found.keys() != wanted:
+            name = min(found.keys() ^ wanted)
+            raise FormatError(f"{path / shard}: {name!r} is {'missing' if name in wanted else 'not in the index'}")
+        tensors |= found
+    return tensors
+
+
+def _tokenizer(path: Path) -> tuple[Tokenizer | None, str]:
+    for name in TOKENIZERS:
+        if (path / name).is_file():
+            tokenizer, reason = try_tokenizer(lambda found=path / name: tokenizers.load(found))  # type: ignore[misc]
+            return tokenizer, reason
+    return None, "it has none"

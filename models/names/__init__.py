@@ -1,0 +1,1 @@
+"""What other formats call the models' parameters and sizes: one module of data for each architecture."""

@@ -1,0 +1,62 @@
+"""What other formats call the parameters and sizes of models/gpt_neox.py. Read by `ggmlgraph convert`.
+
+Hugging Face keeps the rows of the fused query_key_value as [head][q, k, v][dim]; GGUF and we as [q, k, v][head][dim].
+"""
+
+from __future__ import annotations
+
+from ggmlgraph.naming import Format, Key, RotaryShare, RowOrder, Rows
+
+HUGGING_FACE = Format(
+    id="gpt_neox",
+    sizes={
+        "n_vocab": Key(("vocab_size",)),
+        "n_embd": Key(("hidden_size",)),
+        "n_head": Key(("num_attention_heads",)),
+        "n_layer": Key(("num_hidden_layers",)),
+        "n_ff": Key(("intermediate_size",)),
+        "norm_eps": Key(("layer_norm_eps",)),
+        "rope_freq_base": Key(("rope_parameters.rope_theta", "rotary_emb_base", "rope_theta"), 10000.0),
+        "rotary_pct": Key(("rope_parameters.partial_rotary_factor", "rotary_pct"), 0.25),
+        "parallel_residual": Key(("use_parallel_residual",), True),
+    },
+    tensors={
+        "token_embd": "gpt_neox.embed_in",
+        "blk.{i}.attn_norm": "gpt_neox.layers.{i}.input_layernorm",
+        "blk.{i}.attn_qkv": "gpt_neox.layers.{i}.attention.query_key_value",
+        "blk.{i}.attn_output": "gpt_neox.layers.{i}.attention.dense",
+        "blk.{i}.ffn_norm": "gpt_neox.layers.{i}.post_attention_layernorm",
+        "blk.{i}.ffn_up": "gpt_neox.layers.{i}.mlp.dense_h_to_4h",
+        "blk.{i}.ffn_down": "gpt_neox.layers.{i}.mlp.dense_4h_to_h",
+        "output_norm": "gpt_neox.final_layer_norm",
+        "output": "embed_out",
+    },
+    rows={"blk.{i}.attn_qkv": RowOrder(("n_head", 3, -1), (1, 0, 2))},
+    only=(
+        (Key(("hidden_act",)), ("gelu",)),
+        (Key(("attention_bias",)), (True,)),
+        (Key(("tie_word_embeddings",)), (False,)),
+        (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
+    ),
+    skip=(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
+)
+
+GGUF = Format(
+    id="gptneox",
+    sizes={
+        "n_vocab": Rows("token_embd.weight"),
+        "n_embd": Key(("gptneox.embedding_length",)),
+        "n_head": Key(("gptneox.attention.head_count",)),
+        "n_layer": Key(("gptneox.block_count",)),
+        "n_ff": Key(("gptneox.feed_forward_length",)),
+        "norm_eps": Key(("gptneox.attention.layer_norm_epsilon",)),
+        "rope_freq_base": Key(("gptneox.rope.freq_base",), 10000.0),
+        "rotary_pct": RotaryShare(
+            "gptneox.rope.dimension_count", "gptneox.embedding_length", "gptneox.attention.head_count", default=1.0
+        ),
+        "parallel_residual": Key(("gptneox.use_parallel_residual",), True),
+    },
+    only=((Key(("gptneox.rope.scaling.type",)), ("none",)),),
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

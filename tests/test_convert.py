@@ -1,0 +1,528 @@
+"""Checkpoints of other programs become graphs: the originals' logits, the same text, and every bad file refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import checkpoints as ck
+import numpy as np
+import pytest
+
+from ggmlgraph import cli, convert, naming, sources, spm
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
+from ggmlgraph.generate import Generator, Sampling, open_model
+from ggmlgraph.models import gpt_neox, llama
+from ggmlgraph.runtime import Runtime
+from ggmlgraph.tracer import trace
+
+STORIES, NEOX = ck.SHARED / "stories260K", ck.SHARED / "gptneox-shakespeare"
+LLAMA_FORMS = {  # and how far their logits may be from transformers'
+    "stories260K/hf": 5e-4,
+    "stories260K/consolidated.00.pth": 5e-4,
+    "stories260K/stories260K.bin": 5e-4,
+    "stories260K/stories260K-f32.gguf": 5e-4,
+    "stories260K/hf/pytorch_model.bf16.bin": 0.25,  # weights of 8 bits; logits are up to 22
+}
+NEOX_FORMS = {
+    "gptneox-shakespeare": 5e-4,
+    "gptneox-shakespeare/sharded": 5e-4,
+    "gptneox-shakespeare/gptneox-shakespeare-f32.gguf": 5e-4,
+}
+
+
+def shared(form: str) -> Path:
+    path = ck.SHARED / form
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+def converted(path: Path, out: Path, tokenizer: Path | None = None) -> Path:
+    chosen = tokenizers.load(tokenizer) if tokenizer else None
+    convert.convert(sources.find(path), out, batch=1, ctx=128, tokenizer=chosen)
+    return out
+
+
+# ---------------------------------------------------------------- real checkpoints
+
+
+@pytest.mark.parametrize(("form", "tolerance"), (LLAMA_FORMS | NEOX_FORMS).items())
+def test_logits_are_those_of_transformers(form: str, tolerance: float, tmp_path: Path) -> None:
+    path = shared(form)
+    reference = np.load(ck.SHARED / form.split("/")[0] / "ref_logits_transformers.npz")
+    ids = reference["ids"].astype(np.int32)
+    with Runtime(converted(path, tmp_path / "graph.bin"), threads=1, ctx=len(ids)) as runtime:
+        logits = runtime.forward("logits", tokens=ids[None])[0].reshape(len(ids), -1)
+    assert np.abs(logits - reference["logits"]).max() < tolerance
+    np.testing.assert_array_equal(logits.argmax(1), reference["logits"].argmax(1))
+
+
+def greedy(graph: Path, prompt: str) -> str:
+    runtime, tokenizer = open_model(graph, threads=1, ctx=64)
+    with runtime:
+        return "".join(Generator(runtime, tokenizer).text(prompt, 40, Sampling(temperature=0)))
+
+
+@pytest.mark.parametrize(
+    ("forms", "tokenizer", "prompt", "begins"),
+    [
+        (
+            list(LLAMA_FORMS)[:4],
+            "stories260K/tok512.model",
+            "Once upon a time",
+            ", there was a little girl named Lily.",
+        ),
+        (list(NEOX_FORMS), "gptneox-shakespeare/tokenizer.json", "ROMEO:", "\nSir, I"),
+    ],
+)
+def test_greedy_text_is_the_same_from_every_form(
+    forms: list[str], tokenizer: str, prompt: str, begins: str, tmp_path: Path
+) -> None:
+    if tokenizer.endswith(".json"):
+        pytest.importorskip("tokenizers")
+    graphs = [converted(shared(form), tmp_path / f"{i}.bin", shared(tokenizer)) for i, form in enumerate(forms)]
+    texts = {greedy(graph, prompt) for graph in graphs}
+    assert len(texts) == 1
+    assert texts.pop().removeprefix(prompt).startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("form", "tokenizer"),
+    [("stories260K/hf", "stories260K/tok512.model"), ("gptneox-shakespeare", "gptneox-shakespeare/tokenizer.json")],
+)
+def test_weights_taken_in_the_wrong_order_are_told(form: str, tokenizer: str, tmp_path: Path) -> None:
+    if tokenizer.endswith(".json"):
+        pytest.importorskip("tokenizers")
+    source, chosen = sources.find(shared(form)), tokenizers.load(shared(tokenizer))
+    mistaken = replace(source, format=replace(source.format, rows={}))
+    results = []
+    for s in (source, mistaken):
+        convert.convert(s, tmp_path / "graph.bin", batch=1, ctx=8, tokenizer=chosen)
+        results.append(convert.check(tmp_path / "graph.bin", chosen))
+    right, wrong = results
+    assert right is not None and right.passed
+    assert wrong is not None and wrong.permuted
+    assert wrong.reordered == pytest.approx(right.loss)
+
+
+def test_the_vocabulary_of_llama2c_and_of_gguf_encode_as_the_sentencepiece_model() -> None:
+    model = tokenizers.load(shared("stories260K/tok512.model"))
+    text = 'Once upon a time, Zoë said: "caf\u00e9 \U0001f600!"\n  Two  spaces.'
+    from_gguf = sources.find(shared("stories260K/stories260K-f32.gguf")).tokenizer
+    assert from_gguf is not None
+    for other in (tokenizers.load(shared("stories260K/tok512.bin")), from_gguf):
+        np.testing.assert_array_equal(other.encode(text), model.encode(text))
+        assert (other.bos_id, other.eos_id, other.decode(other.encode(text))) == (1, 2, text)
+
+
+def test_tokenizer_json_gives_the_ids_of_the_package_however_the_text_is_cut() -> None:
+    package = pytest.importorskip("tokenizers")
+    path = shared("gptneox-shakespeare/tokenizer.json")
+    ours, theirs = tokenizers.load(path), package.Tokenizer.from_file(str(path))
+    text = (ck.SHARED / "corpora" / "tinyshakespeare.txt").read_text()[:30_000] + "  \u65e5\u672c <|endoftext|>"
+    wanted = theirs.encode(text, add_special_tokens=False).ids
+    pieces = [text[i : i + 777] for i in range(0, len(text), 777)]
+    assert np.concatenate(list(ours.encode_stream(pieces))).tolist() == wanted
+    assert ours.decode(wanted) == text.replace("<|endoftext|>", "")
+    assert tokenizers.from_bytes(ours.to_bytes()).encode(text).tolist() == wanted
+
+
+def test_the_command_says_what_it_made_and_checks_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "graph.bin"
+    assert cli.run(["convert", str(shared("stories260K/stories260K.bin")), "-o", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert "llama from a llama2.c checkpoint, 260,032 parameters, tokenizer sentencepiece, 512 ids" in captured.out
+    assert "checked: loss on plain English 0.95" in captured.err
+
+
+# ---------------------------------------------------------------- checkpoints made here
+
+LLAMA = llama.Config(n_vocab=11, n_embd=8, n_head=4, n_head_kv=2, n_layer=2, n_ff=12)
+NEOX_SIZES = gpt_neox.Config(n_vocab=11, n_embd=16, n_head=2, n_layer=2, n_ff=20)
+LLAMA_JSON = {
+    "model_type": "llama", "vocab_size": 11, "hidden_size": 8, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 2, "intermediate_size": 12, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+}  # fmt: skip
+NEOX_JSON = {
+    "model_type": "gpt_neox", "vocab_size": 11, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2,
+    "intermediate_size": 20, "layer_norm_eps": 1e-5, "hidden_act": "gelu",
+}  # fmt: skip
+SPELLINGS = {
+    "transformers 4": {"rope_theta": 500.0, "rotary_emb_base": 500, "rotary_pct": 0.5},
+    "transformers 5": {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.5, "rope_type": "default"}},
+}
+LLAMA_PAIRS = {
+    "general.architecture": "llama", "llama.embedding_length": 8, "llama.block_count": 2, "llama.context_length": 32,
+    "llama.feed_forward_length": 12, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.dimension_count": 2,
+}  # fmt: skip
+
+
+def weights(config: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Random weights of a model, by our names."""
+    model = llama if isinstance(config, llama.Config) else gpt_neox
+    rng = np.random.default_rng(0)
+    nodes = [node for node in trace(model.loss, config).nodes if node.initializer]
+    return {node.name: rng.standard_normal(tuple(map(int, node.shape))).astype("<f4") for node in nodes}
+
+
+def as_there(ours: ck.Arrays, known: naming.Format, config: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Our weights by their names and in their order of rows."""
+    theirs = {}
+    for name, array in ours.items():
+        order = known.row_order(name)
+        index = None if order is None else np.argsort(order.index(len(array), vars(config)))
+        theirs[known.theirs(name)] = array if index is None else np.ascontiguousarray(array[index])
+    return theirs
+
+
+def stored_weights(graph: Path) -> Mapping[str, np.ndarray[Any, Any]]:
+    with Runtime(graph, threads=1, batch=1, ctx=4) as runtime:
+        return {name: runtime.get(name) for name in runtime.params}
+
+
+def assert_equal(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def write_folder(path: Path, config: Mapping[str, Any], arrays: ck.Arrays) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    ck.write_safetensors(path / "model.safetensors", arrays)
+    return path
+
+
+def llama_folder(path: Path, **changes: Any) -> Path:
+    """A LLaMA as transformers would have written it; a change to None takes a key away."""
+    config = {key: value for key, value in (LLAMA_JSON | changes).items() if value is not None}
+    known = naming.find("huggingface", "llama")[1]
+    return write_folder(path, config, as_there(weights(LLAMA), known, LLAMA))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_a_folder_in_either_spelling_of_transformers_is_read(architecture: str, spelling: str, tmp_path: Path) -> None:
+    config, keys = {"llama": (LLAMA, LLAMA_JSON), "gpt_neox": (NEOX_SIZES, NEOX_JSON)}[architecture]
+    known = naming.find("huggingface", architecture)[1]
+    folder = write_folder(tmp_path / "hf", keys | SPELLINGS[spelling], as_there(weights(config), known, config))
+    source = sources.find(folder)
+    assert source.config["rope_freq_base"] == 500.0
+    assert source.config.get("rotary_pct", 0.5) == 0.5
+    assert_equal(stored_weights(converted(folder, tmp_path / "graph.bin")), weights(config))
+
+
+def test_half_precision_weights_are_read_exactly(tmp_path: Path) -> None:
+    known = naming.find("huggingface", "llama")[1]
+    halves = {name: array.astype("<f2") for name, array in weights(LLAMA).items()}
+    folder = write_folder(tmp_path / "hf", LLAMA_JSON, as_there(halves, known, LLAMA))
+    wanted = {name: array.astype(np.float32) for name, array in halves.items()}
+    assert_equal(stored_weights(converted(folder, tmp_path / "graph.bin")), wanted)
+
+
+def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "hf")
+    arrays = as_there(weights(LLAMA), naming.find("huggingface", "llama")[1], LLAMA)
+    (folder / "model.safetensors").unlink()
+    names = list(arrays)
+    parts = {"pytorch_model-1.bin": names[:5], "pytorch_model-2.bin": names[5:]}
+    for file, held in parts.items():
+        ck.write_torch(folder / file, {name: arrays[name] for name in held})
+    table = {name: file for file, held in parts.items() for name in held}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": table}))
+    assert_equal(stored_weights(converted(folder, tmp_path / "graph.bin")), weights(LLAMA))
+
+
+def test_a_gguf_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(ck.gguf_bytes(LLAMA_PAIRS, weights(LLAMA)))
+    assert_equal(stored_weights(converted(tmp_path / "m.gguf", tmp_path / "graph.bin")), weights(LLAMA))
+
+
+def llama2c_bytes() -> bytes:
+    ours = weights(LLAMA)
+    order = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up"]
+    names = ["token_embd", *[f"blk.{i}.{name}" for name in order for i in range(2)], "output_norm", "", "output"]
+    angles = np.zeros(4 * 2, "<f4")
+    body = b"".join((ours[f"{name}.weight"] if name else angles).tobytes() for name in names)
+    return struct.pack("<7i", 8, 12, 2, 4, 2, -11, 4) + body
+
+
+def test_a_llama2c_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_bytes(llama2c_bytes())
+    assert_equal(stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin")), weights(LLAMA))
+
+
+def test_what_is_no_weight_is_skipped_by_name(tmp_path: Path) -> None:
+    known = naming.find("huggingface", "gpt_neox")[1]
+    arrays = as_there(weights(NEOX_SIZES), known, NEOX_SIZES)
+    arrays["gpt_neox.layers.0.attention.masked_bias"] = np.float32([-1e9])
+    folder = write_folder(tmp_path / "hf", NEOX_JSON, arrays)
+    assert_equal(stored_weights(converted(folder, tmp_path / "graph.bin")), weights(NEOX_SIZES))
+
+
+def test_a_checkpoint_without_tokenizer_is_converted_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = llama_folder(tmp_path / "hf", max_position_embeddings=32)
+    assert cli.run(["convert", str(folder), "-o", str(tmp_path / "graph.bin")]) == 0
+    captured = capsys.readouterr()
+    assert "no tokenizer" in captured.out
+    assert "--tokenizer" in captured.err
+    with Runtime(tmp_path / "graph.bin", threads=1) as runtime:
+        assert runtime.window == (16, 32)
+
+
+def test_weights_that_know_nothing_are_told_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = spm.SpmModel(["<unk>", "<s>", "</s>", *"abcdefgh"], [0.0] * 11, [2, 3, 3] + [1] * 8, spm.BPE)
+    (tmp_path / "t.model").write_bytes(spm.write(model))
+    arguments = ["convert", str(llama_folder(tmp_path / "hf")), "-o", str(tmp_path / "graph.bin")]
+    assert cli.run([*arguments, "--tokenizer", str(tmp_path / "t.model")]) == 0
+    assert "WARNING" in capsys.readouterr().err
+
+
+def test_a_tokenizer_with_too_many_ids_is_refused(tmp_path: Path) -> None:
+    source = sources.find(llama_folder(tmp_path / "hf"))
+    with pytest.raises(DataError, match="256 ids"):
+        convert.convert(source, tmp_path / "g.bin", batch=1, ctx=4, tokenizer=tokenizers.BytesTokenizer())
+    assert not (tmp_path / "g.bin").exists()
+
+
+# ---------------------------------------------------------------- refused
+
+
+def test_missing_unknown_and_misshaped_tensors_are_listed_in_one_error(tmp_path: Path) -> None:
+    arrays = as_there(weights(LLAMA), naming.find("huggingface", "llama")[1], LLAMA)
+    del arrays["model.norm.weight"]
+    arrays["model.extra.weight"] = np.zeros(3, "<f4")
+    arrays["lm_head.weight"] = np.zeros((11, 9), "<f4")
+    folder = write_folder(tmp_path / "hf", LLAMA_JSON, arrays)
+    with pytest.raises(FormatError) as caught:
+        converted(folder, tmp_path / "graph.bin")
+    for part in (
+        "model.norm.weight missing",
+        "model.extra.weight unknown",
+        "lm_head.weight [11, 9] instead of [11, 8] of another shape",
+    ):
+        assert part in str(caught.value)
+    assert not (tmp_path / "graph.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"model_type": "mamba"}, UnsupportedError, "mamba"),
+        ({"model_type": None}, UnsupportedError, "architecture"),
+        ({"hidden_act": "relu"}, UnsupportedError, "relu"),
+        ({"attention_bias": True}, UnsupportedError, "attention_bias"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, UnsupportedError, "linear"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, UnsupportedError, "llama3"),
+        ({"rms_norm_eps": None}, FormatError, "norm_eps"),
+        ({"rms_norm_eps": "small"}, FormatError, "norm_eps"),
+        ({"num_hidden_layers": 10**9}, FormatError, "layers"),
+        ({"num_hidden_layers": -1}, FormatError, "n_layer"),
+        ({"vocab_size": 10**12}, FormatError, "n_vocab"),
+        ({"num_attention_heads": 3}, FormatError, "n_head"),
+        ({"num_attention_heads": 2}, FormatError, "another shape"),
+        ({"hidden_size": True}, FormatError, "n_embd"),
+        ({"tie_word_embeddings": "yes"}, FormatError, "tied"),
+    ],
+)
+def test_a_configuration_that_is_not_our_model_is_refused(
+    changes: dict[str, Any], error: type[GGError], reason: str, tmp_path: Path
+) -> None:
+    folder = llama_folder(tmp_path / "hf", **changes)
+    with pytest.raises(error, match=reason):
+        converted(folder, tmp_path / "graph.bin")
+    assert not (tmp_path / "graph.bin").exists()
+
+
+ARRAYS = {"a": np.zeros((2, 3), "<f4"), "b": np.zeros(4, "<f4")}
+SAFETENSORS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a gap": lambda h: h | {"b": h["b"] | {"data_offsets": [28, 40]}},
+    "an overlap": lambda h: h | {"b": h["b"] | {"data_offsets": [20, 36]}},
+    "an end beyond the file": lambda h: h | {"b": h["b"] | {"shape": [5], "data_offsets": [24, 44]}},
+    "a shape of another size": lambda h: h | {"b": h["b"] | {"shape": [5]}},
+    "a huge shape": lambda h: h | {"b": h["b"] | {"shape": [1 << 40, 1 << 40]}},
+    "a negative size": lambda h: h | {"b": h["b"] | {"shape": [-4]}},
+    "a fractional size": lambda h: h | {"b": h["b"] | {"shape": [4.0]}},
+    "a boolean size": lambda h: h | {"b": h["b"] | {"shape": [True]}},
+    "an unknown type": lambda h: h | {"b": h["b"] | {"dtype": "F4"}},
+    "an unknown key": lambda h: h | {"b": h["b"] | {"x": 1}},
+    "offsets backwards": lambda h: h | {"b": h["b"] | {"data_offsets": [40, 24]}},
+    "one tensor too few": lambda h: {"a": h["a"]},
+    "a list": lambda h: [h],
+}
+RAW = {
+    "a name twice": b"{" + b",".join([b'"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}'] * 2) + b"}",
+    "deep JSON": b'{"a":' + b"[" * 200_000,
+    "no JSON": b"{]",
+    "bytes that are not UTF-8": b'{"\xff":1}',
+}
+
+
+def safetensors_files() -> Iterator[tuple[str, bytes]]:
+    data = b"".join(a.tobytes() for a in ARRAYS.values())
+    for name, change in SAFETENSORS.items():
+        raw = json.dumps(change(ck.safetensors_header(ARRAYS))).encode()
+        yield f"safetensors: {name}", struct.pack("<Q", len(raw)) + raw + data
+    for name, raw in RAW.items():
+        yield f"safetensors: {name}", struct.pack("<Q", len(raw)) + raw + data
+    yield "safetensors: a header larger than the file", struct.pack("<Q", 1 << 40) + b"{}"
+    yield "safetensors: an empty file", b""
+
+
+def gguf_files() -> Iterator[tuple[str, bytes]]:
+    good = ck.gguf_bytes(LLAMA_PAIRS, ARRAYS)
+    key = ck.gguf_string(b"general.architecture")
+    head = b"GGUF" + struct.pack("<I", 3)
+    one = head + struct.pack("<QQ", 1, 0)
+    yield "cut off", good[:-40]
+    yield "cut off in the header", good[:60]
+    yield "more at the end", good + bytes(64)
+    yield "version 1", b"GGUF" + struct.pack("<I", 1) + good[8:]
+    yield "big-endian", b"GGUF" + struct.pack(">I", 3) + good[8:]
+    yield "countless tensors", head + struct.pack("<QQ", 1 << 60, 0)
+    yield "countless keys", head + struct.pack("<QQ", 0, 1 << 60)
+    yield "a long key", head + struct.pack("<QQQ", 0, 1, 1 << 62)
+    yield "a key twice", head + struct.pack("<QQ", 0, 2) + (key + ck.gguf_value(1)) * 2
+    yield "an unknown type", head + struct.pack("<QQ", 0, 1) + key + struct.pack("<I", 99)
+    yield "an array in an array", head + struct.pack("<QQ", 0, 1) + key + struct.pack("<IIQI", 9, 9, 1, 4)
+    yield "a huge array", head + struct.pack("<QQ", 0, 1) + key + struct.pack("<IIQ", 9, 10, 1 << 61)
+    yield "an array of many strings", head + struct.pack("<QQ", 0, 1) + key + struct.pack("<IIQ", 9, 8, 1 << 20)
+    yield "a boolean of 2", head + struct.pack("<QQ", 0, 1) + key + struct.pack("<IB", 7, 2)
+    yield "an alignment of 0", ck.gguf_bytes({"general.alignment": 0}, ARRAYS)
+    yield "an alignment of 3", ck.gguf_bytes({"general.alignment": 3}, ARRAYS)
+    yield "an alignment of text", ck.gguf_bytes({"general.alignment": "32"}, ARRAYS)
+    yield "many axes", one + ck.gguf_info("a", (1,) * 9, 0, 0)
+    yield "a shape that overflows", one + ck.gguf_info("a", (1 << 33, 1 << 33), 0, 0)
+    yield "a quantised tensor", one + ck.gguf_info("a", (32,), 2, 0)
+    yield "a tensor of no type", one + ck.gguf_info("a", (1,), 77, 0)
+    yield "a tensor elsewhere", one + ck.gguf_info("a", (1,), 0, 32) + bytes(256)
+    yield "a tensor twice", head + struct.pack("<QQ", 2, 0) + ck.gguf_info("a", (8,), 0, 0) * 2 + bytes(256)
+    yield "no architecture", ck.gguf_bytes({}, ARRAYS)
+    yield "another architecture", ck.gguf_bytes({"general.architecture": "mamba"}, ARRAYS)
+    yield "scaled positions", ck.gguf_bytes(LLAMA_PAIRS | {"llama.rope.scaling.type": "yarn"}, weights(LLAMA))
+    yield "half a rotation", ck.gguf_bytes(LLAMA_PAIRS | {"llama.rope.dimension_count": 1}, weights(LLAMA))
+    yield "tensors of nothing", ck.gguf_bytes(LLAMA_PAIRS, ARRAYS)
+
+
+def llama2c_files() -> Iterator[tuple[str, bytes]]:
+    good = llama2c_bytes()
+    yield "cut off", good[:-4]
+    yield "more at the end", good + bytes(4)
+    yield "negative layers", struct.pack("<7i", 8, 12, -2, 4, 2, -11, 4) + good[28:]
+    yield "countless layers", struct.pack("<7i", 8, 12, 1 << 30, 4, 2, -11, 4) + good[28:]
+    yield "no heads", struct.pack("<7i", 8, 12, 2, 0, 2, -11, 4) + good[28:]
+    yield "a later version", struct.pack("<Ii", 0x616B3432, 1) + bytes(248)
+
+
+HOSTILE = {
+    **{name: ("model.safetensors", data) for name, data in safetensors_files()},
+    **{f"GGUF: {name}": ("m.gguf", data) for name, data in gguf_files()},
+    **{f"llama2.c: {name}": ("m.bin", data) for name, data in llama2c_files()},
+    "text": ("m.bin", b"hello, world, this is no checkpoint of anything"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_is_one_line_and_leaves_nothing(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, data = HOSTILE[what]
+    (tmp_path / file).write_bytes(data)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_JSON))
+    start = time.monotonic()
+    assert cli.run(["convert", str(tmp_path / file), "-o", str(tmp_path / "graph.bin")]) in (1, 2)
+    assert time.monotonic() - start < 5
+    errors = capsys.readouterr().err
+    assert errors.startswith("ggmlgraph: error: ")
+    assert errors.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["config.json", file])
+
+
+INDEXES = {
+    "a path outside": {"weight_map": {"a": "../model.safetensors"}},
+    "an absolute path": {"weight_map": {"a": "/etc/passwd"}},
+    "a missing shard": {"weight_map": {"a": "model-1.safetensors"}},
+    "no map": {"weight_map": ["a"]},
+    "no names": {"weight_map": {"a": 1}},
+    "a tensor that is elsewhere": {"weight_map": {"z": "shard.safetensors"}},
+}
+
+
+@pytest.mark.parametrize("what", INDEXES)
+def test_a_hostile_index_is_refused(what: str, tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "hf")
+    (folder / "model.safetensors").rename(folder / "shard.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(INDEXES[what]))
+    with pytest.raises(GGError) as caught:
+        sources.find(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_deep_json_is_refused(tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "hf")
+    (folder / "config.json").write_text('{"a":' + "[" * 200_000)
+    with pytest.raises(FormatError):
+        sources.find(folder)
+
+
+@pytest.mark.parametrize("content", [{}, {"config.json": "{}"}, {"params.json": "{}"}])
+def test_a_folder_without_checkpoint_is_refused(content: dict[str, str], tmp_path: Path) -> None:
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError):
+        sources.find(tmp_path)
+
+
+TOKENIZER = {
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
+    "decoder": {"type": "ByteLevel"},
+    "pre_tokenizer": {"type": "ByteLevel"},
+}
+TOKENIZERS = {
+    "ids that repeat": {"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}}},
+    "an id beyond all": {"model": {"type": "BPE", "vocab": {"a": 1 << 40}}},
+    "a negative id": {"model": {"type": "BPE", "vocab": {"a": -1}}},
+    "no tokens": {"model": {"type": "BPE", "vocab": {}}},
+    "another model": {"model": {"type": "Unigram", "vocab": {}}},
+    "another decoder": {"decoder": {"type": "Metaspace"}},
+    "an unknown step": {"pre_tokenizer": {"type": "Metaspace"}},
+    "a pattern that backtracks": {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}}},
+    "a pattern inside": {
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": "x"}}]}
+    },
+    "a sequence that is no list": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 3}},
+}
+
+
+@pytest.mark.parametrize("what", TOKENIZERS)
+def test_a_hostile_tokenizer_json_is_refused(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(TOKENIZER | TOKENIZERS[what]))
+    with pytest.raises((FormatError, UnsupportedError)):
+        tokenizers.load(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x07\0\0\0" + struct.pack("<fi", 0.0, 1 << 30),
+        b"\x07\0\0\0" + struct.pack("<fi", 0.0, -1),
+        b"\x07\0\0\0" + struct.pack("<fi", 0.0, 3) + b"ab",
+        b"\x07\0\0\0\0\0",
+        b"\x07\0\0\0" + struct.pack("<fi", 0.0, 1) * 3,
+    ],
+)
+def test_a_hostile_llama2c_tokenizer_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.bin").write_bytes(data)
+    with pytest.raises(FormatError):
+        tokenizers.load(tmp_path / "tokenizer.bin")
