@@ -498,7 +498,7 @@ TOKENIZERS = {
     "an unknown step": {"pre_tokenizer": {"type": "Metaspace"}},
     "a pattern that backtracks": {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}}},
     "a pattern inside": {
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": "x"}}]}
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC", "pattern": {"Regex": "x"}}]}
     },
     "a sequence that is no list": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 3}},
 }

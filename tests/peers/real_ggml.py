@@ -41,16 +41,27 @@ class Unavailable(Exception):
 # ---------------------------------------------------------------- making the libraries
 
 
-@cache
 def library(dialect: str) -> Path:
     """The shared library whose dialect this is. Raises Unavailable."""
-    path = CACHE / dialect / "libggml.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-            made = {"v1": _install_v1, "v2a": _compile_v2a}[dialect](Path(directory))
-            made.replace(path)
+    path, why_not = _made(dialect)
+    if why_not:
+        raise Unavailable(why_not)
     return path
+
+
+@cache
+def _made(dialect: str) -> tuple[Path, str]:
+    """Where the library is, and why it is not there: asked once, since asking the package index takes long."""
+    path = CACHE / dialect / "libggml.so"
+    if path.exists():
+        return path, ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            {"v1": _install_v1, "v2a": _compile_v2a}[dialect](Path(directory)).replace(path)
+    except Unavailable as reason:
+        return path, str(reason)
+    return path, ""
 
 
 def _install_v1(directory: Path) -> Path:
