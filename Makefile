@@ -26,12 +26,12 @@ sanitize: $(ASAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) $(BIN)/pytest tests/test_ops.py tests/test_runtime.py tests/test_import.py
 
-# And under ThreadSanitizer: kernels, barrier and pool with 1, 2, 3 and 8 threads. A race is printed and ends in status 66.
+# And under ThreadSanitizer: kernels, barrier and pool with 1, 2, 3 and 8 threads. A race is printed and fails the target.
 tsan: $(TSAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) \
 	$(BIN)/pytest --capture=sys tests/test_runtime.py tests/test_ops.py -k number_of_threads
 
-# About ten minutes. ONLY="gemm steps" measures some of: peak gemm steps growth.
+# Ten to fifteen minutes. ONLY="gemm steps" measures some of: peak gemm steps growth.
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'
 	$(BIN)/python tests/bench $(ONLY)

@@ -24,7 +24,7 @@ T = 1024  # rows: tokens of a batch
 SHAPES = [(256, 256), (768, 256), (256, 768), (32000, 256),
           (768, 768), (2304, 768), (2048, 768), (768, 2048), (32000, 768)]  # fmt: skip
 FORMS = ("y", "dx", "dw")
-REST = 0.05  # seconds; OpenBLAS's threads spin for about 0.03 after a call
+REST = 0.2  # seconds; OpenBLAS's threads spin for more than 0.1 after a call and would slow down whoever is next
 LEAST = 0.02  # seconds of repeated calls per measurement
 
 
@@ -73,8 +73,9 @@ def contenders(form: str, n: int, k: int, threads: int) -> dict[str, Callable[[]
 
 
 def rate(work: Callable[[], object], flops: float) -> float:
-    """GFLOP/s of calls for at least LEAST seconds."""
+    """GFLOP/s of calls for at least LEAST seconds, after one that wakes the threads."""
     time.sleep(REST)
+    work()
     start, n = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < LEAST or n == 0:
         work()
@@ -86,8 +87,6 @@ def case(form: str, n: int, k: int, threads: int, rounds: int) -> dict[str, Any]
     """GFLOP/s of everybody, taken in turns, with the peak beside."""
     works = contenders(form, n, k, threads)
     rates: dict[str, list[float]] = {"peak": [], **{name: [] for name in works}}
-    for work in works.values():
-        work()  # takes memory, starts threads
     for _ in range(rounds):
         rates["peak"].append(peak_flops(None, threads) / 1e9)
         for name, work in works.items():

@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019) as a user's own model file: LayerNorm with bias, learned positions, GELU, tied head.
 
-ggmlgraph export tests/bench/gpt2.py:loss --batch 4 --ctx 256 -o gpt2.bin
+ggmlgraph export tests/bench/gpt2.py:loss n_vocab=50304 --batch 4 --ctx 256 -o gpt2.bin
 """
 
 from __future__ import annotations

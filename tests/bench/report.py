@@ -27,13 +27,14 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table; the first column is text, the others are numbers."""
+    """A table in Markdown, as docs/performance.md has it; the first column is text, the others are numbers."""
     cells = [list(head), *([_text(value) for value in row] for row in rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
-    print(f"\n{title}")
-    for row in cells:
-        rest = (f"{value:>{width}}" for value, width in zip(row[1:], widths[1:], strict=True))
-        print("  ".join([f"{row[0]:<{widths[0]}}", *rest]))
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    print(f"\n{title}\n")
+    for first, *rest in (cells[0], rule, *cells[1:]):
+        numbers = (f"{value:>{width}}" for value, width in zip(rest, widths[1:], strict=True))
+        print(f"| {' | '.join([f'{first:<{widths[0]}}', *numbers])} |")
 
 
 def _text(value: Any) -> str:

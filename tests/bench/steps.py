@@ -21,6 +21,7 @@ from workloads import WORKLOADS, Workload
 from ggmlgraph.core import peak_flops
 
 HERE = Path(__file__).parent
+FULL_SPEED = 0.95  # of the best peak: less means half a clock, or company
 
 
 class Contender:
@@ -36,7 +37,7 @@ class Contender:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self.answers: list[dict[str, Any]] = []
-        self.peaks: list[float] = []
+        self.peaks: list[tuple[float, float]] = []  # before and after each step
 
     def step(self, threads: int, warmup: bool = False) -> None:
         """One step, the peak before it and after it."""
@@ -46,7 +47,7 @@ class Contender:
         answer = json.loads(self.process.stdout.readline() or sys.exit("a worker ended"))
         if not warmup:
             self.answers.append(answer)
-            self.peaks.append((before + peak_flops(None, threads)) / 2)
+            self.peaks.append((before, peak_flops(None, threads)))
 
     def close(self) -> None:
         assert self.process.stdin
@@ -72,29 +73,37 @@ def contend(w: Workload, threads: int, rounds: int, kinds: list[str], cache: Pat
     return contenders
 
 
+def undisturbed(c: Contender) -> list[float]:
+    """Seconds of the steps before and after which the processor did nearly the most it has done."""
+    most = max(max(peaks) for peaks in c.peaks)
+    return [s for s, peaks in zip(c.seconds, c.peaks, strict=True) if min(peaks) > FULL_SPEED * most]
+
+
 def row(w: Workload, kind: str, c: Contender, ours: Contender) -> tuple[Any, ...]:
     """Medians; the ratio is over pairs."""
     typical, last = median(c.seconds), c.answers[-1]
-    share = median(w.flops / s / peak for s, peak in zip(c.seconds, c.peaks, strict=True))
+    share = median(2 * w.flops / s / sum(peaks) for s, peaks in zip(c.seconds, c.peaks, strict=True))
+    calm = undisturbed(c)
+    added = (last["peak_memory"] - last["memory_before"]) / 2**20
     planned = f"{last['planned'] / 2**20:,.0f}" if last["planned"] else ""
     return (
-        f"{w.name} {kind}", typical, min(c.seconds), max(c.seconds), w.tokens / typical, w.flops / typical / 1e9,
-        share, paired_ratio(c.seconds, ours.seconds), f"{last['peak_memory'] / 2**20:,.0f}",
-        f"{(last['peak_memory'] - last['memory_before']) / 2**20:,.0f}", planned,
+        f"{w.name} {kind}", typical, min(c.seconds), max(c.seconds), w.flops / typical / 1e9, share,
+        paired_ratio(c.seconds, ours.seconds), len(calm), median(calm) if calm else "",
+        f"{last['peak_memory'] / 2**20:,.0f}", f"{added:,.0f}", planned,
     )  # fmt: skip
 
 
 def main(out: Path, threads: int, rounds: int, names: list[str], batch: int) -> None:
     """Measure, print, save."""
     kinds = ["ours", "eager", "compile"] if find_spec("torch") else ["ours"]
-    rows, result = [], []
+    head = ["step", "s", "min", "max", "GFLOP/s", "of peak", "x ours", "calm", "s calm", "MiB", "added", "planned"]
+    result = []
     for name in names:
         w = replace(WORKLOADS[name], batch=batch or WORKLOADS[name].batch)
         contenders = contend(w, threads, rounds, kinds, out / "inductor")
-        rows += [row(w, kind, c, contenders["ours"]) for kind, c in contenders.items()]
+        rows = [row(w, kind, c, contenders["ours"]) for kind, c in contenders.items()]
+        show(f"{name}, {threads} threads, {rounds} steps each", head, rows)
         for kind, c in contenders.items():
             result.append({"workload": name, "kind": kind, "batch": w.batch, "ctx": w.ctx, "flops": w.flops,
                            "peaks": c.peaks, "steps": c.answers})  # fmt: skip
-    head = ["step", "s", "min", "max", "tokens/s", "GFLOP/s", "of peak", "x ours", "MiB", "added MiB", "planned"]
-    show(f"Training steps, {threads} threads, {rounds} each", head, rows)
     save(out, "steps", threads, result)
