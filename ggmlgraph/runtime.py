@@ -55,6 +55,7 @@ class Cost:
 
     leaf_nbytes: int  # weights, optimiser state, inputs
     arena_nbytes: int  # activations and gradients
+    live_nbytes: int  # of these at most at once: no arena can be smaller
     work_nbytes: int  # scratch of the kernels
     flops: float  # of the matrix products of one run
 
@@ -100,6 +101,7 @@ class Program:
         return Cost(
             sum(lib.gg_nbytes(self.graph.handle, i) for i in leafs),
             lib.gg_exec_arena_nbytes(self.handle),
+            lib.gg_exec_live_nbytes(self.handle),
             lib.gg_exec_work_nbytes(self.handle),
             lib.gg_exec_flops(self.handle, 0, self.end),
         )
@@ -122,13 +124,25 @@ class Program:
 
 
 class TrainProgram(Program):
-    """Forward, backward and AdamW of one loss; node numbers that divide its run."""
+    """Forward, backward and AdamW of one loss; node numbers that divide its run.
 
-    def __init__(self, forward: CoreGraph, accumulate: int, isa: str | None, threads: int) -> None:
+    recompute: how much of the forward pass is computed again instead of kept, 0 to `max_recompute`.
+    """
+
+    def __init__(self, forward: CoreGraph, accumulate: int, isa: str | None, threads: int, recompute: int = 0) -> None:
         err = new_error()
         self.loss = next(i for i in range(len(forward)) if forward.tensor(i).flags & LOSS)
         if lib.gg_grad(forward.handle, self.loss, err) < 0:
             raise exception(err, forward.name(err.node) + ": " if err.node >= 0 else "")
+        self.recompute = recompute
+        self.max_recompute = lib.gg_recompute_levels(forward.handle, self.loss, err)
+        if self.max_recompute < 0:
+            raise exception(err)
+        if recompute:
+            handle = lib.gg_recompute(forward.handle, self.loss, recompute, err)
+            if handle == ffi.NULL:
+                raise exception(err)
+            forward = CoreGraph(handle)
         self.keep = lib.gg_accumulate(forward.handle, err) if accumulate > 1 else -1
         if accumulate > 1 and self.keep < 0:
             raise exception(err)
@@ -154,7 +168,7 @@ class Runtime:
     path: graph.bin, in any dialect. threads: default every processor this process may use. batch, ctx: default the
     sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the patterns that become one op.
     Raises FormatError (a bad file; with the byte offset), UnsupportedError, MemoryLimitError (a program does not fit
-    `memory_limit`, default what the machine has free).
+    `memory_limit` in bytes, default what the machine has free, even where activations are computed again).
     """
 
     def __init__(
@@ -310,25 +324,41 @@ class Runtime:
             raise exception(err)
         return CoreGraph(handle)
 
+    def _limit(self) -> int | None:
+        return self.memory_limit if self.memory_limit is not None else machine.available_memory()
+
+    def _fits(self, program: Program) -> bool:
+        limit = self._limit()
+        return limit is None or program.cost().nbytes <= limit
+
     def _check_memory(self, program: Program) -> None:
-        limit = self.memory_limit if self.memory_limit is not None else machine.available_memory()
-        if limit is not None and program.cost().nbytes > limit:
+        if not self._fits(program):
             raise MemoryLimitError(
                 f"needs {program.cost().nbytes / 2**20:.0f} MiB at batch {self.sizes.get('batch')} and ctx "
-                f"{self.sizes.get('ctx')}, {limit / 2**20:.0f} MiB are available"
+                f"{self.sizes.get('ctx')}, {(self._limit() or 0) / 2**20:.0f} MiB are available"
             )
 
     @property
     def train_program(self) -> TrainProgram:
-        """The training graph: forward, backward, optimiser."""
+        """The training graph: forward, backward, optimiser. It computes as little again as the memory limit allows."""
         if self._train is None:
-            losses = [i for i in range(len(self.graph)) if self.graph.tensor(i).flags & LOSS]
-            if len(losses) != 1:
-                raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
-            forward = self._fused(losses, train=True)
-            self._train = TrainProgram(forward, self.accumulate, self.isa, self.threads)
-            self._check_memory(self._train)
+            self._train = self._fitting()
         return self._train
+
+    def train_program_at(self, recompute: int) -> TrainProgram:
+        """The training graph at one level of recomputation, 0 to its `max_recompute`."""
+        losses = [i for i in range(len(self.graph)) if self.graph.tensor(i).flags & LOSS]
+        if len(losses) != 1:
+            raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
+        return TrainProgram(self._fused(losses, train=True), self.accumulate, self.isa, self.threads, recompute)
+
+    def _fitting(self) -> TrainProgram:
+        program = least = self.train_program_at(0)
+        while not self._fits(program) and program.recompute < program.max_recompute:
+            program = self.train_program_at(program.recompute + 1)
+            least = min(least, program, key=lambda p: p.cost().nbytes)
+        self._check_memory(least if not self._fits(program) else program)
+        return program
 
     def program(self, *outputs: str) -> Program:
         """The forward graph of these outputs."""

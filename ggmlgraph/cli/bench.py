@@ -13,6 +13,7 @@ import click
 import numpy as np
 
 from ggmlgraph import machine, profiler
+from ggmlgraph.cli import memory
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.generate import n_vocab_of
@@ -26,11 +27,19 @@ N_WARMUP = 1  # steps that take memory and start threads
 @click.option("--batch", type=click.IntRange(1, 1 << 20), help="Windows per step.  [default: the graph's]")
 @click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens per window.  [default: the graph's]")
 @click.option("--threads", type=int, help="[default: all processors]")
+@memory.option
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps that are measured.")
 @click.option("--profile", is_flag=True, help="Show the time by kind of node.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    graph: Path, batch: int | None, ctx: int | None, threads: int | None, steps: int, profile: bool, as_json: bool
+    graph: Path,
+    batch: int | None,
+    ctx: int | None,
+    threads: int | None,
+    memory_limit: int | None,
+    steps: int,
+    profile: bool,
+    as_json: bool,
 ) -> None:
     """Run training steps of GRAPH on random tokens and measure them.
 
@@ -38,7 +47,7 @@ def command(
     change from one second to the next.
     """
     before = machine.peak_memory()
-    with Runtime(graph, threads=threads, batch=batch, ctx=ctx) as runtime:
+    with Runtime(graph, threads=threads, batch=batch, ctx=ctx, memory_limit=memory_limit) as runtime:
         step = random_step(runtime)
         for _ in range(N_WARMUP):
             step()

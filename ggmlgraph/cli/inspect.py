@@ -107,7 +107,10 @@ def _programs(runtime: Runtime) -> Iterator[str]:
     graph = runtime.graph
     flags = {graph.name(i): graph.tensor(i).flags for i in range(len(graph)) if graph.tensor(i).flags & OUTPUT}
     if any(f & LOSS for f in flags.values()):
-        yield from _program("training", runtime.train_program)
+        program = runtime.train_program
+        yield from _program("training", program)
+        least = runtime.train_program_at(program.max_recompute).cost()
+        yield f"  {nbytes(least.nbytes)} with all activations computed again, {least.flops / 1e9:,.2f} GFLOP"
     for name in flags:
         yield from _program(name, runtime.program(name))
 
@@ -116,7 +119,8 @@ def _program(name: str, program: Program) -> Iterator[str]:
     cost = program.cost()
     yield (
         f"{name}: {len(program.graph)} tensors, {cost.flops / 1e9:,.2f} GFLOP, {nbytes(cost.nbytes)}: "
-        f"leafs {nbytes(cost.leaf_nbytes)}, arena {nbytes(cost.arena_nbytes)}, work {nbytes(cost.work_nbytes)}"
+        f"leafs {nbytes(cost.leaf_nbytes)}, arena {nbytes(cost.arena_nbytes)} "
+        f"(at least {nbytes(cost.live_nbytes)}), work {nbytes(cost.work_nbytes)}"
     )
     graph = program.graph
     own = [i for i in range(len(graph)) if lib.gg_exec_offset(program.handle, i) >= 0 and graph.tensor(i).root == i]

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from ggmlgraph import checkpoint, rundir, wave
 from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.cli import memory
 from ggmlgraph.console import Console, Rate, duration, nbytes
 from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.data import Dataset, TokenFile, prepare
@@ -49,6 +50,7 @@ WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 @click.option("--clip", type=float, default=DEFAULTS.clip, show_default=True,
               help="Largest gradient norm; 0: any.")  # fmt: skip
 @click.option("--threads", type=int, help="[default: all processors]")
+@memory.option
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True,
               help="Of the data's order and of samples.")  # fmt: skip
 @click.option("--eval-every", type=click.IntRange(0), default=DEFAULTS.eval_every, show_default=True,
@@ -75,6 +77,7 @@ def command(
     output: Path,
     tokenizer: Path | None,
     threads: int | None,
+    memory_limit: int | None,
     resume: str | None,
     **options: Any,
 ) -> None:
@@ -88,7 +91,7 @@ def command(
     with RunDirectory(output) as run:
         start = _start(run, resume)
         before = rundir.read_config(start.parent if start else run.path, TrainConfig) if resume else None
-        config, runtime = _open(graph, before, given, options, threads)
+        config, runtime = _open(graph, before, given, options, threads, memory_limit)
         with runtime:
             _train(run, graph, runtime, config, start, tokenizer)
 
@@ -112,7 +115,12 @@ def _start(run: RunDirectory, resume: str | None) -> Path | None:
 
 
 def _open(
-    graph: Path, before: TrainConfig | None, given: dict[str, Any], options: dict[str, Any], threads: int | None
+    graph: Path,
+    before: TrainConfig | None,
+    given: dict[str, Any],
+    options: dict[str, Any],
+    threads: int | None,
+    memory_limit: int | None,
 ) -> tuple[TrainConfig, Runtime]:
     """The options, resolved: those given, else those of the run, else the graph's or the defaults."""
     if before is not None:
@@ -121,7 +129,12 @@ def _open(
         merged = {k: v for k, v in options.items() if v is not None}
         merged.setdefault("warmup", min(100, merged["steps"] // WARMUP_SHARE))
     runtime = Runtime(
-        graph, threads=threads, batch=merged.get("batch"), ctx=merged.get("ctx"), accumulate=merged["accumulate"]
+        graph,
+        threads=threads,
+        batch=merged.get("batch"),
+        ctx=merged.get("ctx"),
+        accumulate=merged["accumulate"],
+        memory_limit=memory_limit,
     )
     merged["batch"], merged["ctx"] = runtime.window
     merged["data"] = tuple(merged["data"]) or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
@@ -137,7 +150,7 @@ def _train(
     tokens = prepare(config.data, chosen, run.tokens_path)
     dataset = Dataset(tokens, config.ctx, config.seed, n_vocab=n_vocab_of(runtime))
     generator = Generator(runtime, chosen) if config.predict else None
-    memory = _memory(runtime, config, generator)
+    needs = _memory(runtime, config, generator)
     prompt = _prompt(config, runtime, chosen)
     chosen.encode(prompt)  # a prompt the tokenizer does not know is told now, not after training
 
@@ -155,7 +168,7 @@ def _train(
         run.put_tokenizer(chosen.to_bytes())
     run.put_config(config)
     rate = _rate(runtime, config)
-    for line in _summary(runtime, config, tokens, dataset, memory, rate):
+    for line in _summary(runtime, config, tokens, dataset, needs, rate):
         click.echo(line)
     if start is not None:
         click.echo(f"resumed from {start}, step {trainer.progress.step} of {config.steps}")
@@ -248,18 +261,21 @@ def _summary(
     config: TrainConfig,
     tokens: TokenFile,
     dataset: Dataset,
-    memory: Mapping[str, int],
+    needs: Mapping[str, int],
     rate: Rate,
 ) -> Iterator[str]:
     micro = f"{config.accumulate} x " if config.accumulate > 1 else ""
-    used = ", ".join(f"{name} {nbytes(n)}" for name, n in memory.items() if n)
+    used = ", ".join(f"{name} {nbytes(n)}" for name, n in needs.items() if n)
     yield f"model    {runtime.metadata.model or 'unnamed'}: {runtime.n_params:,} parameters"
     yield f"text     {tokens.name}: {dataset.n_train:,} tokens to train on, {dataset.n_val:,} to validate"
     yield (
         f"step     {micro}{config.batch} windows of {config.ctx} tokens: {rate.tokens:,} tokens, "
         f"{rate.flops / 1e9:,.2f} GFLOP"
     )
-    yield f"memory   {nbytes(sum(memory.values()))} at the peak: {used}"
+    yield f"memory   {nbytes(sum(needs.values()))} at the peak: {used}"
+    program = runtime.train_program
+    if program.recompute:
+        yield f"         activations computed again: {program.recompute} of {program.max_recompute} parts"
     yield (
         f"machine  {runtime.threads} threads, {runtime.isa or isa_levels()[0]}, "
         f"{rate.peak / 1e9:,.0f} GFLOP/s at the peak"

@@ -90,6 +90,10 @@ gg_graph *gg_fuse(const gg_graph *g, int32_t n_roots, const int32_t *roots, int3
 /* ---- training graph ---- */
 int32_t gg_grad(gg_graph *g, int32_t loss, gg_error *err);         /* number of parameters differentiated */
 int32_t gg_grad_of(const gg_graph *g, int32_t id);                 /* id of a tensor's gradient, or -1 */
+/* The training graph up to gg_grad once more, with fewer activations kept and more computed again: level 0 keeps all,
+ * gg_recompute_levels is the highest level that makes a difference. Ids up to `loss` stay. */
+int32_t gg_recompute_levels(const gg_graph *g, int32_t loss, gg_error *err);
+gg_graph *gg_recompute(const gg_graph *g, int32_t loss, int32_t level, gg_error *err);
 int32_t gg_accumulate(gg_graph *g, gg_error *err);                 /* sum micro-batches; id of input `keep` */
 /* Clipping and AdamW for every parameter; id of the last node. Adds leafs `adamw.hyper`, `adamw.m.NAME`, ... */
 int32_t gg_adamw(gg_graph *g, gg_error *err);
@@ -98,6 +102,7 @@ int32_t gg_adamw(gg_graph *g, gg_error *err);
 gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t n_threads, gg_error *err); /* plans, allocates nothing */
 void gg_exec_free(gg_exec *e);
 int64_t gg_exec_arena_nbytes(const gg_exec *e); /* memory of all non-leaf tensors */
+int64_t gg_exec_live_nbytes(const gg_exec *e);  /* the most of it that is in use at once: the lower bound */
 int64_t gg_exec_work_nbytes(const gg_exec *e);
 int64_t gg_exec_offset(const gg_exec *e, int32_t id); /* in the arena; -1 for leafs */
 double gg_exec_flops(const gg_exec *e, int32_t begin, int32_t end); /* of matrix products */

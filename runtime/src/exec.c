@@ -171,6 +171,8 @@ void *gg_exec_data(gg_exec *e, int32_t id)
 
 int64_t gg_exec_arena_nbytes(const gg_exec *e) { return e->plan.arena_nbytes; }
 
+int64_t gg_exec_live_nbytes(const gg_exec *e) { return e->plan.live_nbytes; }
+
 int64_t gg_exec_work_nbytes(const gg_exec *e) { return e->plan.work_nbytes; }
 
 int64_t gg_exec_offset(const gg_exec *e, int32_t id)
@@ -178,7 +180,7 @@ int64_t gg_exec_offset(const gg_exec *e, int32_t id)
     return gg_graph_tensor(e->g, id) ? e->plan.offsets[id] : -1;
 }
 
-static double node_flops(const gg_graph *g, const gg_tensor *y)
+double gg_node_flops(const gg_graph *g, const gg_tensor *y)
 {
     const gg_tensor *a = y->n_src > 0 ? gg_at(g, y->src[0]) : NULL, *b = y->n_src > 1 ? gg_at(g, y->src[1]) : NULL;
     switch (y->op) {
@@ -197,6 +199,6 @@ static double node_flops(const gg_graph *g, const gg_tensor *y)
 double gg_exec_flops(const gg_exec *e, int32_t begin, int32_t end)
 {
     double flops = 0;
-    for (int32_t id = begin; id < end && id < e->g->n_tensors; id++) flops += node_flops(e->g, gg_at(e->g, id));
+    for (int32_t id = begin; id < end && id < e->g->n_tensors; id++) flops += gg_node_flops(e->g, gg_at(e->g, id));
     return flops;
 }

@@ -252,11 +252,9 @@ static int32_t copy_fused(gg_rebuild *r, int32_t id, const match *m, int32_t tra
 
 static int32_t copy_plain(gg_rebuild *r, const gg_tensor *t)
 {
-    gg_builder to = {r->out, r->err};
     int32_t src[GG_MAX_SRC];
     for (int k = 0; k < t->n_src; k++) src[k] = t->src[k] < 0 ? -1 : r->map[t->src[k]];
-    return gg_build(&to, t->op, t->n_src, src, t->op_params, gg_ops[t->op].sized ? t->ne : NULL,
-                    t->op == GG_OP_VIEW ? t->nb : NULL);
+    return gg_copy_node(r, t, src);
 }
 
 static bool copy_needed(gg_rebuild *r, const fusion *f, const match *matches)

@@ -77,6 +77,9 @@ int32_t gg_build(gg_builder *b, int32_t op, int32_t n_src, const int32_t *src, c
                  const int64_t *ne, const int64_t *nb);
 int32_t gg_contiguous(gg_builder *b, int32_t id);
 
+/* exec.c: floating-point operations of a matrix product, 0 for other nodes. */
+double gg_node_flops(const gg_graph *g, const gg_tensor *y);
+
 /* error.c: fill err (may be NULL) printf-style; always returns -1. */
 int32_t gg_fail(gg_error *err, int32_t code, int32_t node, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

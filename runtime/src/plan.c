@@ -103,6 +103,19 @@ static int64_t place(buffer **order, buffer **placed, int32_t n)
     return end;
 }
 
+/* `change` holds n + 1 zeros. */
+static int64_t most_live(const planner *p, int64_t *change)
+{
+    int64_t live = 0, most = 0;
+    for (int32_t id = 0; id < p->g->n_tensors; id++) {
+        change[id] += p->buffers[id].nbytes;
+        if (p->buffers[id].nbytes > 0 && p->buffers[id].last < p->g->n_tensors)
+            change[p->buffers[id].last + 1] -= p->buffers[id].nbytes;
+    }
+    for (int32_t id = 0; id < p->g->n_tensors; id++) most = gg_max_i64(most, live += change[id]);
+    return most;
+}
+
 static int64_t work_of(const gg_graph *g, const gg_tensor *y, int n_threads)
 {
     const gg_tensor *src[GG_MAX_SRC];
@@ -111,7 +124,7 @@ static int64_t work_of(const gg_graph *g, const gg_tensor *y, int n_threads)
     return gg_align(gg_ops[y->op].work(y, src, n_threads));
 }
 
-static void assign(gg_plan *plan, planner *p, buffer **order, buffer **placed, int n_threads)
+static void assign(gg_plan *plan, planner *p, buffer **order, buffer **placed, int64_t *change, int n_threads)
 {
     const gg_graph *g = p->g;
     int32_t n = 0;
@@ -121,6 +134,7 @@ static void assign(gg_plan *plan, planner *p, buffer **order, buffer **placed, i
         if (p->buffers[id].nbytes > 0) order[n++] = &p->buffers[id];
     qsort(order, (size_t)n, sizeof *order, by_size);
     plan->arena_nbytes = place(order, placed, n);
+    plan->live_nbytes = most_live(p, change);
     for (int32_t id = 0; id < g->n_tensors; id++) {
         const gg_tensor *t = gg_at(g, id);
         bool is_in = in_arena(g, t->root);
@@ -134,13 +148,15 @@ int32_t gg_plan_make(gg_plan *plan, const gg_graph *g, int n_threads, gg_error *
     size_t n = (size_t)g->n_tensors + 1;
     planner p = {.g = g, .buffers = calloc(n, sizeof *p.buffers), .owner = malloc(n * sizeof *p.owner)};
     buffer **order = malloc(n * sizeof *order), **placed = malloc(n * sizeof *placed);
+    int64_t *change = calloc(n, sizeof *change);
     *plan = (gg_plan){.offsets = malloc(n * sizeof *plan->offsets)};
-    bool ok = p.buffers && p.owner && order && placed && plan->offsets;
-    if (ok) assign(plan, &p, order, placed, n_threads);
+    bool ok = p.buffers && p.owner && order && placed && change && plan->offsets;
+    if (ok) assign(plan, &p, order, placed, change, n_threads);
     free(p.buffers);
     free(p.owner);
     free(order);
     free(placed);
+    free(change);
     return ok ? 0 : gg_fail(err, GG_ERR_MEMORY, -1, "no memory to plan %d tensors", g->n_tensors);
 }
 

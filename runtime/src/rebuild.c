@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "gg_ops.h"
+
 bool gg_rebuild_begin(gg_rebuild *r, const gg_graph *in, gg_error *err)
 {
     *r = (gg_rebuild){.in = in, .out = gg_graph_new(), .err = err};
@@ -34,6 +36,13 @@ int32_t gg_copy_leaf(gg_rebuild *r, int32_t id, const int64_t *ne)
         r->out->buffers[copy] = buffer;
     }
     return r->map[id] = copy;
+}
+
+int32_t gg_copy_node(gg_rebuild *r, const gg_tensor *t, const int32_t *src)
+{
+    gg_builder to = {r->out, r->err};
+    return gg_build(&to, t->op, t->n_src, src, t->op_params, gg_ops[t->op].sized ? t->ne : NULL,
+                    t->op == GG_OP_VIEW ? t->nb : NULL);
 }
 
 int32_t gg_copied(gg_rebuild *r, int32_t id, int32_t copy)
