@@ -32,6 +32,7 @@ from ggmlgraph.tracer import Graph, trace
 Index = Callable[[str, int], NDArray[np.int64] | None]  # name and number of rows of a parameter: its rows' other order
 
 MAX_SIZE = 1 << 31
+ABSENT_AS_0 = ("head_dim", "n_ff", "window")  # fields whose 0 says that nothing was said
 MAX_LISTED = 4  # tensors named in an error
 CHECK_CTX = 64
 CLEARLY_BELOW = 0.8  # of ln(n_vocab): what a trained model's loss on plain English is under
@@ -83,11 +84,11 @@ def _check_sizes(source: Source, types: Mapping[str, type]) -> None:
     config = source.config
     for name, value in config.items():
         fits = type(value) is types[name] or (types[name] is float and type(value) is int)
-        if not fits or (type(value) is not bool and not 0 < value < MAX_SIZE):
+        if not fits or (type(value) is not bool and not (0 < value < MAX_SIZE or (name in ABSENT_AS_0 and value == 0))):
             raise FormatError(f"{source.path}: {name} is {value!r}")
     if config["n_layer"] > len(source.tensors):
         raise FormatError(f"{source.path}: {config['n_layer']} layers, but {len(source.tensors)} tensors")
-    if config["n_embd"] % config["n_head"]:
+    if not config.get("head_dim") and config["n_embd"] % config["n_head"]:
         raise FormatError(f"{source.path}: n_embd {config['n_embd']} is no multiple of n_head {config['n_head']}")
 
 
@@ -100,6 +101,8 @@ def match(graph: Graph, source: Source) -> Weights:
             continue
         theirs = source.format.theirs(node.name)
         stored = source.tensors.get(theirs)
+        if stored is not None and source.format.is_transposed(node.name):
+            stored = stored.transposed()
         if stored is None:
             missing.append(theirs or node.name)
         elif stored.shape != tuple(map(int, node.shape)):
@@ -127,8 +130,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _chunks(stored: Stored, source: Source, name: str, config: Any) -> Iterator[NDArray[np.float32]]:
-    order = source.format.row_order(name)
-    return stored.chunks(None if order is None else order.index(stored.shape[0], dataclasses.asdict(config)))
+    order, added = source.format.row_order(name), np.float32(source.format.added(name))
+    chunks = stored.chunks(None if order is None else order.index(stored.shape[0], dataclasses.asdict(config)))
+    return (values + added for values in chunks) if added else chunks
 
 
 def check(path: Path, tokenizer: Tokenizer) -> Check | None:
@@ -156,7 +160,7 @@ def check(path: Path, tokenizer: Tokenizer) -> Check | None:
 
 def _other_orders(architecture: str, config: Mapping[str, Any]) -> Iterator[Index]:
     """The orders of rows that some format has and we have not, there and back: what a mistake would leave."""
-    for known in naming.formats(architecture):
+    for known in naming.formats(architecture).values():
         if known.rows:
             yield partial(_index, known, config, False)
             yield partial(_index, known, config, True)

@@ -62,6 +62,7 @@ def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: b
         config=dataclasses.asdict(graph.config) if dataclasses.is_dataclass(graph.config) else {},  # type: ignore[arg-type]
         sizes={} if graph.fixed else dict(graph.sizes),
         fixed=graph.fixed or None,
+        limits=graph.limits,
         inputs={name: node.feed for _, (name, node) in named if node.feed},  # type: ignore[misc]
         exprs={name: metadata.SizeExpressions(tuple(e[0]), e[1]) for name, e in exprs.items() if e},  # type: ignore[arg-type]
         exact={name: node.op.name for _, (name, node) in named if node.op and node.op.exact},

@@ -40,6 +40,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Scalar] = {}
     sizes: dict[str, Size] = {}  # named sizes and their values at export; empty if the graph is fixed
     fixed: str | None = None  # why the graph cannot be re-sized
+    limits: dict[str, Size] = {}  # the largest value of a named size, where the model has one
     inputs: dict[str, Feed] = {}
     exprs: dict[str, SizeExpressions] = {}
     exact: dict[str, str] = {}  # op of ours that the file approximates by an op of ggml

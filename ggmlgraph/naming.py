@@ -88,17 +88,21 @@ class Without(Value):
 
 @dataclass(frozen=True)
 class RotaryShare(Value):
-    """The part of a head that is rotated, where a checkpoint gives it in elements: n_rot / (n_embd / n_head)."""
+    """The part of a head that is rotated, where a checkpoint gives it in elements: n_rot / head_dim, which is
+    n_embd / n_head if not given."""
 
     n_rot: str
     n_embd: str
     n_head: str
+    head_dim: str = ""
     default: Any = ABSENT
 
     def of(self, checkpoint: Checkpoint) -> Any:
         n_rot, n_embd, n_head = (checkpoint.get(name) for name in (self.n_rot, self.n_embd, self.n_head))
         if n_rot is ABSENT:
             return self.default
+        if (head_dim := checkpoint.get(self.head_dim)) is not ABSENT:
+            n_embd, n_head = head_dim, 1
         if not all(type(n) is int and n > 0 for n in (n_rot, n_embd, n_head)) or n_embd % n_head:
             return n_rot  # which is no share: refused where it is used
         share = n_rot / (n_embd // n_head)
@@ -133,7 +137,10 @@ class Format:
     id: str  # what the checkpoint calls the architecture
     sizes: Mapping[str, Value]  # a field of the Config: where it comes from
     tensors: Mapping[str, str] | None = None  # ours: theirs; None: the names are the same
+    prefix: str = ""  # what the names begin with, but not in checkpoints of the model without its head
     rows: Mapping[str, RowOrder] = field(default_factory=dict)  # ours: how its rows lie there
+    transposed: tuple[str, ...] = ()  # ours: matrices that lie there as (in, out)
+    gains_less_one: bool = False  # norms' weights there are what is added to 1
     only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; absent is fine
     skip: tuple[str, ...] = ()  # tensors that are no weights, whole names: regular expressions
 
@@ -162,6 +169,21 @@ class Format:
         """How the rows of our parameter lie in the checkpoint, if not as here."""
         return self.rows.get(_pattern(name.rpartition(".")[0])[0])
 
+    def is_transposed(self, name: str) -> bool:
+        """Whether our parameter is a matrix that lies in the checkpoint as (in, out)."""
+        stem, _, kind = name.rpartition(".")
+        return kind == "weight" and _pattern(stem)[0] in self.transposed
+
+    def added(self, name: str) -> float:
+        """What the checkpoint's values lack: our gains are 1 where those of some are 0."""
+        return 1.0 if self.gains_less_one and name.endswith("_norm.weight") else 0.0
+
+    def with_prefix(self, tensors: dict[str, Stored]) -> dict[str, Stored]:
+        """The tensors of a checkpoint, named as if they were of the model with its head."""
+        if not self.prefix or any(name.startswith(self.prefix) for name in tensors):
+            return tensors
+        return {self.prefix + name: stored for name, stored in tensors.items()}
+
     def skips(self, name: str) -> bool:
         """Whether a tensor of the checkpoint is known to be no weight."""
         return any(re.fullmatch(pattern, name) for pattern in self.skip)
@@ -179,19 +201,29 @@ def architectures() -> Iterable[str]:
     return sorted(name.removesuffix(".py") for name in files if name.endswith(".py") and name != "__init__.py")
 
 
-def formats(architecture: str) -> Iterable[Format]:
-    """All formats of an architecture."""
+def formats(architecture: str) -> Mapping[str, Format]:
+    """All formats of an architecture, by the kind of checkpoint."""
     known: Mapping[str, Format] = import_module(f"ggmlgraph.models.names.{architecture}").FORMATS
-    return known.values()
+    return known
 
 
-def find(kind: str, identifier: Any) -> tuple[str, Format]:
-    """Our architecture that a checkpoint of a kind calls `identifier`, and its format. Raises UnsupportedError."""
-    known = []
+def find(kind: str, identifier: Any, checkpoint: Checkpoint) -> tuple[str, Format, dict[str, Any]]:
+    """Our architecture of a checkpoint of a kind that calls it `identifier`, its format, and the Config's fields.
+
+    Where several have the identifier, the first whose settings are the checkpoint's.
+    Raises UnsupportedError for a model that is none of ours, FormatError if a size is not given.
+    """
+    known, reasons = [], []
     for name in architectures():
-        found = import_module(f"ggmlgraph.models.names.{name}").FORMATS.get(kind)
-        if found is not None:
-            if found.id == identifier:
-                return name, found
-            known.append(found.id)
-    raise UnsupportedError(f"its architecture is {identifier!r}; known are {', '.join(known)}")
+        candidate = formats(name).get(kind)
+        if candidate is None:
+            continue
+        known.append(candidate.id)
+        if candidate.id == identifier:
+            try:
+                return name, candidate, candidate.config(checkpoint)
+            except (FormatError, UnsupportedError) as error:
+                reasons.append(error)
+    if reasons:
+        raise reasons[0]
+    raise UnsupportedError(f"its architecture is {identifier!r}; known are {', '.join(sorted(set(known)))}")

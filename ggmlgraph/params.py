@@ -53,16 +53,21 @@ class Params:
         normed = ops.rms_norm(x, eps)
         return normed * self(f"{name}.weight", x.shape[-1], init=ones())
 
-    def layer_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
-        """LayerNorm over the last axis with gain `name`.weight and bias `name`.bias."""
+    def layer_norm(self, name: str, x: Tensor, eps: float, *, bias: bool = True) -> Tensor:
+        """LayerNorm over the last axis with gain `name`.weight and, unless not wanted, bias `name`.bias."""
         normed = ops.norm(x, eps)
         scaled = normed * self(f"{name}.weight", x.shape[-1], init=ones())
-        return scaled + self(f"{name}.bias", x.shape[-1], init=zeros())
+        return scaled + self(f"{name}.bias", x.shape[-1], init=zeros()) if bias else scaled
 
     # -- inputs every language model has
 
-    def positions(self, ctx: int) -> Tensor:
-        """int32 (ctx,): 0, 1, 2, ..."""
+    def positions(self, ctx: int, limit: int = 0) -> Tensor:
+        """int32 (ctx,): 0, 1, 2, ... A model that knows only so many positions gives their number as `limit`.
+
+        Raises ShapeError if ctx is beyond it; the file keeps it, and so does the runtime.
+        """
+        if limit:
+            self.graph.limit("ctx", limit)
         return self.graph.input("positions", (ctx,), "i32", feed="positions")
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -217,6 +217,9 @@ class Runtime:
                 reason = self.metadata.fixed or "it has no named sizes"
                 raise UnsupportedError(f"{name} is fixed in this graph: {reason}")
         self.sizes = {name: asked.get(name, value) for name, value in self.sizes.items()}
+        for name, most in self.metadata.limits.items():
+            if self.sizes.get(name, 0) > most:
+                raise UsageError(f"{name} is {self.sizes[name]}, the model takes at most {most}")
         self.graph = resize(base, self.metadata, self.sizes)
 
     def at(self, batch: int | None = None, ctx: int | None = None) -> Runtime:

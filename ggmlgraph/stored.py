@@ -11,7 +11,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,6 +49,11 @@ class Stored:
     def describe(self) -> str:
         """ "f16[512,64]"."""
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+    def transposed(self) -> Stored:
+        """The same elements with their axes reversed."""
+        strides = dense_strides(self.shape) if self.strides is None else self.strides
+        return replace(self, shape=self.shape[::-1], strides=strides[::-1])
 
     def read(self) -> NDArray[Any]:
         """The values as they are stored (bf16: uint16), in memory of their own."""
@@ -111,6 +116,11 @@ def span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     if 0 in shape:
         return 0
     return 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+
+
+def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a row-major tensor without gaps, in elements."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def check_shape(path: Path, name: str, shape: tuple[int, ...]) -> None:

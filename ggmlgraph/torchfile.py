@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ggmlgraph import strictzip
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.stored import MAX_ELEMENTS, MAX_RANK, Stored, check_shape, itemsize, open_regular, span
+from ggmlgraph.stored import MAX_ELEMENTS, MAX_RANK, Stored, check_shape, dense_strides, itemsize, open_regular, span
 
 MAX_PICKLE_NBYTES = 32 << 20
 MAX_STEPS = 1 << 22  # instructions of one pickle; a tensor takes about 35
@@ -413,7 +413,7 @@ def _place(path: Path, name: str, tensor: _Tensor, places: _Places) -> Stored:
     if tensor.offset + span(tensor.shape, tensor.strides) > storage.n:
         raise FormatError(f"{path}: {name!r} reaches beyond its storage of {storage.n} elements")
     _check_strides(path, name, tensor)
-    strides = None if tensor.strides == _dense_strides(tensor.shape) else tensor.strides
+    strides = None if tensor.strides == dense_strides(tensor.shape) else tensor.strides
     return Stored(path, offset + tensor.offset * itemsize(storage.dtype), storage.dtype, tensor.shape, strides)
 
 
@@ -425,14 +425,6 @@ def _check_strides(path: Path, name: str, tensor: _Tensor) -> None:
         if stride < end:
             raise FormatError(f"{path}: elements of {name!r} overlap")
         end = stride * n
-
-
-def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= n
-    return tuple(reversed(strides))
 
 
 # ---------------------------------------------------------------- since PyTorch 1.6

@@ -86,6 +86,7 @@ class Graph:
         self.config: Any = None
         self.core = CoreGraph()
         self.fixed = ""  # why the graph cannot be re-sized, if so
+        self.limits: dict[str, int] = {}  # the largest values of named sizes
         self._names: dict[str, int] = {}
         self._shadow: CoreGraph | None = CoreGraph()
         primes = [p for p in (*SHADOW_SIZES, 1019, 1021) if p not in sizes.values()]
@@ -97,6 +98,12 @@ class Graph:
     def size(self, name: str) -> int:
         """A named size as a Dim."""
         return Dim(self.sizes[name], name)
+
+    def limit(self, name: str, most: int) -> None:
+        """A named size may not be larger than this. Raises ShapeError if it is."""
+        if self.sizes[name] > most:
+            raise ShapeError(f"{self.here()}: {name} is {self.sizes[name]}, the model takes at most {most}")
+        self.limits[name] = most
 
     def _shadow_value(self, value: int) -> int:
         if not isinstance(value, Dim):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import ggmlgraph as gg
+from ggmlgraph.models.llama import attend
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     q, k, v = (qkv[..., i * n_embd : (i + 1) * n_embd].reshape(batch, ctx, c.n_head, head_dim) for i in range(3))
     q = gg.rope(q, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
     k = gg.rope(k, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
-
-    q, k, v = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3), v.permute(0, 2, 3, 1).cont()
-    scores = gg.mul_mat(k, q) * head_dim**-0.5  # (batch, n_head, ctx, ctx)
-    weights = gg.soft_max(gg.diag_mask_inf(scores))
-    y = gg.mul_mat(v, weights)  # (batch, n_head, ctx, head_dim)
-    y = y.permute(0, 2, 1, 3).reshape(batch, ctx, n_embd)
-    return p.linear("attn_output", y, n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v), n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
 
 
 def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:

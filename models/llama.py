@@ -1,19 +1,24 @@
 """LLaMA (Touvron et al. 2023): RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
 Exported by `ggmlgraph export llama`; parameter names are GGUF's. Rotary pairs are (2i, 2i+1), as in Meta's and
-GGUF's weights.
+GGUF's weights. Its parts serve the models that came after.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import ggmlgraph as gg
+
+Half = Callable[[gg.Params, gg.Tensor, Any], gg.Tensor]  # of a block
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes. n_head_kv 0 means n_head; n_ff 0 means the paper's 8/3 n_embd rounded up to a multiple of 256."""
+    """Sizes. 0 means: n_head_kv, n_head; n_ff, the paper's 8/3 n_embd rounded up to a multiple of 256; head_dim,
+    n_embd / n_head."""
 
     n_vocab: int = 32000
     n_embd: int = 256
@@ -24,25 +29,33 @@ class Config:
     norm_eps: float = 1e-5
     rope_freq_base: float = 10000.0
     tied: bool = False
+    head_dim: int = 0
+
+
+def attend(q: gg.Tensor, k: gg.Tensor, v: gg.Tensor) -> gg.Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v for each head, causal: each head of k and v serves a group of q's.
+
+    q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx, n_head_kv, head_dim) -> (batch, ctx, n_head * head_dim).
+    """
+    batch, ctx, n_head, head_dim = q.shape
+    q, k, v = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3), v.permute(0, 2, 3, 1).cont()
+    scores = gg.mul_mat(k, q) * head_dim**-0.5  # (batch, n_head, ctx, ctx)
+    weights = gg.soft_max(gg.diag_mask_inf(scores))
+    y = gg.mul_mat(v, weights)  # (batch, n_head, ctx, head_dim)
+    return y.permute(0, 2, 1, 3).reshape(batch, ctx, n_head * head_dim)
 
 
 def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
-    """Causal self-attention, (batch, ctx, n_embd) -> same; each key and value head serves a group of query heads."""
+    """Causal self-attention, (batch, ctx, n_embd) -> same."""
     batch, ctx, n_embd = x.shape
-    n_head_kv, head_dim = c.n_head_kv or c.n_head, n_embd // c.n_head
+    n_head_kv, head_dim = c.n_head_kv or c.n_head, c.head_dim or n_embd // c.n_head
 
     q = p.linear("attn_q", x, c.n_head * head_dim).reshape(batch, ctx, c.n_head, head_dim)
     k = p.linear("attn_k", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
     v = p.linear("attn_v", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
     q = gg.rope(q, p.positions(ctx), n_dims=head_dim, mode=0, freq_base=c.rope_freq_base)
     k = gg.rope(k, p.positions(ctx), n_dims=head_dim, mode=0, freq_base=c.rope_freq_base)
-
-    q, k, v = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3), v.permute(0, 2, 3, 1).cont()
-    scores = gg.mul_mat(k, q) * head_dim**-0.5  # (batch, n_head, ctx, ctx)
-    weights = gg.soft_max(gg.diag_mask_inf(scores))
-    y = gg.mul_mat(v, weights)  # (batch, n_head, ctx, head_dim)
-    y = y.permute(0, 2, 1, 3).reshape(batch, ctx, n_embd)
-    return p.linear("attn_output", y, n_embd, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
 
 
 def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
@@ -53,8 +66,10 @@ def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     return p.linear("ffn_down", gate * p.linear("ffn_up", x, n_ff), n_embd, init=gg.residual(0.02, c.n_layer))
 
 
-def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
-    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab)."""
+def logits(
+    p: gg.Params, tokens: gg.Tensor, c: Config, attention: Half = attention, feed_forward: Half = feed_forward
+) -> gg.Tensor:
+    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab). Later models give halves of their own."""
     x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
     for i in range(c.n_layer):
         blk = p / f"blk.{i}"

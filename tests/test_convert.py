@@ -204,7 +204,7 @@ def write_folder(path: Path, config: Mapping[str, Any], arrays: ck.Arrays) -> Pa
 def llama_folder(path: Path, **changes: Any) -> Path:
     """A LLaMA as transformers would have written it; a change to None takes a key away."""
     config = {key: value for key, value in (LLAMA_JSON | changes).items() if value is not None}
-    known = naming.find("huggingface", "llama")[1]
+    known = naming.formats("llama")["huggingface"]
     return write_folder(path, config, as_there(weights(LLAMA), known, LLAMA))
 
 
@@ -212,7 +212,7 @@ def llama_folder(path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
 def test_a_folder_in_either_spelling_of_transformers_is_read(architecture: str, spelling: str, tmp_path: Path) -> None:
     config, keys = {"llama": (LLAMA, LLAMA_JSON), "gpt_neox": (NEOX_SIZES, NEOX_JSON)}[architecture]
-    known = naming.find("huggingface", architecture)[1]
+    known = naming.formats(architecture)["huggingface"]
     folder = write_folder(tmp_path / "hf", keys | SPELLINGS[spelling], as_there(weights(config), known, config))
     source = sources.find(folder)
     assert source.config["rope_freq_base"] == 500.0
@@ -221,7 +221,7 @@ def test_a_folder_in_either_spelling_of_transformers_is_read(architecture: str, 
 
 
 def test_half_precision_weights_are_read_exactly(tmp_path: Path) -> None:
-    known = naming.find("huggingface", "llama")[1]
+    known = naming.formats("llama")["huggingface"]
     halves = {name: array.astype("<f2") for name, array in weights(LLAMA).items()}
     folder = write_folder(tmp_path / "hf", LLAMA_JSON, as_there(halves, known, LLAMA))
     wanted = {name: array.astype(np.float32) for name, array in halves.items()}
@@ -230,7 +230,7 @@ def test_half_precision_weights_are_read_exactly(tmp_path: Path) -> None:
 
 def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
     folder = llama_folder(tmp_path / "hf")
-    arrays = as_there(weights(LLAMA), naming.find("huggingface", "llama")[1], LLAMA)
+    arrays = as_there(weights(LLAMA), naming.formats("llama")["huggingface"], LLAMA)
     (folder / "model.safetensors").unlink()
     names = list(arrays)
     parts = {"pytorch_model-1.bin": names[:5], "pytorch_model-2.bin": names[5:]}
@@ -261,7 +261,7 @@ def test_a_llama2c_file_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_no_weight_is_skipped_by_name(tmp_path: Path) -> None:
-    known = naming.find("huggingface", "gpt_neox")[1]
+    known = naming.formats("gpt_neox")["huggingface"]
     arrays = as_there(weights(NEOX_SIZES), known, NEOX_SIZES)
     arrays["gpt_neox.layers.0.attention.masked_bias"] = np.float32([-1e9])
     folder = write_folder(tmp_path / "hf", NEOX_JSON, arrays)
@@ -299,7 +299,7 @@ def test_a_tokenizer_with_too_many_ids_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_unknown_and_misshaped_tensors_are_listed_in_one_error(tmp_path: Path) -> None:
-    arrays = as_there(weights(LLAMA), naming.find("huggingface", "llama")[1], LLAMA)
+    arrays = as_there(weights(LLAMA), naming.formats("llama")["huggingface"], LLAMA)
     del arrays["model.norm.weight"]
     arrays["model.extra.weight"] = np.zeros(3, "<f4")
     arrays["lm_head.weight"] = np.zeros((11, 9), "<f4")

@@ -15,8 +15,8 @@ def file(path: Path) -> Source:
     """The checkpoint in a file."""
     content = gguffile.read(path)
     identifier = content.pairs.get("general.architecture")
-    architecture, known = named(path, lambda: naming.find("gguf", identifier))
-    fields = named(path, lambda: known.config(naming.Checkpoint(content.pairs, content.tensors)))
+    checkpoint = naming.Checkpoint(content.pairs, content.tensors)
+    architecture, known, fields = named(path, lambda: naming.find("gguf", identifier, checkpoint))
     tokenizer, reason = try_tokenizer(lambda: _tokenizer(content.pairs))
     return Source(
         kind="GGUF file",

@@ -44,8 +44,8 @@ def file(path: Path, tensors: dict[str, Stored]) -> Source:
 
 def _source(path: Path, tensors: dict[str, Stored]) -> Source:
     config = read_json(path / CONFIG)
-    architecture, known = named(path / CONFIG, lambda: naming.find("huggingface", config.get("model_type")))
-    fields = named(path / CONFIG, lambda: known.config(naming.Checkpoint(config, tensors)))
+    identifier, checkpoint = config.get("model_type"), naming.Checkpoint(config, tensors)
+    architecture, known, fields = named(path / CONFIG, lambda: naming.find("huggingface", identifier, checkpoint))
     tokenizer, reason = _tokenizer(path)
     return Source(
         kind="Hugging Face checkpoint",
@@ -53,7 +53,7 @@ def _source(path: Path, tensors: dict[str, Stored]) -> Source:
         architecture=architecture,
         format=known,
         config=fields,
-        tensors=tensors,
+        tensors=known.with_prefix(tensors),
         n_ctx=count(config.get("max_position_embeddings")),
         tokenizer=tokenizer,
         no_tokenizer=reason,

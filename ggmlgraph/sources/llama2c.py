@@ -46,7 +46,7 @@ def file(path: Path) -> Source:
             tensors[name] = Stored(path, at, "f32", shape)
         at += 4 * math.prod(shape)
     keys = dict(zip(FIELDS, map(abs, header), strict=True))
-    architecture, known = naming.find("llama2.c", "llama2.c")
+    architecture, known, fields = naming.find("llama2.c", "llama2.c", naming.Checkpoint(keys, tensors))
     beside = [path.with_name(name) for name in (f"tok{keys['vocab_size']}.bin", "tokenizer.bin")]
     found = next((candidate for candidate in beside if candidate.is_file()), None)
     tokenizer, reason = try_tokenizer(lambda: tokenizers.load(found)) if found else (None, "it has none")
@@ -55,7 +55,7 @@ def file(path: Path) -> Source:
         path=path,
         architecture=architecture,
         format=known,
-        config=known.config(naming.Checkpoint(keys, tensors)),
+        config=fields,
         tensors=tensors,
         n_ctx=keys["seq_len"],
         tokenizer=tokenizer,

@@ -28,8 +28,8 @@ def file(path: Path, tensors: dict[str, Stored]) -> Source:
     if len(parts) > 1:
         raise UnsupportedError(f"{path.parent} is split over {len(parts)} files; convert the Hugging Face form of it")
     params = read_json(path.parent / CONFIG)
-    architecture, known = naming.find("meta", "llama")
-    fields = named(path.parent / CONFIG, lambda: known.config(naming.Checkpoint(params, tensors)))
+    checkpoint = naming.Checkpoint(params, tensors)
+    architecture, known, fields = named(path.parent / CONFIG, lambda: naming.find("meta", "llama", checkpoint))
     beside = [folder / "tokenizer.model" for folder in (path.parent, path.absolute().parent.parent)]
     found = next((candidate for candidate in beside if candidate.is_file()), None)
     tokenizer, reason = try_tokenizer(lambda: tokenizers.load(found)) if found else (None, "it has none")

@@ -6,7 +6,26 @@ and we keep pairs side by side, (2i, 2i + 1).
 
 from __future__ import annotations
 
-from ggmlgraph.naming import Format, Key, RotaryShare, RowOrder, Rows, Without
+from ggmlgraph.naming import Format, Key, RotaryShare, RowOrder, Rows, Value, Without
+
+TENSORS = {
+    "token_embd": "model.embed_tokens",
+    "blk.{i}.attn_norm": "model.layers.{i}.input_layernorm",
+    "blk.{i}.attn_q": "model.layers.{i}.self_attn.q_proj",
+    "blk.{i}.attn_k": "model.layers.{i}.self_attn.k_proj",
+    "blk.{i}.attn_v": "model.layers.{i}.self_attn.v_proj",
+    "blk.{i}.attn_output": "model.layers.{i}.self_attn.o_proj",
+    "blk.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm",
+    "blk.{i}.ffn_gate": "model.layers.{i}.mlp.gate_proj",
+    "blk.{i}.ffn_up": "model.layers.{i}.mlp.up_proj",
+    "blk.{i}.ffn_down": "model.layers.{i}.mlp.down_proj",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+SAME_MODEL = (
+    (Key(("hidden_act",)), ("silu",)),
+    (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
+)
 
 HUGGING_FACE = Format(
     id="llama",
@@ -17,55 +36,54 @@ HUGGING_FACE = Format(
         "n_head_kv": Key(("num_key_value_heads", "num_attention_heads")),
         "n_layer": Key(("num_hidden_layers",)),
         "n_ff": Key(("intermediate_size",)),
+        "head_dim": Key(("head_dim",), 0),
         "norm_eps": Key(("rms_norm_eps",)),
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
         "tied": Key(("tie_word_embeddings",), False),
     },
-    tensors={
-        "token_embd": "model.embed_tokens",
-        "blk.{i}.attn_norm": "model.layers.{i}.input_layernorm",
-        "blk.{i}.attn_q": "model.layers.{i}.self_attn.q_proj",
-        "blk.{i}.attn_k": "model.layers.{i}.self_attn.k_proj",
-        "blk.{i}.attn_v": "model.layers.{i}.self_attn.v_proj",
-        "blk.{i}.attn_output": "model.layers.{i}.self_attn.o_proj",
-        "blk.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm",
-        "blk.{i}.ffn_gate": "model.layers.{i}.mlp.gate_proj",
-        "blk.{i}.ffn_up": "model.layers.{i}.mlp.up_proj",
-        "blk.{i}.ffn_down": "model.layers.{i}.mlp.down_proj",
-        "output_norm": "model.norm",
-        "output": "lm_head",
-    },
+    tensors=TENSORS,
+    prefix="model.",
     rows={
         "blk.{i}.attn_q": RowOrder(("n_head", 2, -1), (0, 2, 1)),
         "blk.{i}.attn_k": RowOrder(("n_head_kv", 2, -1), (0, 2, 1)),
     },
-    only=(
-        (Key(("hidden_act",)), ("silu",)),
-        (Key(("attention_bias",)), (False,)),
-        (Key(("mlp_bias",)), (False,)),
-        (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
-    ),
+    only=(*SAME_MODEL, (Key(("attention_bias",)), (False,)), (Key(("mlp_bias",)), (False,))),
     skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
 )
 
+
+def gguf_sizes(prefix: str) -> dict[str, Value]:
+    """Where GGUF gives the sizes of a model of LLaMA's kind."""
+    return {
+        "n_vocab": Rows("token_embd.weight"),
+        "n_embd": Key((f"{prefix}.embedding_length",)),
+        "n_head": Key((f"{prefix}.attention.head_count",)),
+        "n_head_kv": Key((f"{prefix}.attention.head_count_kv", f"{prefix}.attention.head_count")),
+        "n_layer": Key((f"{prefix}.block_count",)),
+        "n_ff": Key((f"{prefix}.feed_forward_length",)),
+        "head_dim": Key((f"{prefix}.attention.key_length",), 0),
+        "norm_eps": Key((f"{prefix}.attention.layer_norm_rms_epsilon",)),
+        "rope_freq_base": Key((f"{prefix}.rope.freq_base",), 10000.0),
+        "tied": Without("output.weight"),
+    }
+
+
 GGUF = Format(
     id="llama",
-    sizes={
-        "n_vocab": Rows("token_embd.weight"),
-        "n_embd": Key(("llama.embedding_length",)),
-        "n_head": Key(("llama.attention.head_count",)),
-        "n_head_kv": Key(("llama.attention.head_count_kv", "llama.attention.head_count")),
-        "n_layer": Key(("llama.block_count",)),
-        "n_ff": Key(("llama.feed_forward_length",)),
-        "norm_eps": Key(("llama.attention.layer_norm_rms_epsilon",)),
-        "rope_freq_base": Key(("llama.rope.freq_base",), 10000.0),
-        "tied": Without("output.weight"),
-    },
+    sizes=gguf_sizes("llama"),
     only=(
         (Key(("llama.rope.scaling.type",)), ("none",)),
         (Key(("llama.rope.scale_linear",)), (1.0,)),
         (Key(("llama.expert_count",)), (0,)),
-        (RotaryShare("llama.rope.dimension_count", "llama.embedding_length", "llama.attention.head_count"), (1.0,)),
+        (
+            RotaryShare(
+                "llama.rope.dimension_count",
+                "llama.embedding_length",
+                "llama.attention.head_count",
+                head_dim="llama.attention.key_length",
+            ),
+            (1.0,),
+        ),
     ),
 )
 

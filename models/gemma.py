@@ -1,0 +1,59 @@
+"""Gemma (Gemma Team 2024): LLaMA with GeGLU, scaled embeddings, and heads of a size of their own; always tied.
+
+Exported by `ggmlgraph export gemma`; parameter names are GGUF's, and so are the gains of its norms: what Hugging Face
+adds 1 to is here the whole gain. Rotary pairs are (i, i + head_dim/2), as in GGUF.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ggmlgraph as gg
+from ggmlgraph.models.llama import attend
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes. n_head_kv 1: one key and value head serves all (multi-query attention)."""
+
+    n_vocab: int = 256000
+    n_embd: int = 256
+    n_head: int = 8
+    n_head_kv: int = 1
+    n_layer: int = 8
+    n_ff: int = 1024
+    head_dim: int = 64
+    norm_eps: float = 1e-6
+    rope_freq_base: float = 10000.0
+
+
+def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """Causal self-attention, (batch, ctx, n_embd) -> same."""
+    batch, ctx, n_embd = x.shape
+    q = p.linear("attn_q", x, c.n_head * c.head_dim).reshape(batch, ctx, c.n_head, c.head_dim)
+    k = p.linear("attn_k", x, c.n_head_kv * c.head_dim).reshape(batch, ctx, c.n_head_kv, c.head_dim)
+    v = p.linear("attn_v", x, c.n_head_kv * c.head_dim).reshape(batch, ctx, c.n_head_kv, c.head_dim)
+    q = gg.rope(q, p.positions(ctx), n_dims=c.head_dim, mode=2, freq_base=c.rope_freq_base)
+    k = gg.rope(k, p.positions(ctx), n_dims=c.head_dim, mode=2, freq_base=c.rope_freq_base)
+    return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
+
+
+def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """GeGLU (Shazeer 2020), (batch, ctx, n_embd) -> same."""
+    hidden = gg.gelu(p.linear("ffn_gate", x, c.n_ff)) * p.linear("ffn_up", x, c.n_ff)
+    return p.linear("ffn_down", hidden, x.shape[-1], init=gg.residual(0.02, c.n_layer))
+
+
+def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
+    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab)."""
+    x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd) * c.n_embd**0.5
+    for i in range(c.n_layer):
+        blk = p / f"blk.{i}"
+        x = x + attention(blk, blk.rms_norm("attn_norm", x, c.norm_eps), c)
+        x = x + feed_forward(blk, blk.rms_norm("ffn_norm", x, c.norm_eps), c)
+    return p.linear("token_embd", p.rms_norm("output_norm", x, c.norm_eps), c.n_vocab)
+
+
+def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
+    """Mean negative log-likelihood of targets, nats per token."""
+    return p.cross_entropy(logits(p, tokens, c), targets)

@@ -1,0 +1,31 @@
+"""Mistral (Jiang et al. 2023): LLaMA with grouped-query attention over a sliding window of positions.
+
+Exported by `ggmlgraph export mistral`; parameter names are GGUF's. Within the window the model is LLaMA's, and longer
+contexts are refused, so the window is never wrongly ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ggmlgraph as gg
+from ggmlgraph.models import llama
+
+
+@dataclass(frozen=True)
+class Config(llama.Config):
+    """Sizes; window 0 means that every position sees all before it."""
+
+    n_head_kv: int = 2
+    window: int = 4096
+
+
+def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
+    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab)."""
+    p.positions(tokens.shape[1], limit=c.window)
+    return llama.logits(p, tokens, c)
+
+
+def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
+    """Mean negative log-likelihood of targets, nats per token."""
+    return p.cross_entropy(logits(p, tokens, c), targets)

@@ -1,0 +1,59 @@
+"""What other formats call the parameters and sizes of models/phi2.py. Read by `ggmlgraph convert`."""
+
+from __future__ import annotations
+
+from ggmlgraph.naming import Format, Key, RotaryShare, Rows
+
+HUGGING_FACE = Format(
+    id="phi",
+    sizes={
+        "n_vocab": Key(("vocab_size",)),
+        "n_embd": Key(("hidden_size",)),
+        "n_head": Key(("num_attention_heads",)),
+        "n_head_kv": Key(("num_key_value_heads", "num_attention_heads")),
+        "n_layer": Key(("num_hidden_layers",)),
+        "n_ff": Key(("intermediate_size",)),
+        "norm_eps": Key(("layer_norm_eps",)),
+        "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
+        "rotary_pct": Key(("rope_parameters.partial_rotary_factor", "partial_rotary_factor"), 0.5),
+    },
+    tensors={
+        "token_embd": "model.embed_tokens",
+        "blk.{i}.attn_norm": "model.layers.{i}.input_layernorm",
+        "blk.{i}.attn_q": "model.layers.{i}.self_attn.q_proj",
+        "blk.{i}.attn_k": "model.layers.{i}.self_attn.k_proj",
+        "blk.{i}.attn_v": "model.layers.{i}.self_attn.v_proj",
+        "blk.{i}.attn_output": "model.layers.{i}.self_attn.dense",
+        "blk.{i}.ffn_up": "model.layers.{i}.mlp.fc1",
+        "blk.{i}.ffn_down": "model.layers.{i}.mlp.fc2",
+        "output_norm": "model.final_layernorm",
+        "output": "lm_head",
+    },
+    only=(
+        (Key(("hidden_act",)), ("gelu_new", "gelu_pytorch_tanh")),
+        (Key(("qk_layernorm",)), (False,)),
+        (Key(("tie_word_embeddings",)), (False,)),
+        (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
+    ),
+    skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+)
+
+GGUF = Format(
+    id="phi2",
+    sizes={
+        "n_vocab": Rows("token_embd.weight"),
+        "n_embd": Key(("phi2.embedding_length",)),
+        "n_head": Key(("phi2.attention.head_count",)),
+        "n_head_kv": Key(("phi2.attention.head_count_kv", "phi2.attention.head_count")),
+        "n_layer": Key(("phi2.block_count",)),
+        "n_ff": Key(("phi2.feed_forward_length",)),
+        "norm_eps": Key(("phi2.attention.layer_norm_epsilon",)),
+        "rope_freq_base": Key(("phi2.rope.freq_base",), 10000.0),
+        "rotary_pct": RotaryShare(
+            "phi2.rope.dimension_count", "phi2.embedding_length", "phi2.attention.head_count", default=1.0
+        ),
+    },
+    only=((Key(("phi2.rope.scaling.type",)), ("none",)),),
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

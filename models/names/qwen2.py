@@ -1,0 +1,24 @@
+"""What other formats call the parameters and sizes of models/qwen2.py: as those of LLaMA, with rows in our order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ggmlgraph.models.names import llama
+from ggmlgraph.naming import Key
+
+HUGGING_FACE = replace(
+    llama.HUGGING_FACE,
+    id="qwen2",
+    rows={},
+    only=(*llama.SAME_MODEL, (Key(("use_sliding_window",)), (False,))),
+)
+
+GGUF = replace(
+    llama.GGUF,
+    id="qwen2",
+    sizes=llama.gguf_sizes("qwen2"),
+    only=((Key(("qwen2.rope.scaling.type",)), ("none",)),),
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

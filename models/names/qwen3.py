@@ -1,0 +1,29 @@
+"""What other formats call the parameters and sizes of models/qwen3.py: as those of LLaMA, with rows in our order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ggmlgraph.models.names import llama
+from ggmlgraph.naming import Key
+
+HUGGING_FACE = replace(
+    llama.HUGGING_FACE,
+    id="qwen3",
+    tensors={
+        **llama.TENSORS,
+        "blk.{i}.attn_q_norm": "model.layers.{i}.self_attn.q_norm",
+        "blk.{i}.attn_k_norm": "model.layers.{i}.self_attn.k_norm",
+    },
+    rows={},
+    only=(*llama.SAME_MODEL, (Key(("attention_bias",)), (False,)), (Key(("use_sliding_window",)), (False,))),
+)
+
+GGUF = replace(
+    llama.GGUF,
+    id="qwen3",
+    sizes=llama.gguf_sizes("qwen3"),
+    only=((Key(("qwen3.rope.scaling.type",)), ("none",)),),
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

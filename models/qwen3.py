@@ -1,0 +1,40 @@
+"""Qwen3 (Yang et al. 2025): LLaMA with RMSNorm of each query and key, and heads of a size of their own.
+
+Exported by `ggmlgraph export qwen3`; parameter names are GGUF's. Rotary pairs are (i, i + head_dim/2), as in GGUF.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ggmlgraph as gg
+from ggmlgraph.models import llama
+from ggmlgraph.models.llama import attend
+
+
+@dataclass(frozen=True)
+class Config(llama.Config):
+    """Sizes; see LLaMA's."""
+
+    n_head_kv: int = 2
+    norm_eps: float = 1e-6
+    rope_freq_base: float = 1000000.0
+
+
+def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
+    """Causal self-attention, (batch, ctx, n_embd) -> same."""
+    batch, ctx, n_embd = x.shape
+    n_head_kv, head_dim = c.n_head_kv or c.n_head, c.head_dim or n_embd // c.n_head
+
+    q = p.linear("attn_q", x, c.n_head * head_dim).reshape(batch, ctx, c.n_head, head_dim)
+    k = p.linear("attn_k", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
+    v = p.linear("attn_v", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
+    q, k = p.rms_norm("attn_q_norm", q, c.norm_eps), p.rms_norm("attn_k_norm", k, c.norm_eps)
+    q = gg.rope(q, p.positions(ctx), n_dims=head_dim, mode=2, freq_base=c.rope_freq_base)
+    k = gg.rope(k, p.positions(ctx), n_dims=head_dim, mode=2, freq_base=c.rope_freq_base)
+    return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
+
+
+def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
+    """Mean negative log-likelihood of targets, nats per token."""
+    return p.cross_entropy(llama.logits(p, tokens, c, attention), targets)

@@ -1,0 +1,144 @@
+"""Checkpoints that transformers writes, of every architecture: its logits, its loss and its gradients.
+
+Tiny random models are saved by transformers and converted; skipped where torch and transformers are not installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ggmlgraph import convert, sources
+from ggmlgraph.runtime import Runtime
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+BATCH, CTX, N_VOCAB = 2, 12, 67
+LLAMA = {
+    "vocab_size": N_VOCAB, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
+    "num_hidden_layers": 2, "intermediate_size": 80, "max_position_embeddings": 64,
+}  # fmt: skip
+ROPE = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}
+NEOX = {
+    "vocab_size": N_VOCAB, "hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 2,
+    "intermediate_size": 80, "max_position_embeddings": 64,
+}  # fmt: skip
+GPT2 = {"vocab_size": N_VOCAB, "n_embd": 48, "n_head": 6, "n_layer": 2, "n_positions": 64}
+PARTIAL = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default", "partial_rotary_factor": 0.5}}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", LLAMA | ROPE),
+    "llama, tied": ("Llama", LLAMA | {"tie_word_embeddings": True}),
+    "llama, every head its own key": ("Llama", LLAMA | {"num_key_value_heads": 6}),
+    "llama, heads of another size": ("Llama", LLAMA | {"head_dim": 20}),
+    "mistral": ("Mistral", LLAMA | ROPE | {"sliding_window": 16}),
+    "mistral without window": ("Mistral", LLAMA | {"sliding_window": None, "head_dim": 10}),
+    "qwen2": ("Qwen2", LLAMA | ROPE),
+    "qwen2, tied": ("Qwen2", LLAMA | {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", LLAMA | ROPE | {"head_dim": 20}),
+    "qwen3, tied": ("Qwen3", LLAMA | {"head_dim": 8, "tie_word_embeddings": True}),
+    "gemma": ("Gemma", LLAMA | ROPE | {"head_dim": 20, "num_key_value_heads": 1, "pad_token_id": None}),
+    "phi": ("Phi", LLAMA | PARTIAL),
+    "phi, every head its own key": ("Phi", LLAMA | {"num_key_value_heads": 6}),
+    "gpt2": ("GPT2", GPT2),
+    "gpt2, untied": ("GPT2", GPT2 | {"tie_word_embeddings": False, "n_inner": 80}),
+    "gpt_neox": ("GPTNeoX", NEOX | PARTIAL),
+    "gpt_neox, sequential": ("GPTNeoX", NEOX | {"use_parallel_residual": False}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Any:
+    """A model of transformers with random weights, large enough to matter."""
+    name, sizes = MODELS[request.param]
+    torch.manual_seed(0)
+    built = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(
+        getattr(transformers, f"{name}Config")(**sizes, initializer_range=0.15, attn_implementation="eager")
+    )
+    with torch.no_grad():
+        for parameter in built.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)  # gains and biases are not ones and zeros
+    return built.eval()
+
+
+def tokens() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    ids = np.random.default_rng(0).integers(0, N_VOCAB, (BATCH, CTX + 1)).astype(np.int32)
+    return ids[:, :-1], ids[:, 1:]
+
+
+def converted(folder: Path, out: Path) -> tuple[sources.Source, Path]:
+    source = sources.find(folder)
+    convert.convert(source, out, batch=BATCH, ctx=CTX, tokenizer=None)
+    return source, out
+
+
+def as_here(theirs: dict[str, Any], name: str, source: sources.Source) -> Any:
+    """An array of theirs as that of our parameter."""
+    array = theirs[source.format.theirs(name)]
+    if source.format.is_transposed(name):
+        array = array.T
+    order = source.format.row_order(name)
+    return array if order is None else array[order.index(len(array), source.config)]
+
+
+@pytest.fixture
+def folder(model: Any, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_logits_are_those_of_transformers(model: Any, folder: Path, tmp_path: Path) -> None:
+    x, _ = tokens()
+    with torch.no_grad():
+        wanted = model(torch.tensor(x.astype(np.int64))).logits.numpy()
+    _, graph = converted(folder, tmp_path / "graph.bin")
+    with Runtime(graph, threads=1) as runtime:
+        found = runtime.forward("logits", tokens=x)[0].reshape(wanted.shape)
+    assert np.abs(found - wanted).max() < 5e-4
+    assert np.abs(wanted).max() > 0.5
+
+
+def test_loss_and_every_gradient_are_those_of_transformers(model: Any, folder: Path, tmp_path: Path) -> None:
+    x, y = tokens()
+    model.zero_grad()
+    logits = model(torch.tensor(x.astype(np.int64))).logits
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, N_VOCAB), torch.tensor(y.astype(np.int64)).reshape(-1))
+    loss.backward()
+    source, graph = converted(folder, tmp_path / "graph.bin")
+    gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    if source.architecture == "gpt_neox":  # another name in memory than in the file
+        gradients["embed_out.weight"] = gradients.pop("lm_head.weight", gradients.get("embed_out.weight"))
+    with Runtime(graph, threads=1) as runtime:
+        assert runtime.backward((x, y)) == pytest.approx(loss.item(), abs=1e-4)
+        for name in runtime.params:
+            wanted = as_here(gradients, name, source)
+            found = runtime.gradient(name)
+            scale = np.linalg.norm(wanted)
+            assert np.linalg.norm(found - wanted) <= 1e-3 * scale + 1e-6, name
+
+
+def spellings(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The configuration as transformers 5 writes it, and as transformers 4 did."""
+    yield config
+    rope = config.get("rope_parameters")
+    old = {key: value for key, value in config.items() if key != "rope_parameters"}
+    if rope:
+        old |= {"rope_theta": rope["rope_theta"], "rotary_emb_base": rope["rope_theta"], "rope_scaling": None}
+        share = rope.get("partial_rotary_factor")
+        old |= {"partial_rotary_factor": share, "rotary_pct": share} if share else {}
+    yield old
+
+
+def test_both_spellings_of_the_configuration_are_the_same_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    found = []
+    for spelling in spellings(config):
+        (folder / "config.json").write_text(json.dumps(spelling))
+        found.append(sources.find(folder).config)
+    assert found[0] == found[1]
