@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,18 @@ def test_plan_of_a_step_is_told_before_it_runs(graph: Path) -> None:
         cost = rt.train_program.cost()
     assert cost.flops > 6 * 4 * 16 * 61 * 24
     assert cost.nbytes > 12 * rt.n_params
+
+
+def cpus_of_threads() -> list[str]:
+    """Which CPUs each thread of this process may run on, as the kernel writes it."""
+    statuses = [path.read_text() for path in Path("/proc/self/task").glob("*/status")]
+    return [line.split()[1] for text in statuses for line in text.splitlines() if line.startswith("Cpus_allowed_list")]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_with_a_thread_for_every_cpu_each_worker_keeps_to_one_and_the_caller_is_set_free(graph: Path) -> None:
+    before, cpus = Counter(cpus_of_threads()), sorted(os.sched_getaffinity(0))
+    with gg.Runtime(graph, threads=len(cpus)) as rt:
+        rt.loss(*batch_of(4, 16))
+        assert Counter(cpus_of_threads()) - before == Counter(str(cpu) for cpu in cpus[1:])
+        assert sorted(os.sched_getaffinity(0)) == cpus

@@ -2,7 +2,9 @@
  *
  * Both waits spin for some microseconds, the length of a small kernel, before they sleep: a wake-up through the
  * kernel costs more than most nodes of a small model. Where threads outnumber CPUs they sleep at once, because a
- * spinning thread would hold the CPU that the one it waits for needs.
+ * spinning thread would hold the CPU that the one it waits for needs. Where there is exactly one thread for every CPU
+ * the process may use, each keeps to one of them during a run; with fewer, another process may be on any CPU, and the
+ * system knows better.
  */
 #define _GNU_SOURCE
 #include "pool.h"
@@ -32,6 +34,8 @@ struct gg_pool {
     int        n_threads;
     int        n_workers; /* threads started; n_threads - 1 once the pool is whole */
     int        n_spins;
+    bool       pinned;    /* thread i runs on the i-th CPU of `cpus` and nowhere else */
+    cpu_set_t  cpus;      /* those the program may run on */
     void     (*body)(void *arg, int ith); /* NULL: workers return */
     void      *arg;
     struct worker {
@@ -102,10 +106,20 @@ void gg_pool_barrier(gg_pool *pool)
     }
 }
 
+static void pin(const gg_pool *pool, int ith)
+{
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &pool->cpus) && ith-- == 0) CPU_SET(cpu, &own);
+    sched_setaffinity(0, sizeof own, &own); /* a wish: where it is refused, the system places the thread */
+}
+
 static void *work(void *arg)
 {
     struct worker *self = arg;
     gg_pool *pool = self->pool;
+    if (pool->pinned) pin(pool, self->ith);
     for (unsigned phase = 0;; phase++) {
         gate_wait(&pool->start, phase, pool->n_spins);
         if (!pool->body) return NULL;
@@ -119,16 +133,18 @@ void gg_pool_run(gg_pool *pool, void (*body)(void *arg, int ith), void *arg)
     pool->body = body;
     pool->arg = arg;
     if (pool->n_threads > 1) gate_open(&pool->start);
+    if (pool->pinned) pin(pool, 0);
     body(arg, 0);
     gg_pool_barrier(pool);
+    if (pool->pinned) sched_setaffinity(0, sizeof pool->cpus, &pool->cpus);
 }
 
-/* CPUs this process may run on, not those the machine has. */
-static int n_cpus(void)
+/* How many CPUs this thread may run on, not how many the machine has; cpus holds them, or none if it is too small. */
+static int find_cpus(cpu_set_t *cpus)
 {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-    return (int)sysconf(_SC_NPROCESSORS_ONLN); /* more CPUs than cpu_set_t holds */
+    CPU_ZERO(cpus);
+    if (sched_getaffinity(0, sizeof *cpus, cpus) == 0) return CPU_COUNT(cpus);
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 /* Workers block every signal, so that the program's own threads handle them. */
@@ -157,7 +173,9 @@ gg_pool *gg_pool_new(int n_threads)
     atomic_init(&pool->n_arrived, 0);
     pool->n_threads = n_threads;
     pool->n_workers = 0;
-    pool->n_spins = n_threads <= n_cpus() ? N_SPINS : 0;
+    int n_cpus = find_cpus(&pool->cpus);
+    pool->n_spins = n_threads <= n_cpus ? N_SPINS : 0;
+    pool->pinned = n_threads > 1 && n_threads == CPU_COUNT(&pool->cpus);
     if (start_workers(pool)) return pool;
     gg_pool_free(pool);
     return NULL;
