@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ggmlgraph.dialect import ALL_FLAGS, DIALECTS, MAGIC, PARAM, TYPES, Dialect, Layout, Variation
 from ggmlgraph.durable import replacing
-from ggmlgraph.errors import FormatError, UnsupportedError, UsageError
+from ggmlgraph.errors import FormatError, GGError, LimitError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ MAX_NE = 1 << 40
 MAX_ELEMENTS = 1 << 48
 MAX_STRIDE = 1 << 50
 CHUNK = 1 << 20
+# Names reach terminals: no control characters, no line or paragraph separators, nothing that changes direction.
+NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 N_OP_PARAMS = 64  # bytes of a Record's op_params
 WORDS = struct.Struct(f"<{N_OP_PARAMS // 4}I")  # the same as words
@@ -254,8 +257,10 @@ def _pack(record: Record, dialect: Dialect, layout: Layout, n_leafs: int) -> byt
 
 
 def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
-    if not record.name or not record.name.isprintable() or len(record.name.encode()) >= layout.n("name"):
-        raise UsageError(f"name {record.name!r} is empty, not printable, or {layout.n('name')} bytes or longer")
+    if not record.name or NOT_IN_NAMES.search(record.name) or len(record.name.encode()) >= layout.n("name"):
+        raise UsageError(
+            f"name {record.name!r} is empty, has control characters, or is {layout.n('name')} bytes or longer"
+        )
     if record.op not in dialect.op_number or record.type not in dialect.types:
         raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no {record.op} of {record.type}")
     if any(record.op_params[layout.n("op_params") :]):
@@ -363,9 +368,9 @@ def read(path: str | os.PathLike[str], dialect: str = "v2") -> CGraph:
         mapped: Buffer = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         return parse(mapped, dialect)
-    except (FormatError, UnsupportedError) as error:
-        where = "" if error.offset is None else f" byte {error.offset:#x}:"
-        raise type(error)(f"{source}:{where} {error}", offset=error.offset) from None
+    except GGError as error:
+        text = f"{source}: byte {error.offset:#x}: {error} [{error.code}]"
+        raise type(error)(text, code=error.code, offset=error.offset) from None
 
 
 def parse(buffer: Buffer, dialect: str = "v2") -> CGraph:
@@ -374,25 +379,31 @@ def parse(buffer: Buffer, dialect: str = "v2") -> CGraph:
 
 
 class _Reader:
-    """Walks the records of a buffer; `at` is the offset of the one being read."""
+    """Walks the records of a buffer and checks the rules in the order in which the importer in C does.
+
+    `begin` is where the current record starts, `at` the first byte not read, `what` the record for messages.
+    """
 
     def __init__(self, buffer: Buffer, dialect: Dialect) -> None:
         self.buffer = buffer
         self.dialect = dialect
         self.end = len(buffer)
-        self.at = 0
+        self.begin = self.at = 0
+        self.what = ""
         self.records: list[Record] = []
         self.offsets: list[int] = []
         self.n_leafs = 0
 
+    def _bad(self, code: str, at: int, message: str, kind: type[GGError] = FormatError) -> GGError:
+        return kind(f"{self.what}: {message}" if self.what else message, code=code, offset=at)
+
     def read(self) -> CGraph:
         header = self._header()
-        for _ in range(self.n_leafs):
-            self._leaf()
-        for _ in range(header["n_nodes"]):
-            self._node()
-        if self.at != self.end:
-            raise FormatError(f"{self.end - self.at} bytes after the last node", offset=self.at)
+        for k in range(self.n_leafs):
+            self._leaf(k)
+        for k in range(header["n_nodes"]):
+            self._node(k)
+        self._end(header["size_eval"])
         return CGraph(
             dialect=self.dialect.name,
             size_eval=header["size_eval"],
@@ -405,7 +416,8 @@ class _Reader:
     def _fields(self, layout: Layout, what: str) -> dict[str, Any]:
         """The next record's fields; advances past it."""
         if layout.nbytes > self.end - self.at:
-            raise FormatError(f"the file ends inside {what}", offset=self.at)
+            raise self._bad("Truncated", self.end, f"the file ends inside the {what}")
+        self.begin = self.at
         values = iter(layout.format.unpack_from(self.buffer, self.at))
         self.at += layout.nbytes
         return {
@@ -414,165 +426,199 @@ class _Reader:
         }
 
     def _header(self) -> dict[str, Any]:
-        dialect = self.dialect
-        header = self._fields(dialect.header, "the header")
+        dialect, layout = self.dialect, self.dialect.header
+        header = self._fields(layout, "header")
         if header["magic"] == int.from_bytes(MAGIC.to_bytes(4, "little"), "big"):
-            raise FormatError("a big-endian graph file", offset=0)
+            raise self._bad("BadMagic", 0, "a big-endian file")
         if header["magic"] != MAGIC:
-            raise FormatError("not a graph file", offset=0)
+            raise self._bad("BadMagic", 0, f"not a ggml graph: magic is {header['magic']:08x}, expected {MAGIC:08x}")
         if header["version"] != dialect.version:
-            what = f"version {header['version']}, but dialect {dialect.name} has {dialect.version}"
-            raise FormatError(what, offset=dialect.header.offset("version"))
+            message = f"version is {header['version']}, dialect {dialect.name} has {dialect.version}"
+            raise self._bad("BadVersion", layout.offset("version"), message)
         self.n_leafs, n_nodes = header["n_leafs"], header["n_nodes"]
-        least = self.n_leafs * dialect.leaf.nbytes + n_nodes * dialect.node.nbytes
-        if self.n_leafs + n_nodes > MAX_TENSORS or least > self.end - self.at:
-            what = f"{self.n_leafs} leafs and {n_nodes} nodes do not fit the file"
-            raise FormatError(what, offset=dialect.header.offset("n_leafs"))
+        if self.n_leafs * dialect.leaf.nbytes + n_nodes * dialect.node.nbytes > self.end - self.at:
+            message = (
+                f"{self.n_leafs} leafs and {n_nodes} nodes do not fit in the {self.end - self.at} bytes that follow"
+            )
+            raise self._bad("BadCount", layout.offset("n_leafs"), message)
+        if self.n_leafs + n_nodes > MAX_TENSORS:
+            message = f"{self.n_leafs + n_nodes} tensors, at most {MAX_TENSORS} are allowed"
+            raise self._bad("TooManyTensors", layout.offset("n_leafs"), message, LimitError)
         return header
 
-    def _leaf(self) -> None:
-        start, what = self.at, f"leaf {len(self.records)}"
+    def _end(self, size_eval: int) -> None:
+        self.what = ""
+        if self.at != self.end:
+            raise self._bad("TrailingBytes", self.at, f"{self.end - self.at} bytes after the last tensor")
+        needed = nodes_nbytes(self.records[self.n_leafs :])
+        if self.dialect.eval_padded and size_eval < needed:
+            message = f"size_eval is {size_eval}, but the nodes have {needed} bytes"
+            raise self._bad("BadEvalSize", self.dialect.header.offset("size_eval"), message)
+
+    def _leaf(self, k: int) -> None:
+        self.what = f"leaf {k}"
         layout = self.dialect.leaf
-        record = self._tensor(self._fields(layout, what), layout, start, what)
-        what = f"{what} {record.name!r}"
+        record = self._tensor(self._fields(layout, "record"), layout, f"leaf {k}")
         if record.op != "NONE":
-            raise FormatError(f"{what}: op is {record.op}", offset=start + layout.offset("op"))
+            raise self._bad("BadLeaf", self.begin + layout.offset("op"), f"op is {record.op}, but a leaf has none")
         if record.is_param and self.dialect.param_nodes:
-            raise FormatError(f"{what}: a parameter among the leafs", offset=start + layout.offset("flags"))
-        self._take(record, what)
+            raise self._bad("BadParam", self.begin + layout.offset("flags"), "a parameter among the leafs")
+        self._take(record, layout)
 
-    def _node(self) -> None:
-        start, what = self.at, f"node {len(self.records) - self.n_leafs}"
+    def _node(self, k: int) -> None:
+        self.what = f"node {k}"
         layout = self.dialect.node
-        fields = self._fields(layout, what)
-        record = self._tensor(fields, layout, start, what)
-        what = f"{what} {record.name!r} ({record.op})"
-        record = replace(record, src=self._src(fields["src"], start + layout.offset("src"), what))
-        variation = self.dialect.variations.get(record.op)
-        if variation is not None:
-            record = self._vary(record, variation, start, what)
-        if record.op == "NONE" and not self.dialect.param_nodes:
-            raise UnsupportedError(
-                f"{what}: a parameter, of which dialect {self.dialect.name} has no data", offset=start
-            )
-        if record.op != "NONE":
-            if record.is_param:
-                raise FormatError(f"{what}: computed, yet a parameter", offset=start + layout.offset("flags"))
-            self.records.append(record)
-            self.offsets.append(-1)
+        fields = self._fields(layout, "record")
+        record = self._tensor(fields, layout, f"node {k}")
+        record = replace(record, src=self._src(fields["src"], self.begin + layout.offset("src")))
+        if record.op == "NONE":
+            self._check_param(record, layout)
+            self._take(record, layout)
             return
-        if not (record.is_param and record.type == "F32" and not record.src):
-            raise FormatError(f"{what}: neither computed nor a float32 parameter", offset=start)
-        self._take(record, what)
+        if record.op.startswith("MAP_"):  # their op_params are addresses of functions
+            at = self.begin + layout.offset("op")
+            raise self._bad("UnsupportedOp", at, "it calls code outside the file", UnsupportedError)
+        if record.is_param:
+            raise self._bad("BadParam", self.begin + layout.offset("flags"), "computed, yet a parameter")
+        variation = self.dialect.variations.get(record.op)
+        self.records.append(record if variation is None else self._vary(record, variation, layout))
+        self.offsets.append(-1)
 
-    def _take(self, record: Record, what: str) -> None:
+    def _check_param(self, record: Record, layout: Layout) -> None:
+        if not self.dialect.param_nodes:
+            message = f"a parameter, of which dialect {self.dialect.name} stores no data"
+            raise self._bad("NoParamData", self.begin, message, UnsupportedError)
+        if not record.is_param:
+            raise self._bad("BadParam", self.begin + layout.offset("flags"), "neither an op nor a parameter")
+        if record.type != "F32":
+            raise self._bad("BadParam", self.begin + layout.offset("type"), "a parameter that is not float32")
+        if record.src:
+            k = next(k for k, s in enumerate(record.src) if s >= 0)
+            raise self._bad("BadParam", self.begin + layout.offset("src") + 4 * k, "a parameter with a source")
+
+    def _take(self, record: Record, layout: Layout) -> None:
         """Append a tensor whose data come next."""
+        for w, word in enumerate(WORDS.unpack(record.op_params)):
+            if word:
+                at = self.begin + layout.offset("op_params") + 4 * w
+                raise self._bad("BadOpParams", at, f"op_params word {w} is set, but there is no op")
         nbytes = record.nbytes
         if nbytes > self.end - self.at:
-            raise FormatError(f"{what}: the file ends inside its {nbytes} bytes of data", offset=self.at)
+            message = f"{nbytes} bytes of data, but the file ends after {self.end - self.at}"
+            raise self._bad("Truncated", self.at, message)
         self.offsets.append(self.at)
         self.records.append(replace(record, data=_chunks(self.buffer, self.at, nbytes)))
         self.at += nbytes
 
-    def _tensor(self, fields: dict[str, Any], layout: Layout, start: int, what: str) -> Record:
+    def _tensor(self, fields: dict[str, Any], layout: Layout, what: str) -> Record:
         """What leafs and nodes have in common."""
-        name = self._name(fields["name"], start + layout.offset("name"), what)
-        what = f"{what} {name!r}"
-        element = self._type(fields["type"], start + layout.offset("type"), what)
-        op = self._op(fields["op"], start + layout.offset("op"), what)
+        name = self._name(fields["name"], self.begin + layout.offset("name"))
+        self.what = f"{what} {name!r}"
+        element = self._type(fields["type"], self.begin + layout.offset("type"))
+        op_params = fields["op_params"].ljust(N_OP_PARAMS, b"\0")
+        op, unary = self._op(fields["op"], op_params, layout)
         flags = fields.get("flags", 0)
         if flags & ~ALL_FLAGS:
-            raise FormatError(f"{what}: unknown flags {flags:#x}", offset=start + layout.offset("flags"))
+            message = f"flags are {flags:x}, of which {flags & ~ALL_FLAGS:x} are unknown"
+            raise self._bad("BadFlags", self.begin + layout.offset("flags"), message)
+        if op != "NONE" and layout.n("src"):
+            self.what += f" ({unary or op})"
         ne = (fields["ne0"], fields["ne1"], fields["ne2"], fields["ne3"])
         nb = (fields["nb0"], fields["nb1"], fields["nb2"], fields["nb3"])
-        self._sizes(ne, element, start + layout.offset("ne0"), what)
-        self._strides(nb, ne, element, op, start + layout.offset("nb0"), what)
-        op_params, at = fields["op_params"].ljust(N_OP_PARAMS, b"\0"), start + layout.offset("op_params")
-        unary = None
-        if op == "UNARY":
-            unary, op_params = self._unary(op_params, at, what), bytes(4) + op_params[4:]
-        if op == "NONE" and any(op_params):
-            raise FormatError(f"{what}: op_params without an op", offset=at)
-        return Record(name, element.name, ne, nb, op, unary, flags, op_params)
+        self._sizes(ne, element, self.begin + layout.offset("ne0"))
+        self._strides(nb, ne, element, op, self.begin + layout.offset("nb0"))
+        return Record(name, element.name, ne, nb, op, unary, flags, bytes(4) + op_params[4:] if unary else op_params)
 
-    def _vary(self, record: Record, variation: Variation, start: int, what: str) -> Record:
+    def _vary(self, record: Record, variation: Variation, layout: Layout) -> Record:
         """The record as the newest dialect would have it."""
-        layout = self.dialect.node
         stored = WORDS.unpack(record.op_params)
         for w in range(len(variation.words), len(stored)):
             if stored[w]:
-                at = start + layout.offset("op_params") + 4 * w
-                raise UnsupportedError(f"{what}: op_params word {w} in dialect {self.dialect.name}", offset=at)
+                at = self.begin + layout.offset("op_params") + 4 * w
+                message = f"op_params word {w} is set, in dialect {self.dialect.name}"
+                raise self._bad("UnsupportedOpParams", at, message, UnsupportedError)
         if len(record.src) > variation.n_src:
-            at = start + layout.offset("src") + 4 * variation.n_src
-            raise FormatError(f"{what}: more than {variation.n_src} sources", offset=at)
+            at = self.begin + layout.offset("src") + 4 * variation.n_src
+            message = f"more than {variation.n_src} sources, in dialect {self.dialect.name}"
+            raise self._bad("BadArity", at, message)
         words = [variation.implied.get(w, 0) for w in range(len(stored))]
         for w, place in enumerate(variation.words):
             words[place] = stored[w]
         return replace(record, op_params=WORDS.pack(*words))
 
-    def _name(self, field: bytes, at: int, what: str) -> str:
+    def _name(self, field: bytes, at: int) -> str:
         text, end, _ = field.partition(b"\0")  # stock ggml leaves the tail of an older name behind the NUL
         if not end:
-            raise FormatError(f"{what}: the name is not terminated", offset=at)
-        try:
-            name = text.decode()
-        except UnicodeDecodeError:
-            raise FormatError(f"{what}: the name is not UTF-8", offset=at) from None
-        if not name or not name.isprintable():
-            raise FormatError(f"{what}: the name is empty or not printable: {name!r}", offset=at)
+            raise self._bad("BadName", at, "the name does not end in its field")
+        if not text:
+            raise self._bad("BadName", at, "the name is empty")
+        name = text.decode(errors="surrogateescape")
+        found = NOT_IN_NAMES.search(name)
+        if found:
+            is_text = not "\ud800" <= found[0] <= "\udfff"
+            message = f"has the control character U+{ord(found[0]):04X}" if is_text else "is not UTF-8"
+            raise self._bad("BadName", at + len(name[: found.start()].encode()), f"the name {message}")
         return name
 
-    def _type(self, number: int, at: int, what: str) -> Type:
+    def _type(self, number: int, at: int) -> Type:
         element = self.dialect.type_of.get(number)
         if element is None:
-            raise FormatError(f"{what}: unknown type {number}", offset=at)
+            raise self._bad("BadType", at, f"type is {number}, which dialect {self.dialect.name} does not have")
         return element
 
-    def _op(self, number: int, at: int, what: str) -> str:
-        if number >= len(self.dialect.ops):
-            raise FormatError(f"{what}: unknown op {number}", offset=at)
-        op = self.dialect.ops[number]
-        if op.startswith("MAP_"):  # their op_params are addresses of functions
-            raise UnsupportedError(f"{what}: {op} calls code outside the file", offset=at)
-        return op
+    def _op(self, number: int, op_params: bytes, layout: Layout) -> tuple[str, str | None]:
+        """The op, and which unary op it is."""
+        dialect, unary = self.dialect, int.from_bytes(op_params[:4], "little")
+        if number >= len(dialect.ops):
+            message = f"op is {number}, which dialect {dialect.name} does not have"
+            raise self._bad("BadOp", self.begin + layout.offset("op"), message)
+        if dialect.ops[number] != "UNARY":
+            return dialect.ops[number], None
+        if unary >= len(dialect.unary):
+            message = f"unary op is {unary}, which dialect {dialect.name} does not have"
+            raise self._bad("BadOp", self.begin + layout.offset("op_params"), message)
+        return "UNARY", dialect.unary[unary]
 
-    def _unary(self, op_params: bytes, at: int, what: str) -> str:
-        number = int.from_bytes(op_params[:4], "little")
-        if number >= len(self.dialect.unary):
-            raise FormatError(f"{what}: unknown unary op {number}", offset=at)
-        return self.dialect.unary[number]
-
-    def _sizes(self, ne: Sizes, element: Type, at: int, what: str) -> None:
+    def _sizes(self, ne: Sizes, element: Type, at: int) -> None:
         n = 1
         for i, size in enumerate(ne):
             if not 1 <= size <= MAX_NE:
-                raise FormatError(f"{what}: size {size} of dimension {i} is not in 1..2^40", offset=at + 16 * i)
+                message = f"size {_signed(size)} of dimension {i} is not in 1..2^40"
+                raise self._bad("BadSize", at + 16 * i, message)
             n *= size
         if n > MAX_ELEMENTS:
-            raise FormatError(f"{what}: more than 2^48 elements", offset=at)
+            raise self._bad("BadSize", at, "more than 2^48 elements")
         if ne[0] % element.block:
-            raise FormatError(f"{what}: rows of {ne[0]} are not whole blocks of {element.block}", offset=at)
+            raise self._bad("BadSize", at, f"rows of {ne[0]} are not whole blocks of {element.block}")
 
-    def _strides(self, nb: Sizes, ne: Sizes, element: Type, op: str, at: int, what: str) -> None:
+    def _strides(self, nb: Sizes, ne: Sizes, element: Type, op: str, at: int) -> None:
         dense = None if op in VIEWS else dense_strides(element, ne)
         for i, stride in enumerate(nb):
-            fits = stride == dense[i] if dense else stride % element.nbytes == 0 and stride <= MAX_STRIDE
-            if not fits:
-                raise FormatError(f"{what}: stride {stride} of dimension {i}", offset=at + 16 * i)
+            if stride > MAX_STRIDE or stride % element.nbytes:
+                message = f"stride of dimension {i} is {_signed(stride)}, not a multiple of {element.nbytes} in 0..2^50"
+                raise self._bad("BadStride", at + 16 * i, message)
+            if dense and stride != dense[i]:
+                message = f"stride of dimension {i} is {stride}, expected {dense[i]}"
+                raise self._bad("BadStride", at + 16 * i, message)
 
-    def _src(self, src: tuple[int, ...], at: int, what: str) -> tuple[int, ...]:
+    def _src(self, src: tuple[int, ...], at: int) -> tuple[int, ...]:
         """Sources in this module's numbering, without absent ones at the end."""
         base = self.n_leafs if self.dialect.node_base is None else self.dialect.node_base
         numbers = []
         for k, s in enumerate(src):
             number = s - base + self.n_leafs if s >= base else s
             if not -1 <= number < len(self.records) or (number >= self.n_leafs) != (s >= base):
-                raise FormatError(f"{what}: source {k} is {s}, not a tensor before it", offset=at + 4 * k)
+                message = f"src[{k}] is {s}, which is none of the {len(self.records)} tensors before"
+                raise self._bad("BadSource", at + 4 * k, message)
             numbers.append(number)
         while numbers and numbers[-1] < 0:
             numbers.pop()
         return tuple(numbers)
+
+
+def _signed(number: int) -> int:
+    """A u64 as the i64 that it may be meant as."""
+    return number - (1 << 64) if number >= 1 << 63 else number
 
 
 def _chunks(buffer: Buffer, at: int, nbytes: int) -> Callable[[], Iterator[memoryview]]:

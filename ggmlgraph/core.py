@@ -14,7 +14,15 @@ from typing import Any
 from ggmlgraph import ops as _ops  # noqa: F401  (fills the table)
 from ggmlgraph._runtime import ffi as ffi
 from ggmlgraph._runtime import lib as lib
-from ggmlgraph.errors import DataError, FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError
+from ggmlgraph.errors import (
+    DataError,
+    FormatError,
+    GGError,
+    LimitError,
+    MemoryLimitError,
+    ShapeError,
+    UnsupportedError,
+)
 from ggmlgraph.optable import TABLE, Op
 
 N_DIMS = 4
@@ -23,13 +31,14 @@ TYPE_NAMES = {number: name for name, number in TYPES.items()}
 OP_NAMES = dict(enumerate(["none", *TABLE]))
 OP_NUMBERS = {name: number for number, name in OP_NAMES.items()}
 
-_EXCEPTIONS: dict[int, tuple[str, type[GGError]]] = {
-    lib.GG_ERR_SHAPE: ("Shape", ShapeError),
-    lib.GG_ERR_FILE: ("File", FormatError),
-    lib.GG_ERR_UNSUPPORTED: ("Unsupported", UnsupportedError),
-    lib.GG_ERR_MEMORY: ("Memory", MemoryLimitError),
-    lib.GG_ERR_VALUE: ("Value", DataError),
-    lib.GG_ERR_ARGUMENT: ("Argument", GGError),
+_EXCEPTIONS: dict[int, type[GGError]] = {
+    lib.GG_ERR_SHAPE: ShapeError,
+    lib.GG_ERR_FILE: FormatError,
+    lib.GG_ERR_UNSUPPORTED: UnsupportedError,
+    lib.GG_ERR_MEMORY: MemoryLimitError,
+    lib.GG_ERR_VALUE: DataError,
+    lib.GG_ERR_ARGUMENT: GGError,
+    lib.GG_ERR_LIMIT: LimitError,
 }
 
 
@@ -39,11 +48,12 @@ def new_error() -> Any:
 
 
 def exception(err: Any, prefix: str = "") -> GGError:
-    """What a filled gg_error means, as an exception to raise."""
-    code, kind = _EXCEPTIONS[err.code]
-    offset = None if err.offset < 0 else int(err.offset)
-    where = "" if offset is None else f"byte {offset:#x}: "
-    return kind(prefix + where + ffi.string(err.message).decode("utf-8", "replace"), code=code, offset=offset)
+    """What a filled gg_error means, as an exception to raise. What is wrong in a file ends with the rule's code."""
+    message, code = ffi.string(err.message).decode("utf-8", "replace"), ffi.string(err.code).decode()
+    if err.offset < 0:
+        return _EXCEPTIONS[err.kind](prefix + message, code=code)
+    text = f"{prefix}byte {err.offset:#x}: {message} [{code}]"
+    return _EXCEPTIONS[err.kind](text, code=code, offset=int(err.offset))
 
 
 def ne_of(shape: Sequence[int]) -> list[int]:
@@ -93,8 +103,11 @@ class CoreGraph:
         return lib.gg_graph_tensor(self.handle, tensor_id)
 
     def find(self, name: str) -> int:
-        """Id of the tensor of that name, -1 if there is none."""
-        return int(lib.gg_graph_find(self.handle, name.encode()))
+        """Id of the tensor of that name, -1 if there is none. Raises FormatError if there are several."""
+        tensor_id = int(lib.gg_graph_find(self.handle, name.encode()))
+        if tensor_id < -1:
+            raise FormatError(f"more than one tensor is named {name!r}", code="AmbiguousName")
+        return tensor_id
 
     def name(self, tensor_id: int) -> str:
         return str(ffi.string(self.tensor(tensor_id).name).decode("utf-8", "replace"))

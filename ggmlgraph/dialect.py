@@ -95,6 +95,7 @@ class Dialect:
     unary: tuple[str, ...]  # enum ggml_unary_op in order
     types: Mapping[str, int]  # enum ggml_type
     variations: Mapping[str, Variation]
+    eval_padded: bool = True  # size_eval counts every node's bytes, each padded to 16
     same_shape: frozenset[str] = (
         frozenset()
     )  # ops that this ggml computes wrongly unless their sources are of one shape

@@ -4,6 +4,7 @@
     ├── UsageError          exit status 2: the command or call asks for something that makes no sense
     ├── ShapeError          operands whose shapes do not fit an op
     ├── FormatError         a malformed file; `offset` is the byte where it is wrong
+    ├── LimitError          a file with a larger graph than the caller allows (limits.py)
     ├── MemoryLimitError    the work does not fit the memory it was given
     ├── UnsupportedError    a well-formed input that needs something we do not have
     ├── DataError           text or tokens that cannot be used
@@ -20,7 +21,8 @@ from typing import ClassVar
 class GGError(Exception):
     """Base of every error meant for a person; `str(error)` is one line.
 
-    code: the C runtime's name of the error, None when it was raised in Python.
+    code: name of the rule that was broken, which does not change between versions (docs/cgraph.md lists those of graph
+        files); None where there is none.
     offset: byte position in the offending file, None when there is none.
     """
 
@@ -44,6 +46,10 @@ class ShapeError(GGError):
 
 class FormatError(GGError):
     """A malformed file."""
+
+
+class LimitError(GGError):
+    """A file with a larger graph than the caller allows."""
 
 
 class MemoryLimitError(GGError):

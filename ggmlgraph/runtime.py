@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ggmlgraph import machine, metadata
+from ggmlgraph import limits, machine, metadata
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.dim import evaluate
 from ggmlgraph.errors import FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.limits import Limits
 from ggmlgraph.metadata import Metadata
 
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
@@ -167,8 +168,9 @@ class Runtime:
 
     path: graph.bin, in any dialect. threads: default every processor this process may use. batch, ctx: default the
     sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the patterns that become one op.
-    Raises FormatError (a bad file; with the byte offset), UnsupportedError, MemoryLimitError (a program does not fit
-    `memory_limit` in bytes, default what the machine has free, even where activations are computed again).
+    limits: the largest graph to take from the file. Raises FormatError (a bad file; with the byte offset),
+    UnsupportedError, LimitError, MemoryLimitError (a program does not fit `memory_limit` in bytes, default what the
+    machine has free, even where activations are computed again).
     """
 
     def __init__(
@@ -182,8 +184,9 @@ class Runtime:
         memory_limit: int | None = None,
         dialect: str = "auto",
         fusions: Collection[str] = frozenset(FUSIONS),
+        limits: Limits = limits.DEFAULT,
     ) -> None:
-        base = import_file(path, dialect)
+        base = import_file(path, dialect, limits)
         meta = read_metadata(base)
         apply_flags(base, meta)
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
@@ -478,24 +481,31 @@ class Runtime:
 # ---------------------------------------------------------------- files
 
 
-def import_file(path: str | os.PathLike[str], dialect: str = "auto") -> CoreGraph:
-    """Read a graph file through the C importer. Raises FormatError or UnsupportedError with path and byte offset."""
+def import_file(path: str | os.PathLike[str], dialect: str = "auto", limits: Limits = limits.DEFAULT) -> CoreGraph:
+    """Read a graph file through the C importer.
+
+    Raises FormatError, ShapeError, UnsupportedError or LimitError with path, byte offset and the broken rule's code.
+    """
     with _bytes(path) as view:
         err = new_error()
-        handle = lib.gg_import(view, len(view), dialect.encode(), err)
+        handle = lib.gg_import(view, len(view), dialect.encode(), _c_limits(limits), err)
     if handle == ffi.NULL:
         raise exception(err, f"{os.fspath(path)}: ")
     return CoreGraph(handle)
 
 
-def identify(path: str | os.PathLike[str]) -> str:
+def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> str:
     """The dialect of a file: the one in which all of it is valid. Errors as of `import_file`."""
     with _bytes(path) as view:
         err = new_error()
-        name = lib.gg_identify(view, len(view), err)
+        name = lib.gg_identify(view, len(view), _c_limits(limits), err)
     if name == ffi.NULL:
         raise exception(err, f"{os.fspath(path)}: ")
     return str(ffi.string(name).decode())
+
+
+def _c_limits(limits: Limits) -> Any:
+    return ffi.new("gg_limits *", (limits.tensors, limits.nbytes, limits.flops))
 
 
 @contextmanager

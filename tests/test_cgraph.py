@@ -137,7 +137,7 @@ def test_what_v1_has_no_place_for_is_refused() -> None:
 def test_words_of_v1_that_later_versions_dropped_are_refused_where_they_stand() -> None:
     data = to_bytes([leaf("x", 4, 3), node("ROPE", 0, 0)], [1], dialect="v1")
     at = len(data) - V1.node.nbytes + V1.node.offset("op_params") + 4 * 11
-    with pytest.raises(UnsupportedError, match="op_params word 11 in dialect v1") as caught:
+    with pytest.raises(UnsupportedError, match="op_params word 11 is set, in dialect v1") as caught:
         parse(data[:at] + b"\1" + data[at + 1 :], "v1")
     assert caught.value.offset == at
 
@@ -267,7 +267,7 @@ def test_an_input_without_data_is_zeros() -> None:
         ([leaf("node_0", 4, 3), node("SQR", 0)], "two tensors are named 'node_0'"),
         ([leaf("x" * 64, 4, 3), node("SQR", 0)], "64 bytes or longer"),
         ([leaf("ラ" * 22, 4, 3), node("SQR", 0)], "64 bytes or longer"),
-        ([leaf("a\nb", 4, 3), node("SQR", 0)], "not printable"),
+        ([leaf("a\nb", 4, 3), node("SQR", 0)], "control characters"),
         ([leaf("x", 15, type="I8"), node("SQR", 0)], "pad it to a multiple of 4"),
         ([replace(leaf("x", 4, 3), nb=(4, 32, 96, 96)), node("SQR", 0)], "contiguous"),
         ([leaf("x", 4, 3), node("SQR", *[0] * 11)], "11 sources"),
@@ -496,55 +496,59 @@ def field(record: str, name: str, index: int = 0) -> int:
     return AT[record] + layout.offset(name) + 4 * index
 
 
-WRONG: list[tuple[str, int, bytes, str]] = [
-    ("magic", 0, b"GGUF", "not a graph file"),
-    ("big-endian", 0, b"ggml", "big-endian"),
-    ("version", 4, u32(1), "version 1"),
-    ("leafs", 8, u32(0xFFFFFFFF), "do not fit"),
-    ("nodes", 12, u32(0x80000000), "do not fit"),
-    ("one node more", 12, u32(7), "do not fit"),
-    ("one leaf less", 8, u32(2), "node 0"),
-    ("one node less", 12, u32(5), "bytes after the last node"),
-    ("leaf type", field("x", "type"), u32(99), "leaf 0 'x': unknown type 99"),
-    ("removed type", field("x", "type"), u32(4), "unknown type 4"),
-    ("leaf op", field("x", "op"), u32(2), "op is ADD"),
-    ("op", field("y", "op"), u32(9999), "node 5 'y': unknown op 9999"),
-    ("count", field("y", "op"), u32(81), "unknown op 81"),
-    ("leaf param", field("x", "flags"), u32(PARAM), "a parameter among the leafs"),
-    ("flags", field("x", "flags"), u32(16), "unknown flags 0x10"),
-    ("negative flags", field("y", "flags"), u32(-1), "unknown flags"),
-    ("node param", field("y", "flags"), u32(PARAM), "computed, yet a parameter"),
-    ("param type", field("w", "type"), u32(V2.types["I32"]), "neither computed nor a float32 parameter"),
-    ("param flag", field("w", "flags"), u32(0), "neither computed"),
-    ("param src", field("w", "src"), u32(0), "neither computed"),
-    ("no size", field("x", "ne0"), u64(0), "size 0 of dimension 0"),
-    ("negative size", field("x", "ne1"), u64(-5), "of dimension 1"),
-    ("huge size", field("x", "ne0"), u64(1 << 41), "of dimension 0"),
-    ("element overflow", field("node_1", "ne2"), u64(1 << 40) + u64(48) + u64(1 << 40), "more than 2^48"),
-    ("rows of blocks", field("x", "type"), u32(V2.types["Q4_0"]), "whole blocks of 32"),
+WRONG: list[tuple[str, int, bytes, str, str]] = [
+    ("magic", 0, b"GGUF", "BadMagic", "not a ggml graph"),
+    ("big-endian", 0, b"ggml", "BadMagic", "big-endian"),
+    ("version", 4, u32(1), "BadVersion", "version is 1"),
+    ("leafs", 8, u32(0xFFFFFFFF), "BadCount", "do not fit"),
+    ("nodes", 12, u32(0x80000000), "BadCount", "do not fit"),
+    ("one node more", 12, u32(7), "BadCount", "do not fit"),
+    ("one leaf less", 8, u32(2), "BadSource", "node 0"),
+    ("one node less", 12, u32(5), "TrailingBytes", "bytes after the last tensor"),
+    ("size_eval", 16, u64(100), "BadEvalSize", "size_eval is 100"),
+    ("leaf type", field("x", "type"), u32(99), "BadType", "leaf 0 'x': type is 99"),
+    ("removed type", field("x", "type"), u32(4), "BadType", "type is 4"),
+    ("leaf op", field("x", "op"), u32(2), "BadLeaf", "op is ADD"),
+    ("op", field("y", "op"), u32(9999), "BadOp", "node 5 'y': op is 9999"),
+    ("count", field("y", "op"), u32(81), "BadOp", "op is 81"),
+    ("leaf param", field("x", "flags"), u32(PARAM), "BadParam", "a parameter among the leafs"),
+    ("flags", field("x", "flags"), u32(16), "BadFlags", "10 are unknown"),
+    ("negative flags", field("y", "flags"), u32(-1), "BadFlags", "are unknown"),
+    ("node param", field("y", "flags"), u32(PARAM), "BadParam", "computed, yet a parameter"),
+    ("param type", field("w", "type"), u32(V2.types["I32"]), "BadParam", "not float32"),
+    ("param flag", field("w", "flags"), u32(0), "BadParam", "neither an op nor a parameter"),
+    ("param src", field("w", "src"), u32(0), "BadParam", "a parameter with a source"),
+    ("no size", field("x", "ne0"), u64(0), "BadSize", "size 0 of dimension 0"),
+    ("negative size", field("x", "ne1"), u64(-5), "BadSize", "size -5 of dimension 1"),
+    ("huge size", field("x", "ne0"), u64(1 << 41), "BadSize", "of dimension 0"),
+    ("elements", field("node_1", "ne2"), u64(1 << 40) + u64(48) + u64(1 << 40), "BadSize", "more than 2^48"),
+    ("rows of blocks", field("x", "type"), u32(V2.types["Q4_0"]), "BadSize", "whole blocks of 32"),
     ("longer data", field("note", "ne0"), u64(1 << 39) + u64(1) + u64(1) + u64(1 << 39) + u64(1) + u64(1 << 39)
-     + u64(1) + u64(1 << 39), "the file ends inside"),
-    ("strides", field("x", "nb1"), u64(1 << 40), "stride 1099511627776 of dimension 1"),
-    ("odd view stride", field("node_3", "nb1"), u64(17), "stride 17"),
-    ("view stride", field("node_3", "nb1"), u64(-4), "of dimension 1"),
-    ("name without end", field("x", "name"), b"x" * 64, "not terminated"),
-    ("no name", field("x", "name"), bytes(64), "empty"),
-    ("name not UTF-8", field("x", "name"), b"\xff", "not UTF-8"),
-    ("escape in a name", field("x", "name"), b"\x1b[2J", "not printable"),
-    ("leaf op_params", field("x", "op_params"), b"\1", "op_params without an op"),
-    ("unary", field("node_2", "op_params"), u32(14), "unknown unary op 14"),
-    ("src before none", field("y", "src"), u32(-2), "source 0 is -2"),
-    ("src itself", field("y", "src"), u32(8), "source 0 is 8, not a tensor before it"),
-    ("src far", field("y", "src", 1), u32(0x7FFFFFFF), "source 1 is"),
-    ("src later", field("node_1", "src"), u32(5), "source 0 is 5"),
+     + u64(1) + u64(1 << 39), "Truncated", "but the file ends after"),
+    ("strides", field("x", "nb1"), u64(1 << 40), "BadStride", "stride of dimension 1 is 1099511627776"),
+    ("odd view stride", field("node_3", "nb1"), u64(17), "BadStride", "is 17"),
+    ("view stride", field("node_3", "nb1"), u64(-4), "BadStride", "stride of dimension 1 is -4"),
+    ("name without end", field("x", "name"), b"x" * 64, "BadName", "does not end"),
+    ("no name", field("x", "name"), bytes(64), "BadName", "empty"),
+    ("name not UTF-8", field("x", "name"), b"\xff", "BadName", "not UTF-8"),
+    ("escape in a name", field("x", "name"), b"\x1b[2J", "BadName", "the control character U+001B"),
+    ("leaf op_params", field("x", "op_params"), b"\1", "BadOpParams", "word 0 is set, but there is no op"),
+    ("unary", field("node_2", "op_params"), u32(14), "BadOp", "unary op is 14"),
+    ("src before none", field("y", "src"), u32(-2), "BadSource", "src[0] is -2"),
+    ("src itself", field("y", "src"), u32(8), "BadSource", "src[0] is 8, which is none of the 8 tensors before"),
+    ("src far", field("y", "src", 1), u32(0x7FFFFFFF), "BadSource", "src[1] is"),
+    ("src later", field("node_1", "src"), u32(5), "BadSource", "src[0] is 5"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("at", "new", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_a_wrong_field_is_a_format_error_at_its_offset(at: int, new: bytes, message: str) -> None:
+@pytest.mark.parametrize(
+    ("at", "new", "code", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG]
+)
+def test_a_wrong_field_is_a_format_error_at_its_offset(at: int, new: bytes, code: str, message: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse(patched(at, new))
     assert message in str(caught.value)
+    assert caught.value.code == code
     assert caught.value.offset is not None
     assert 0 <= caught.value.offset <= len(DATA)
 
@@ -552,7 +556,9 @@ def test_a_wrong_field_is_a_format_error_at_its_offset(at: int, new: bytes, mess
 def test_an_error_of_a_file_names_file_byte_and_node(tmp_path: Path) -> None:
     at = field("y", "src", 1)
     (tmp_path / "bad.bin").write_bytes(patched(at, u32(900)))
-    with pytest.raises(FormatError, match=rf"bad\.bin: byte {at:#x}: node 5 'y' \(ROPE\): source 1 is 900") as caught:
+    with pytest.raises(
+        FormatError, match=rf"bad\.bin: byte {at:#x}: node 5 'y' \(ROPE\): src\[1\] is 900.*\[BadSource\]"
+    ) as caught:
         read(tmp_path / "bad.bin")
     assert caught.value.offset == at
 
@@ -583,7 +589,7 @@ def test_every_truncation_is_a_format_error() -> None:
 
 
 def test_bytes_after_the_last_node_are_a_format_error() -> None:
-    with pytest.raises(FormatError, match="1 bytes after the last node") as caught:
+    with pytest.raises(FormatError, match="1 bytes after the last tensor") as caught:
         parse(DATA + b"\0")
     assert caught.value.offset == len(DATA)
 

@@ -94,32 +94,32 @@ def test_sizes_out_of_range_are_refused(tmp_path: Path, valid: bytes, value: int
 @pytest.mark.parametrize("source", [-2, 1 << 20, 2**31 - 1, -(2**31)])
 def test_sources_out_of_range_are_refused(tmp_path: Path, valid: bytes, source: int) -> None:
     at = find_node(valid, "MUL_MAT") + NODE.offset("src")
-    with pytest.raises(FormatError, match=f"tensor {source}, not an earlier one"):
+    with pytest.raises(FormatError, match=rf"src\[0\] is {source}, which is none of"):
         load(tmp_path, patched(valid, at, struct.pack("<i", source)))
 
 
 @pytest.mark.parametrize("op", ["MAP_CUSTOM1", "MAP_UNARY", "SSM_CONV", "FLASH_ATTN_EXT"])
 def test_op_that_is_not_supported_is_named(tmp_path: Path, valid: bytes, op: str) -> None:
     at = find_node(valid, "MUL_MAT") + LEAF.offset("op")
-    with pytest.raises(UnsupportedError, match=f"op {op} is not supported"):
+    with pytest.raises(UnsupportedError, match=rf"\({op}\): the op is not supported"):
         load(tmp_path, patched(valid, at, struct.pack("<I", dialect.V2.op_number[op])))
 
 
 def test_op_number_past_the_table_is_refused(tmp_path: Path, valid: bytes) -> None:
     at = find_node(valid, "MUL_MAT") + LEAF.offset("op")
-    with pytest.raises(FormatError, match="no op 9999"):
+    with pytest.raises(FormatError, match="op is 9999"):
         load(tmp_path, patched(valid, at, struct.pack("<I", 9999)))
 
 
 def test_parameter_words_an_op_does_not_have_must_be_zero(tmp_path: Path, valid: bytes) -> None:
     at = find_node(valid, "SCALE") + LEAF.offset("op_params") + 4
-    with pytest.raises(FormatError, match="op_params word 1 of scale is not zero"):
+    with pytest.raises(FormatError, match=r"\(SCALE\): op_params word 1 is 0x1, but the op has none there"):
         load(tmp_path, patched(valid, at, b"\1"))
 
 
 def test_scale_that_is_not_finite_is_refused(tmp_path: Path, valid: bytes) -> None:
     at = find_node(valid, "SCALE") + LEAF.offset("op_params")
-    with pytest.raises(FormatError, match="is not finite"):
+    with pytest.raises(FormatError, match="is not a finite number"):
         load(tmp_path, patched(valid, at, struct.pack("<f", float("nan"))))
 
 

@@ -18,14 +18,16 @@ enum {
     GG_ERR_UNSUPPORTED = 3, /* known, but not done here: op, type, or a missing derivative */
     GG_ERR_MEMORY = 4,      /* allocation failed */
     GG_ERR_VALUE = 5,       /* a value at run time is out of range, e.g. a token id */
-    GG_ERR_ARGUMENT = 6     /* the caller's mistake: bad id, bad size, bad name */
+    GG_ERR_ARGUMENT = 6,    /* the caller's mistake: bad id, bad size, bad name */
+    GG_ERR_LIMIT = 7        /* the file is larger than the caller allows */
 };
 
 typedef struct gg_error {
-    int32_t code;
-    int32_t node;   /* id of the node, or -1 */
-    int64_t offset; /* byte offset in the file, or -1 */
-    char    message[232];
+    int32_t     kind;   /* GG_ERR_* */
+    int32_t     node;   /* id of the node, or -1 */
+    int64_t     offset; /* byte offset in the file, or -1 */
+    const char *code;   /* the rule that was broken, e.g. "BadSource": a stable name, listed in docs/cgraph.md */
+    char        message[256];
 } gg_error;
 
 enum { GG_TYPE_F32 = 0, GG_TYPE_I8 = 24, GG_TYPE_I32 = 26 };
@@ -54,7 +56,7 @@ gg_graph *gg_graph_new(void);
 void gg_graph_free(gg_graph *g);
 int32_t gg_graph_size(const gg_graph *g);
 const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id); /* valid until the next node is added */
-int32_t gg_graph_find(const gg_graph *g, const char *name);      /* id, or -1 */
+int32_t gg_graph_find(const gg_graph *g, const char *name);      /* id; -1: none; -2: more than one */
 int32_t gg_leaf(gg_graph *g, int32_t type, const int64_t *ne, int32_t flags, const char *name, gg_error *err);
 /* ne: size for sized ops, else NULL. nb: strides for view, else NULL. op_params may be NULL. */
 int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
@@ -64,10 +66,17 @@ void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err); /* 64-byte aligned, 
 int64_t gg_nbytes(const gg_graph *g, int32_t id);
 
 /* ---- file to graph ---- */
-/* dialect: "v2", "v2a", "v1", or "auto": what gg_identify finds. */
-gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, gg_error *err);
+/* How large a graph a file may hold. */
+typedef struct gg_limits {
+    int64_t n_tensors;
+    int64_t nbytes; /* of all tensors that are no views */
+    double  flops;  /* of computing every node once, as gg_exec_flops counts, plus the elements touched */
+} gg_limits;
+
+/* dialect: the name of one, or "auto": what gg_identify finds. */
+gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err);
 /* The one dialect in which the whole file is valid; NULL if there is none, or if two disagree on what it means. */
-const char *gg_identify(const uint8_t *bytes, int64_t size, gg_error *err);
+const char *gg_identify(const uint8_t *bytes, int64_t size, const gg_limits *limits, gg_error *err);
 /* Name the exact form of an op that ggml only approximates, e.g. gelu -> gelu_erf. */
 int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err);
 

@@ -28,9 +28,13 @@ const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id)
 
 int32_t gg_graph_find(const gg_graph *g, const char *name)
 {
-    for (int32_t id = 0; id < g->n_tensors; id++)
-        if (strcmp(gg_at(g, id)->name, name) == 0) return id;
-    return -1;
+    int32_t found = -1;
+    for (int32_t id = 0; id < g->n_tensors; id++) {
+        if (strcmp(gg_at(g, id)->name, name) != 0) continue;
+        if (found >= 0) return -2;
+        found = id;
+    }
+    return found;
 }
 
 bool gg_is_leaf(const gg_tensor *t) { return t->op == GG_OP_NONE; }
@@ -85,26 +89,25 @@ void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err)
 
 /* ---------------------------------------------------------------- appending */
 
-static bool grow(gg_graph *g)
+int32_t gg_reserve(gg_graph *g, int32_t n, gg_error *err)
 {
-    if (g->n_tensors < g->capacity) return true;
-    int32_t capacity = g->capacity ? g->capacity * 2 : 256;
-    size_t n = (size_t)capacity;
-    gg_tensor *tensors = realloc(g->tensors, n * sizeof *tensors);
+    if (n <= g->capacity) return 0;
+    size_t count = (size_t)n;
+    gg_tensor *tensors = realloc(g->tensors, count * sizeof *tensors);
     if (tensors) g->tensors = tensors;
-    gg_buffer **buffers = realloc(g->buffers, n * sizeof(gg_buffer *));
+    gg_buffer **buffers = realloc(g->buffers, count * sizeof(gg_buffer *));
     if (buffers) g->buffers = buffers;
-    int32_t *grads = realloc(g->grads, n * sizeof *grads);
+    int32_t *grads = realloc(g->grads, count * sizeof *grads);
     if (grads) g->grads = grads;
-    if (!tensors || !buffers || !grads) return false;
-    g->capacity = capacity;
-    return true;
+    if (!tensors || !buffers || !grads) return gg_fail(err, GG_ERR_MEMORY, -1, "no memory for %d tensors", n);
+    g->capacity = n;
+    return 0;
 }
 
 int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err)
 {
-    if (g->n_tensors >= GG_MAX_TENSORS || !grow(g))
-        return gg_fail(err, GG_ERR_MEMORY, -1, "no room for tensor %d", g->n_tensors);
+    if (g->n_tensors >= GG_MAX_TENSORS) return gg_fail(err, GG_ERR_MEMORY, -1, "more than %d tensors", GG_MAX_TENSORS);
+    if (g->n_tensors == g->capacity && gg_reserve(g, g->capacity ? g->capacity * 2 : 256, err) < 0) return -1;
     int32_t id = g->n_tensors++;
     g->tensors[id] = *t;
     g->buffers[id] = NULL;

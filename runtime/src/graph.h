@@ -63,14 +63,16 @@ extern const gg_op_info gg_ops[]; /* generated; GG_OP_COUNT rows */
 
 enum { GG_MAX_TENSORS = 1 << 20 };
 
-/* shape.c: the size and dense strides of t, checked. */
+/* shape.c: the size and dense strides of t, checked. gg_bad_size: the first dimension out of range, or GG_MAX_DIMS. */
 int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err);
+int gg_bad_size(const int64_t *ne);
 
 /* graph.c */
 gg_tensor *gg_at(const gg_graph *g, int32_t id);
 bool gg_is_leaf(const gg_tensor *t);
 gg_buffer *gg_buffer_new(int64_t nbytes);
 void gg_buffer_release(gg_buffer *buffer);
+int32_t gg_reserve(gg_graph *g, int32_t n, gg_error *err); /* room for n tensors in all */
 int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err);
 /* Append op y->op on y->src, making sources contiguous where the op needs it; ne may be NULL. For rules and passes. */
 int32_t gg_build(gg_builder *b, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
@@ -80,8 +82,10 @@ int32_t gg_contiguous(gg_builder *b, int32_t id);
 /* exec.c: floating-point operations of a matrix product, 0 for other nodes. */
 double gg_node_flops(const gg_graph *g, const gg_tensor *y);
 
-/* error.c: fill err (may be NULL) printf-style; always returns -1. */
-int32_t gg_fail(gg_error *err, int32_t code, int32_t node, const char *format, ...)
+/* error.c: fill err (may be NULL) printf-style; always returns -1. `code` is the broken rule's, default the kind's. */
+int32_t gg_fail(gg_error *err, int32_t kind, int32_t node, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+int32_t gg_fail_as(gg_error *err, int32_t kind, const char *code, int32_t node, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
 #endif

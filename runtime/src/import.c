@@ -1,43 +1,80 @@
 /* import.c - gg_import: an exported cgraph file becomes a graph. The file is not trusted.
  *
- * What a file looks like is a gg_dialect, generated data; one reader serves all of them. Every scalar is read from
- * bytes that were checked to be there; counts are checked against the bytes that remain before anything is allocated;
- * every node's type, sizes and strides are derived again by the shape rules and compared. Leafs come first in the file
- * and nodes after them, so a tensor's id is its index in the file.
+ * What a file looks like is a gg_dialect, generated data; one reader serves all of them, and what it accepts is valid:
+ * no later pass checks again. Every scalar is read from bytes that were checked to be there; counts are checked against
+ * the bytes that remain before anything is allocated; every node's type, sizes and strides are derived again by the
+ * shape rules and compared. Leafs come first in the file and nodes after them, so a tensor's id is its index in the
+ * file. Each refusal names the byte, the tensor and the rule: docs/cgraph.md lists the rules by their codes.
  */
 #include "dialect.h"
 #include "graph.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "gg_ops.h"
 
 enum { KNOWN_FLAGS = GG_FLAG_INPUT | GG_FLAG_OUTPUT | GG_FLAG_PARAM | GG_FLAG_LOSS };
 
+#define MAX_STRIDE ((int64_t)1 << 50)
+
+/* The tensor being read. */
+typedef struct record {
+    const gg_layout  *layout; /* NULL between records */
+    int64_t           begin;
+    gg_tensor         t; /* type, flags, ne, name, op_params, src; nb as of a dense tensor */
+    int64_t           nb[GG_MAX_DIMS]; /* as the file has them */
+    const gg_file_op *op;
+} record;
+
 typedef struct reader {
     const uint8_t    *bytes;
     int64_t           size, at;
     const gg_dialect *dialect;
+    const gg_limits  *limits;
     bool              with_data; /* copy leafs' data; without, a file is only checked */
     int64_t           n_leafs, n_nodes;
+    int64_t           nbytes, nodes_nbytes; /* of what was read: all memory, and what size_eval has to hold */
+    double            flops;
+    record            rec;
     gg_graph         *g;
     gg_error         *err;
 } reader;
 
-/* Add to a failure where in the file it is; always -1. */
-static int32_t fail_at(reader *r, int64_t offset)
+/* Fill the error, with the tensor before the message; always -1. */
+static int32_t __attribute__((format(printf, 5, 6)))
+fail_at(reader *r, int32_t kind, const char *code, int64_t offset, const char *format, ...)
 {
-    if (r->err) r->err->offset = offset;
+    const record *rec = &r->rec;
+    char message[sizeof r->err->message];
+    int32_t id = r->g->n_tensors;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    if (rec->layout) {
+        bool is_node = id >= r->n_leafs;
+        bool named = rec->t.name[0], is_op = is_node && rec->op;
+        gg_fail_as(r->err, kind, code, id, "%s %lld%s%s%s%s%s%s: %.150s", is_node ? "node" : "leaf",
+                   (long long)(is_node ? id - r->n_leafs : id), named ? " '" : "", rec->t.name, named ? "'" : "",
+                   is_op ? " (" : "", is_op ? rec->op->name : "", is_op ? ")" : "", message);
+    } else {
+        gg_fail_as(r->err, kind, code, -1, "%s", message);
+    }
+    r->err->offset = offset;
     return -1;
 }
 
-#define REFUSE_AT(code, r, where, ...)                                    \
-    do {                                                                  \
-        gg_fail((r)->err, code, (r)->g->n_tensors, __VA_ARGS__);          \
-        return fail_at(r, where);                                         \
-    } while (0)
+#define BAD(code, r, offset, ...) return fail_at(r, GG_ERR_FILE, code, offset, __VA_ARGS__)
+#define UNSUPPORTED(code, r, offset, ...) return fail_at(r, GG_ERR_UNSUPPORTED, code, offset, __VA_ARGS__)
+#define OVER_LIMIT(code, r, offset, ...) return fail_at(r, GG_ERR_LIMIT, code, offset, __VA_ARGS__)
 
-#define FAIL_AT(r, where, ...) REFUSE_AT(GG_ERR_FILE, r, where, __VA_ARGS__)
+/* Say where in the file a failure of the graph was. */
+static int32_t pass_on(reader *r, int64_t offset)
+{
+    gg_error cause = *r->err;
+    return fail_at(r, cause.kind, cause.code, offset, "%s", cause.message);
+}
 
 /* The caller has made sure that the bytes are there. */
 static uint32_t u32_at(const reader *r, int64_t at)
@@ -56,238 +93,346 @@ static int64_t i64_at(const reader *r, int64_t at)
 
 /* ---------------------------------------------------------------- header */
 
+enum { MAGIC = 0, VERSION = 4, N_LEAFS = 8, N_NODES = 12, SIZE_EVAL = 16 }; /* offsets */
+
 static int32_t read_header(reader *r)
 {
-    enum { MAGIC = 0, VERSION = 4, N_LEAFS = 8, N_NODES = 12 }; /* then size_eval: of a pool that we do not have */
     const gg_dialect *d = r->dialect;
-    if (r->size < d->header_nbytes) FAIL_AT(r, r->size, "the file ends inside its header");
+    if (r->size < d->header_nbytes) BAD("Truncated", r, r->size, "the file ends inside its header");
     uint32_t magic = u32_at(r, MAGIC), version = u32_at(r, VERSION);
-    if (magic == __builtin_bswap32(d->magic)) FAIL_AT(r, MAGIC, "a big-endian file");
-    if (magic != d->magic) FAIL_AT(r, MAGIC, "not a ggml graph: magic %08x, expected %08x", magic, d->magic);
+    if (magic == __builtin_bswap32(d->magic)) BAD("BadMagic", r, MAGIC, "a big-endian file");
+    if (magic != d->magic)
+        BAD("BadMagic", r, MAGIC, "not a ggml graph: magic is %08x, expected %08x", magic, d->magic);
     if (version != d->version)
-        FAIL_AT(r, VERSION, "version %u, expected %u (dialect %s)", version, d->version, d->name);
+        BAD("BadVersion", r, VERSION, "version is %u, dialect %s has %u", version, d->name, d->version);
     r->n_leafs = u32_at(r, N_LEAFS);
     r->n_nodes = u32_at(r, N_NODES);
     r->at = d->header_nbytes;
-    if (r->n_leafs + r->n_nodes > GG_MAX_TENSORS)
-        FAIL_AT(r, N_LEAFS, "%lld tensors, at most %d", (long long)(r->n_leafs + r->n_nodes), GG_MAX_TENSORS);
+    int64_t n = r->n_leafs + r->n_nodes, most = gg_min_i64(r->limits->n_tensors, GG_MAX_TENSORS);
     if (r->n_leafs * d->leaf.nbytes + r->n_nodes * d->node.nbytes > r->size - r->at)
-        FAIL_AT(r, N_LEAFS, "%lld leafs and %lld nodes do not fit in the file", (long long)r->n_leafs,
-                (long long)r->n_nodes);
+        BAD("BadCount", r, N_LEAFS, "%lld leafs and %lld nodes do not fit in the %lld bytes that follow",
+            (long long)r->n_leafs, (long long)r->n_nodes, (long long)(r->size - r->at));
+    if (n > most)
+        OVER_LIMIT("TooManyTensors", r, N_LEAFS, "%lld tensors, at most %lld are allowed", (long long)n,
+                   (long long)most);
+    return gg_reserve(r->g, (int32_t)n, r->err) < 0 ? pass_on(r, N_LEAFS) : 0;
+}
+
+/* ggml's importer takes size_eval bytes for its nodes. */
+static int32_t check_end(reader *r)
+{
+    r->rec = (record){0};
+    if (r->at != r->size)
+        BAD("TrailingBytes", r, r->at, "%lld bytes after the last tensor", (long long)(r->size - r->at));
+    if (r->dialect->eval_padded && (uint64_t)i64_at(r, SIZE_EVAL) < (uint64_t)r->nodes_nbytes)
+        BAD("BadEvalSize", r, SIZE_EVAL, "size_eval is %llu, but the nodes have %lld bytes",
+            (unsigned long long)i64_at(r, SIZE_EVAL), (long long)r->nodes_nbytes);
     return 0;
 }
 
-/* ---------------------------------------------------------------- one record */
+/* ---------------------------------------------------------------- any record */
 
-typedef struct record {
-    gg_tensor        t;  /* type, flags, ne, nb, name, op_params and, for nodes, src */
-    uint32_t         op; /* as the file numbers it */
-    int64_t          begin;
-    const gg_layout *layout;
-} record;
+static int64_t type_at(const reader *r) { return r->rec.begin + r->rec.layout->type; }
+static int64_t op_at(const reader *r) { return r->rec.begin + r->rec.layout->op; }
+static int64_t flags_at(const reader *r) { return r->rec.begin + r->rec.layout->flags; }
+static int64_t ne_at(const reader *r, int i) { return r->rec.begin + r->rec.layout->ne + 16 * i; }
+static int64_t nb_at(const reader *r, int i) { return ne_at(r, i) + 8; }
+static int64_t word_at(const reader *r, int w) { return r->rec.begin + r->rec.layout->op_params + 4 * w; }
+static int64_t src_at(const reader *r, int k) { return r->rec.begin + r->rec.layout->src + 4 * k; }
 
-/* Names reach terminals, so they hold no control characters. */
-static int32_t read_name(reader *r, int64_t at, char *name)
+/* The next character of text that ends with NUL; -1 if it is not UTF-8 in its shortest form. */
+static int32_t next_character(const char **text)
 {
-    memcpy(name, r->bytes + at, (size_t)r->dialect->name_nbytes);
-    if (!memchr(name, 0, (size_t)r->dialect->name_nbytes)) FAIL_AT(r, at, "a name without end");
-    for (const char *c = name; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 127) FAIL_AT(r, at, "a name with control characters");
-    return 0;
-}
-
-/* Sources as ids: leafs keep their number, nodes follow them. Every id is that of an earlier tensor, or -1. */
-static int32_t read_src(reader *r, record *rec)
-{
-    int64_t base = r->dialect->node_base < 0 ? r->n_leafs : r->dialect->node_base;
-    for (int k = 0; k < GG_MAX_SRC; k++) rec->t.src[k] = -1;
-    for (int k = 0; k < r->dialect->n_src && rec->layout->src >= 0; k++) {
-        int64_t at = rec->begin + rec->layout->src + 4 * k;
-        int64_t src = (int32_t)u32_at(r, at), id = src >= base ? src - base + r->n_leafs : src;
-        if (id < -1 || id >= r->g->n_tensors || (id >= r->n_leafs) != (src >= base))
-            FAIL_AT(r, at, "%s: source %d is tensor %lld, not an earlier one", rec->t.name, k, (long long)src);
-        rec->t.src[k] = (int32_t)id;
+    static const int32_t least[] = {0, 0x80, 0x800, 0x10000};
+    const unsigned char *s = (const unsigned char *)*text;
+    int n = s[0] < 0x80 ? 0 : s[0] >> 5 == 6 ? 1 : s[0] >> 4 == 14 ? 2 : s[0] >> 3 == 30 ? 3 : -1;
+    if (n < 0) return -1;
+    int32_t c = n == 0 ? s[0] : s[0] & (0x3f >> n);
+    for (int i = 1; i <= n; i++) {
+        if (s[i] >> 6 != 2) return -1;
+        c = c << 6 | (s[i] & 0x3f);
     }
+    if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff)) return -1;
+    *text += n + 1;
+    return c;
+}
+
+/* Names reach terminals: no control characters, no line or paragraph separators, nothing that changes direction. */
+static bool is_control(int32_t c)
+{
+    return c < 0x20 || (c >= 0x7f && c <= 0x9f) || c == 0x200e || c == 0x200f || (c >= 0x2028 && c <= 0x202e) ||
+           (c >= 0x2066 && c <= 0x2069);
+}
+
+/* A name ends at its first NUL; ggml leaves the tail of an older, longer name behind it. */
+static int32_t read_name(reader *r)
+{
+    int64_t at = r->rec.begin + r->rec.layout->name;
+    char name[GG_MAX_NAME] = "";
+    memcpy(name, r->bytes + at, (size_t)r->dialect->name_nbytes);
+    if (!memchr(name, 0, (size_t)r->dialect->name_nbytes)) BAD("BadName", r, at, "the name does not end in its field");
+    if (!name[0]) BAD("BadName", r, at, "the name is empty");
+    for (const char *c = name; *c;) {
+        int64_t offset = at + (c - name);
+        int32_t character = next_character(&c);
+        if (character < 0) BAD("BadName", r, offset, "the name is not UTF-8");
+        if (is_control(character)) BAD("BadName", r, offset, "the name has the control character U+%04X", character);
+    }
+    memcpy(r->rec.t.name, name, sizeof name);
     return 0;
 }
 
-static int32_t read_record(reader *r, record *rec, bool is_node)
+static int32_t read_type(reader *r)
 {
     const gg_dialect *d = r->dialect;
-    const gg_layout *l = is_node ? &d->node : &d->leaf;
-    int64_t begin = r->at;
-    if (r->size - begin < l->nbytes) FAIL_AT(r, r->size, "the file ends inside tensor %d", r->g->n_tensors);
-    r->at += l->nbytes;
-    *rec = (record){.begin = begin, .layout = l, .op = u32_at(r, begin + l->op)};
-    if (read_name(r, begin + l->name, rec->t.name) < 0) return -1;
-    uint32_t type = u32_at(r, begin + l->type);
-    rec->t.type = type < (uint32_t)d->n_types ? d->types[type] : -1;
-    if (rec->t.type < 0) FAIL_AT(r, begin + l->type, "%s: no type %u", rec->t.name, type);
-    if (l->flags >= 0) rec->t.flags = (int32_t)u32_at(r, begin + l->flags);
-    if (rec->t.flags & ~KNOWN_FLAGS) FAIL_AT(r, begin + l->flags, "%s: unknown flags %x", rec->t.name, rec->t.flags);
-    for (int i = 0; i < GG_MAX_DIMS; i++) {
-        rec->t.ne[i] = i64_at(r, begin + l->ne + 16 * i);
-        rec->t.nb[i] = i64_at(r, begin + l->ne + 16 * i + 8);
-    }
-    memcpy(rec->t.op_params, r->bytes + begin + l->op_params, 4 * (size_t)d->n_params);
-    return read_src(r, rec);
+    uint32_t type = u32_at(r, type_at(r));
+    r->rec.t.type = type < (uint32_t)d->n_types ? d->types[type] : -1;
+    if (r->rec.t.type < 0) BAD("BadType", r, type_at(r), "type is %u, which dialect %s does not have", type, d->name);
+    if (gg_type_size(r->rec.t.type) == 0)
+        UNSUPPORTED("UnsupportedType", r, type_at(r), "type %u is not supported", type);
+    return 0;
 }
 
-static int32_t check_layout(reader *r, const record *rec, int32_t id)
+static int32_t read_op(reader *r)
+{
+    const gg_dialect *d = r->dialect;
+    uint32_t op = u32_at(r, op_at(r)), unary = u32_at(r, word_at(r, 0));
+    if (op >= (uint32_t)d->n_ops)
+        BAD("BadOp", r, op_at(r), "op is %u, which dialect %s does not have", op, d->name);
+    r->rec.op = &d->ops[op];
+    if (op != (uint32_t)d->unary_op) return 0;
+    if (unary >= (uint32_t)d->n_unaries)
+        BAD("BadOp", r, word_at(r, 0), "unary op is %u, which dialect %s does not have", unary, d->name);
+    r->rec.op = &d->unaries[unary];
+    return 0;
+}
+
+static int32_t read_flags(reader *r)
+{
+    if (r->rec.layout->flags < 0) return 0;
+    r->rec.t.flags = (int32_t)u32_at(r, flags_at(r));
+    if (r->rec.t.flags & ~KNOWN_FLAGS)
+        BAD("BadFlags", r, flags_at(r), "flags are %x, of which %x are unknown", r->rec.t.flags,
+            r->rec.t.flags & ~KNOWN_FLAGS);
+    return 0;
+}
+
+/* Strides of what has data in the file follow from its sizes. Those of nodes are derived once its sources are known. */
+static int32_t read_sizes(reader *r)
+{
+    gg_tensor *t = &r->rec.t;
+    int64_t ne[GG_MAX_DIMS], size = gg_type_size(t->type);
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        ne[i] = i64_at(r, ne_at(r, i));
+        r->rec.nb[i] = i64_at(r, nb_at(r, i));
+    }
+    if (gg_set_ne(t, ne, r->err) < 0) return pass_on(r, ne_at(r, gg_bad_size(ne) % GG_MAX_DIMS));
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        int64_t nb = r->rec.nb[i];
+        if (nb < 0 || nb > MAX_STRIDE || nb % size)
+            BAD("BadStride", r, nb_at(r, i), "stride of dimension %d is %lld, not a multiple of %lld in 0..2^50", i,
+                (long long)nb, (long long)size);
+        if (r->rec.op->op == GG_OP_NONE && nb != t->nb[i])
+            BAD("BadStride", r, nb_at(r, i), "stride of dimension %d is %lld, expected %lld", i, (long long)nb,
+                (long long)t->nb[i]);
+    }
+    return 0;
+}
+
+static int32_t read_record(reader *r, const gg_layout *l)
+{
+    r->rec = (record){.begin = r->at, .layout = l};
+    for (int k = 0; k < GG_MAX_SRC; k++) r->rec.t.src[k] = -1;
+    if (r->size - r->at < l->nbytes) BAD("Truncated", r, r->size, "the file ends inside the record");
+    r->at += l->nbytes;
+    if (read_name(r) < 0 || read_type(r) < 0 || read_op(r) < 0 || read_flags(r) < 0 || read_sizes(r) < 0) return -1;
+    memcpy(r->rec.t.op_params, r->bytes + word_at(r, 0), 4 * (size_t)r->dialect->n_params);
+    return 0;
+}
+
+/* Count tensor id against the limits. */
+static int32_t charge(reader *r, int32_t id)
 {
     const gg_tensor *t = gg_at(r->g, id);
-    for (int i = 0; i < GG_MAX_DIMS; i++) {
-        int64_t at = rec->begin + rec->layout->ne + 16 * i;
-        if (t->ne[i] != rec->t.ne[i])
-            FAIL_AT(r, at, "%s: size of dimension %d is %lld, its sources give %lld", rec->t.name, i,
-                    (long long)rec->t.ne[i], (long long)t->ne[i]);
-        if (t->nb[i] != rec->t.nb[i])
-            FAIL_AT(r, at + 8, "%s: stride of dimension %d is %lld, expected %lld", rec->t.name, i,
-                    (long long)rec->t.nb[i], (long long)t->nb[i]);
-    }
-    if (t->type != rec->t.type)
-        FAIL_AT(r, rec->begin + rec->layout->type, "%s: type %d, its sources give %d", rec->t.name, rec->t.type,
-                t->type);
+    double touched = (double)gg_nelements(t);
+    for (int k = 0; k < GG_MAX_SRC; k++)
+        if (t->src[k] >= 0) touched += (double)gg_nelements(gg_at(r->g, t->src[k]));
+    if (!gg_is_leaf(t)) r->flops += gg_node_flops(r->g, t) + touched;
+    if (t->root == id && (!gg_add_i64(r->nbytes, gg_span(t), &r->nbytes) || r->nbytes > r->limits->nbytes))
+        OVER_LIMIT("TooManyBytes", r, ne_at(r, 0), "more than the %lld bytes of tensors that are allowed",
+                   (long long)r->limits->nbytes);
+    if (r->flops > r->limits->flops)
+        OVER_LIMIT("TooManyFlops", r, ne_at(r, 0), "more than the %g floating-point operations that are allowed",
+                   r->limits->flops);
     return 0;
 }
 
 /* ---------------------------------------------------------------- leafs and parameters */
 
-static int32_t read_leaf(reader *r, const record *rec)
+static int32_t add_leaf(reader *r)
 {
-    for (int k = 0; k < GG_N_PARAMS; k++)
-        if (rec->t.op_params[k])
-            FAIL_AT(r, rec->begin + rec->layout->op_params + 4 * k, "%s: a leaf with op_params", rec->t.name);
-    int32_t id = gg_leaf(r->g, rec->t.type, rec->t.ne, rec->t.flags, rec->t.name, r->err);
-    if (id < 0) return fail_at(r, rec->begin);
-    if (check_layout(r, rec, id) < 0) return -1;
-    int64_t nbytes = gg_span(gg_at(r->g, id));
+    const gg_tensor *t = &r->rec.t;
+    for (int w = 0; w < GG_N_PARAMS; w++)
+        if (t->op_params[w]) BAD("BadOpParams", r, word_at(r, w), "op_params word %d is set, but there is no op", w);
+    int64_t nbytes = gg_span(t);
     if (nbytes > r->size - r->at)
-        FAIL_AT(r, r->at, "%s: %lld bytes of data, %lld remain", rec->t.name, (long long)nbytes,
-                (long long)(r->size - r->at));
+        BAD("Truncated", r, r->at, "%lld bytes of data, but the file ends after %lld", (long long)nbytes,
+            (long long)(r->size - r->at));
+    int32_t id = gg_leaf(r->g, t->type, t->ne, t->flags, t->name, r->err);
+    if (id < 0) return pass_on(r, r->rec.begin);
     void *data = r->with_data ? gg_leaf_data(r->g, id, r->err) : NULL;
-    if (r->with_data && !data) return -1;
+    if (r->with_data && !data) return pass_on(r, r->rec.begin);
     if (data) memcpy(data, r->bytes + r->at, (size_t)nbytes);
     r->at += nbytes;
-    return 0;
+    return charge(r, id);
+}
+
+static int32_t read_leaf(reader *r)
+{
+    if (read_record(r, &r->dialect->leaf) < 0) return -1;
+    if (r->rec.op->op != GG_OP_NONE) BAD("BadLeaf", r, op_at(r), "op is %s, but a leaf has none", r->rec.op->name);
+    if (r->dialect->param_nodes && r->rec.t.flags & GG_FLAG_PARAM)
+        BAD("BadParam", r, flags_at(r), "a parameter among the leafs");
+    return add_leaf(r);
+}
+
+static int32_t read_param(reader *r)
+{
+    if (!r->dialect->param_nodes)
+        UNSUPPORTED("NoParamData", r, r->rec.begin, "a parameter, of which dialect %s stores no data", r->dialect->name);
+    if (!(r->rec.t.flags & GG_FLAG_PARAM)) BAD("BadParam", r, flags_at(r), "neither an op nor a parameter");
+    if (r->rec.t.type != GG_TYPE_F32) BAD("BadParam", r, type_at(r), "a parameter that is not float32");
+    for (int k = 0; k < GG_MAX_SRC; k++)
+        if (r->rec.t.src[k] >= 0) BAD("BadParam", r, src_at(r, k), "a parameter with a source");
+    return add_leaf(r);
 }
 
 /* ---------------------------------------------------------------- nodes */
 
-static bool is_unary(const reader *r, const record *rec) { return rec->op == (uint32_t)r->dialect->unary_op; }
-
-static const gg_file_op *find_op(reader *r, const record *rec)
+/* Sources as ids: leafs keep their number, nodes follow them. Every id is that of an earlier tensor, or -1. */
+static int32_t read_src(reader *r)
 {
-    const gg_dialect *d = r->dialect;
-    uint32_t unary = (uint32_t)rec->t.op_params[0];
-    if (rec->op >= (uint32_t)d->n_ops) {
-        gg_fail(r->err, GG_ERR_FILE, r->g->n_tensors, "%s: no op %u", rec->t.name, rec->op);
-        fail_at(r, rec->begin + rec->layout->op);
-        return NULL;
+    int64_t base = r->dialect->node_base < 0 ? r->n_leafs : r->dialect->node_base;
+    for (int k = 0; k < r->dialect->n_src; k++) {
+        int64_t src = (int32_t)u32_at(r, src_at(r, k)), id = src >= base ? src - base + r->n_leafs : src;
+        if (id < -1 || id >= r->g->n_tensors || (id >= r->n_leafs) != (src >= base))
+            BAD("BadSource", r, src_at(r, k), "src[%d] is %lld, which is none of the %d tensors before", k,
+                (long long)src, r->g->n_tensors);
+        r->rec.t.src[k] = (int32_t)id;
     }
-    if (!is_unary(r, rec)) return &d->ops[rec->op];
-    if (unary < (uint32_t)d->n_unaries) return &d->unaries[unary];
-    gg_fail(r->err, GG_ERR_FILE, r->g->n_tensors, "%s: no unary op %u", rec->t.name, unary);
-    fail_at(r, rec->begin + rec->layout->op_params);
-    return NULL;
+    return 0;
 }
 
 /* Sources and op_params as the op table has them, where the dialect stores an op in its own way. */
-static int32_t apply_variation(reader *r, record *rec, const gg_file_op *op)
+static int32_t apply_variation(reader *r)
 {
-    const gg_variation *v = op->variation;
+    const gg_variation *v = r->rec.op->variation;
+    gg_tensor *t = &r->rec.t;
     int32_t words[GG_N_PARAMS];
     if (!v) return 0;
     memcpy(words, v->implied, sizeof words);
-    for (int w = 0; w < v->n_words; w++) words[v->words[w]] = rec->t.op_params[w];
+    for (int w = 0; w < v->n_words; w++) words[v->words[w]] = t->op_params[w];
     for (int w = v->n_words; w < GG_N_PARAMS; w++)
-        if (rec->t.op_params[w])
-            REFUSE_AT(GG_ERR_UNSUPPORTED, r, rec->begin + rec->layout->op_params + 4 * w,
-                      "%s: op_params word %d of %s in dialect %s", rec->t.name, w, op->name, r->dialect->name);
+        if (t->op_params[w])
+            UNSUPPORTED("UnsupportedOpParams", r, word_at(r, w), "op_params word %d is set, in dialect %s", w,
+                        r->dialect->name);
     for (int k = v->n_src; k < GG_MAX_SRC; k++)
-        if (rec->t.src[k] >= 0)
-            FAIL_AT(r, rec->begin + rec->layout->src + 4 * k, "%s: %s takes %d sources in dialect %s", rec->t.name,
-                    op->name, v->n_src, r->dialect->name);
-    memcpy(rec->t.op_params, words, sizeof words);
+        if (t->src[k] >= 0)
+            BAD("BadArity", r, src_at(r, k), "src[%d] is set, the op takes %d in dialect %s", k, v->n_src,
+                r->dialect->name);
+    memcpy(t->op_params, words, sizeof words);
     return 0;
 }
 
-static int32_t check_op_params(reader *r, const record *rec, const gg_op_info *op)
+static int32_t check_arity(reader *r, const gg_op_info *op)
 {
-    for (int w = 0; w < GG_N_PARAMS; w++) {
-        int64_t at = rec->begin + rec->layout->op_params + 4 * w;
-        if (rec->t.op_params[w] && !(op->words >> w & 1))
-            FAIL_AT(r, at, "%s: op_params word %d of %s is not zero", rec->t.name, w, op->name);
-        if ((op->float_words >> w & 1) && !__builtin_isfinite(gg_param_f32(&rec->t, w)))
-            FAIL_AT(r, at, "%s: op_params word %d of %s is not finite", rec->t.name, w, op->name);
+    for (int k = 0; k < GG_MAX_SRC; k++) {
+        bool is_set = r->rec.t.src[k] >= 0, is_optional = op->optional >> k & 1;
+        if (is_set && k >= op->n_src)
+            BAD("BadArity", r, src_at(r, k), "src[%d] is set, the op takes %d", k, op->n_src);
+        if (!is_set && k < op->n_src && !is_optional) BAD("BadArity", r, src_at(r, k), "src[%d] is missing", k);
     }
     return 0;
 }
 
-static int32_t read_node(reader *r, record *rec)
+static int32_t check_op_params(reader *r, const gg_op_info *op)
 {
-    const gg_file_op *file_op = find_op(r, rec);
-    if (!file_op) return -1;
-    if (file_op->op < 0)
-        REFUSE_AT(GG_ERR_UNSUPPORTED, r, rec->begin + rec->layout->op, "%s: op %s is not supported", rec->t.name,
-                  file_op->name);
-    if (is_unary(r, rec)) rec->t.op_params[0] = 0;
+    for (int w = 0; w < GG_N_PARAMS; w++) {
+        if (r->rec.t.op_params[w] && !(op->words >> w & 1))
+            BAD("BadOpParams", r, word_at(r, w), "op_params word %d is %#x, but the op has none there", w,
+                (unsigned)r->rec.t.op_params[w]);
+        if ((op->float_words >> w & 1) && !__builtin_isfinite(gg_param_f32(&r->rec.t, w)))
+            BAD("BadOpParams", r, word_at(r, w), "op_params word %d is not a finite number", w);
+    }
+    return 0;
+}
+
+/* The file's type, sizes and strides against those that follow from the sources. */
+static int32_t compare(reader *r, int32_t id)
+{
+    const gg_tensor *t = gg_at(r->g, id);
+    if (t->type != r->rec.t.type)
+        BAD("WrongType", r, type_at(r), "type is %d, its sources give %d", r->rec.t.type, t->type);
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        if (t->ne[i] != r->rec.t.ne[i])
+            BAD("WrongSize", r, ne_at(r, i), "size of dimension %d is %lld, its sources give %lld", i,
+                (long long)r->rec.t.ne[i], (long long)t->ne[i]);
+        if (t->nb[i] != r->rec.nb[i])
+            BAD("BadStride", r, nb_at(r, i), "stride of dimension %d is %lld, expected %lld", i,
+                (long long)r->rec.nb[i], (long long)t->nb[i]);
+    }
+    return 0;
+}
+
+static int32_t add_node(reader *r)
+{
+    const gg_file_op *file_op = r->rec.op;
+    gg_tensor *t = &r->rec.t;
+    if (file_op->op < 0) UNSUPPORTED("UnsupportedOp", r, op_at(r), "the op is not supported");
+    if (t->flags & GG_FLAG_PARAM) BAD("BadParam", r, flags_at(r), "computed, yet a parameter");
+    if (u32_at(r, op_at(r)) == (uint32_t)r->dialect->unary_op) t->op_params[0] = 0;
     for (int w = 0; w < GG_N_PARAMS; w++)
-        if (file_op->unread >> w & 1) rec->t.op_params[w] = 0;
+        if (file_op->unread >> w & 1) t->op_params[w] = 0;
     const gg_op_info *op = &gg_ops[file_op->op];
-    const gg_tensor *t = &rec->t;
-    if (apply_variation(r, rec, file_op) < 0 || check_op_params(r, rec, op) < 0) return -1;
+    if (apply_variation(r) < 0 || check_arity(r, op) < 0 || check_op_params(r, op) < 0) return -1;
     int32_t id = gg_node(r->g, file_op->op, op->n_src, t->src, t->op_params, op->sized ? t->ne : NULL,
-                         file_op->op == GG_OP_VIEW ? t->nb : NULL, r->err);
-    if (id < 0) return fail_at(r, rec->begin);
+                         file_op->op == GG_OP_VIEW ? r->rec.nb : NULL, r->err);
+    if (id < 0) return pass_on(r, r->rec.begin);
     gg_set_name(r->g, id, t->name, t->flags, r->err);
-    return check_layout(r, rec, id);
+    return compare(r, id) < 0 ? -1 : charge(r, id);
 }
 
 /* A record of the node section: a parameter, which is a leaf to us, or an op. */
-static int32_t read_node_or_param(reader *r, record *rec)
+static int32_t read_node(reader *r)
 {
-    bool is_none = rec->op == 0; /* GGML_OP_NONE in every dialect */
-    bool is_param = rec->t.flags & GG_FLAG_PARAM;
-    if (is_none && !r->dialect->param_nodes)
-        REFUSE_AT(GG_ERR_UNSUPPORTED, r, rec->begin, "%s: a parameter; dialect %s stores no data of it", rec->t.name,
-                  r->dialect->name);
-    if (is_none != is_param)
-        FAIL_AT(r, rec->begin + rec->layout->op, "%s: a parameter is a node without op", rec->t.name);
-    if (!is_param) return read_node(r, rec);
-    for (int k = 0; k < GG_MAX_SRC; k++)
-        if (rec->t.src[k] != -1)
-            FAIL_AT(r, rec->begin + rec->layout->src + 4 * k, "%s: a parameter with a source", rec->t.name);
-    if (rec->t.type != GG_TYPE_F32)
-        FAIL_AT(r, rec->begin + rec->layout->type, "%s: a parameter that is not float32", rec->t.name);
-    return read_leaf(r, rec);
-}
-
-static int32_t read_all(reader *r)
-{
-    record rec;
-    if (read_header(r) < 0) return -1;
-    for (int64_t i = 0; i < r->n_leafs; i++) {
-        if (read_record(r, &rec, false) < 0) return -1;
-        if (rec.op != 0) FAIL_AT(r, rec.begin + rec.layout->op, "%s: a leaf with op %u", rec.t.name, rec.op);
-        if (r->dialect->param_nodes && rec.t.flags & GG_FLAG_PARAM)
-            FAIL_AT(r, rec.begin + rec.layout->flags, "%s: a parameter among the leafs", rec.t.name);
-        if (read_leaf(r, &rec) < 0) return -1;
-    }
-    for (int64_t i = 0; i < r->n_nodes; i++)
-        if (read_record(r, &rec, true) < 0 || read_node_or_param(r, &rec) < 0) return -1;
-    if (r->at != r->size) FAIL_AT(r, r->at, "%lld bytes after the last tensor", (long long)(r->size - r->at));
+    if (read_record(r, &r->dialect->node) < 0 || read_src(r) < 0) return -1;
+    if ((r->rec.op->op == GG_OP_NONE ? read_param(r) : add_node(r)) < 0) return -1;
+    int64_t padded = (gg_span(gg_at(r->g, r->g->n_tensors - 1)) + 15) / 16 * 16;
+    if (!gg_add_i64(r->nodes_nbytes, padded, &r->nodes_nbytes)) r->nodes_nbytes = INT64_MAX;
     return 0;
 }
 
-static gg_graph *read_as(const gg_dialect *dialect, const uint8_t *bytes, int64_t size, bool with_data, gg_error *err)
+/* ---------------------------------------------------------------- a file */
+
+static int32_t read_all(reader *r)
 {
-    reader r = {.bytes = bytes, .size = size, .dialect = dialect, .with_data = with_data, .g = gg_graph_new(), .err = err};
-    if (!r.g) {
-        gg_fail(err, GG_ERR_MEMORY, -1, "no memory for a graph");
-        return NULL;
-    }
-    if (read_all(&r) == 0) return r.g;
+    if (read_header(r) < 0) return -1;
+    for (int64_t i = 0; i < r->n_leafs; i++)
+        if (read_leaf(r) < 0) return -1;
+    for (int64_t i = 0; i < r->n_nodes; i++)
+        if (read_node(r) < 0) return -1;
+    return check_end(r);
+}
+
+/* NULL after filling err, which must be there; *reached is how far in the file the reader came. */
+static gg_graph *read_as(reader r, gg_error *err, int64_t *reached)
+{
+    r.err = err;
+    r.g = gg_graph_new();
+    if (!r.g) gg_fail(err, GG_ERR_MEMORY, -1, "no memory for a graph");
+    bool ok = r.g && read_all(&r) == 0;
+    *reached = r.at;
+    if (ok) return r.g;
     gg_graph_free(r.g);
     return NULL;
 }
@@ -301,79 +446,108 @@ static const gg_dialect *find_dialect(const char *name)
     return NULL;
 }
 
-/* The same ops on the same sources: all that two dialects can read differently. */
-static bool same_graph(const gg_graph *a, const gg_graph *b)
+static bool same_tensor(const gg_tensor *a, const gg_tensor *b)
 {
-    if (a->n_tensors != b->n_tensors) return false;
-    for (int32_t id = 0; id < a->n_tensors; id++) {
-        const gg_tensor *x = gg_at(a, id), *y = gg_at(b, id);
-        if (x->op != y->op || memcmp(x->src, y->src, sizeof x->src) != 0) return false;
-        if (memcmp(x->op_params, y->op_params, sizeof x->op_params) != 0) return false;
-    }
+    return a->type == b->type && a->op == b->op && a->flags == b->flags && strcmp(a->name, b->name) == 0 &&
+           memcmp(a->ne, b->ne, sizeof a->ne) == 0 && memcmp(a->nb, b->nb, sizeof a->nb) == 0 &&
+           memcmp(a->src, b->src, sizeof a->src) == 0 &&
+           memcmp(a->op_params, b->op_params, sizeof a->op_params) == 0;
+}
+
+/* Whether two dialects read the same graph: where leafs are as long and equal, their data are the same bytes. */
+static bool same_graph(const gg_dialect *a_dialect, const gg_graph *a, const gg_dialect *b_dialect, const gg_graph *b)
+{
+    if (a->n_tensors != b->n_tensors || a_dialect->leaf.nbytes != b_dialect->leaf.nbytes) return false;
+    for (int32_t id = 0; id < a->n_tensors; id++)
+        if (!same_tensor(gg_at(a, id), gg_at(b, id))) return false;
     return true;
+}
+
+typedef struct names {
+    char text[96];
+} names;
+
+static void add_name(names *list, const char *name)
+{
+    size_t used = strlen(list->text);
+    snprintf(list->text + used, sizeof list->text - used, "%s%s", used ? " or " : "", name);
 }
 
 /* The failed attempt that got furthest in the file, and the dialects that got there: most likely the file's. */
 typedef struct attempt {
     gg_error error;
-    char     dialects[64];
+    int64_t  reached;
+    names    dialects;
 } attempt;
 
-static void keep_furthest(attempt *best, const gg_dialect *dialect, const gg_error *error)
+static void keep_furthest(attempt *best, const gg_dialect *dialect, const gg_error *error, int64_t reached)
 {
-    size_t used = strlen(best->dialects);
-    if (used && error->offset < best->error.offset) return;
-    if (used && error->offset == best->error.offset) {
-        snprintf(best->dialects + used, sizeof best->dialects - used, " or %s", dialect->name);
-        return;
-    }
-    best->error = *error;
-    snprintf(best->dialects, sizeof best->dialects, "%s", dialect->name);
+    if (best->dialects.text[0] && reached < best->reached) return;
+    if (reached > best->reached || !best->dialects.text[0])
+        *best = (attempt){.error = *error, .reached = reached};
+    add_name(&best->dialects, dialect->name);
 }
 
 static void fail_as(gg_error *err, const attempt *best)
 {
-    bool is_told = best->error.offset >= gg_dialects[0].header_nbytes; /* what is no graph file has no dialect */
-    gg_fail(err, best->error.code, best->error.node, "%.160s%s%s%s", best->error.message, is_told ? " (as dialect " : "",
-            is_told ? best->dialects : "", is_told ? ")" : "");
-    if (err) err->offset = best->error.offset;
+    bool is_told = best->reached > 0; /* what is no graph file has no dialect */
+    gg_fail_as(err, best->error.kind, best->error.code, best->error.node, "%.*s%s%s%s",
+               (int)(sizeof err->message - sizeof best->dialects - 16), best->error.message,
+               is_told ? " (as dialect " : "", is_told ? best->dialects.text : "", is_told ? ")" : "");
+    err->offset = best->error.offset;
 }
 
-const char *gg_identify(const uint8_t *bytes, int64_t size, gg_error *err)
+/* The first dialect that fits, unless another one fits as a different graph. */
+static const gg_dialect *identify(reader r, gg_error *err)
 {
-    const gg_dialect *found = NULL, *other = NULL;
+    const gg_dialect *found = NULL;
     gg_graph *reading = NULL;
-    attempt best = {.error = {.offset = -1}};
-    for (int32_t i = 0; i < gg_n_dialects && !other; i++) {
-        gg_error error = {.offset = -1};
-        gg_graph *g = read_as(&gg_dialects[i], bytes, size, false, &error);
+    attempt best = {.reached = -1};
+    names fitting = {""};
+    bool agree = true;
+    for (int32_t i = 0; i < gg_n_dialects; i++) {
+        gg_error error;
+        int64_t reached;
+        r.dialect = &gg_dialects[i];
+        gg_graph *g = read_as(r, &error, &reached);
         if (!g) {
-            keep_furthest(&best, &gg_dialects[i], &error);
-        } else if (!found) {
-            found = &gg_dialects[i];
-            reading = g;
-        } else {
-            if (!same_graph(g, reading)) other = &gg_dialects[i];
-            gg_graph_free(g);
+            keep_furthest(&best, r.dialect, &error, reached);
+            continue;
         }
+        add_name(&fitting, r.dialect->name);
+        if (!found) {
+            found = r.dialect;
+            reading = g;
+            continue;
+        }
+        agree = agree && same_graph(found, reading, r.dialect, g);
+        gg_graph_free(g);
     }
     gg_graph_free(reading);
-    if (other)
-        gg_fail(err, GG_ERR_FILE, -1, "valid in dialect %s and in dialect %s, as different graphs; say which it is",
-                found->name, other->name);
-    else if (!found)
-        fail_as(err, &best);
-    return found && !other ? found->name : NULL;
+    if (!found) fail_as(err, &best);
+    else if (!agree)
+        gg_fail_as(err, GG_ERR_FILE, "AmbiguousDialect", -1,
+                   "valid as %s, which read it as different graphs; say which dialect it is", fitting.text);
+    if (found && !agree) err->offset = VERSION;
+    return agree ? found : NULL;
 }
 
-gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, gg_error *err)
+const char *gg_identify(const uint8_t *bytes, int64_t size, const gg_limits *limits, gg_error *err)
 {
-    const char *name = strcmp(dialect, "auto") == 0 ? gg_identify(bytes, size, err) : dialect;
-    if (!name) return NULL;
-    const gg_dialect *d = find_dialect(name);
-    if (d) return read_as(d, bytes, size, true, err);
-    gg_fail(err, GG_ERR_ARGUMENT, -1, "no dialect %.40s", name);
-    return NULL;
+    const gg_dialect *d = identify((reader){.bytes = bytes, .size = size, .limits = limits}, err);
+    return d ? d->name : NULL;
+}
+
+gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err)
+{
+    reader r = {.bytes = bytes, .size = size, .limits = limits};
+    int64_t reached;
+    bool is_auto = strcmp(dialect, "auto") == 0;
+    r.dialect = is_auto ? identify(r, err) : find_dialect(dialect);
+    if (!r.dialect && !is_auto) gg_fail(err, GG_ERR_ARGUMENT, -1, "no dialect %.40s", dialect);
+    if (!r.dialect) return NULL;
+    r.with_data = true;
+    return read_as(r, err, &reached);
 }
 
 int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err)

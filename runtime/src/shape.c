@@ -11,6 +11,7 @@
 #define MAX_ELEMENTS ((int64_t)1 << 48)
 
 #define FAIL(...) return gg_fail(err, GG_ERR_SHAPE, -1, __VA_ARGS__)
+#define FAIL_AS(code, ...) return gg_fail_as(err, GG_ERR_SHAPE, code, -1, __VA_ARGS__)
 
 static const gg_tensor *source(const gg_graph *g, const gg_tensor *y, int k)
 {
@@ -23,12 +24,21 @@ static void set_dense_strides(gg_tensor *t)
     for (int i = 1; i < GG_MAX_DIMS; i++) t->nb[i] = t->nb[i - 1] * t->ne[i - 1];
 }
 
+int gg_bad_size(const int64_t *ne)
+{
+    int i = 0;
+    while (i < GG_MAX_DIMS && ne[i] >= 1 && ne[i] <= MAX_NE) i++;
+    return i;
+}
+
 int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err)
 {
     int64_t n = 1;
+    int bad = gg_bad_size(ne);
+    if (bad < GG_MAX_DIMS)
+        FAIL_AS("BadSize", "size %lld of dimension %d is not in 1..2^40", (long long)ne[bad], bad);
     for (int i = 0; i < GG_MAX_DIMS; i++) {
-        if (ne[i] < 1 || ne[i] > MAX_NE) FAIL("size %lld of dimension %d is not in 1..2^40", (long long)ne[i], i);
-        if (!gg_mul_i64(n, ne[i], &n) || n > MAX_ELEMENTS) FAIL("more than 2^48 elements");
+        if (!gg_mul_i64(n, ne[i], &n) || n > MAX_ELEMENTS) FAIL_AS("BadSize", "more than 2^48 elements");
         t->ne[i] = ne[i];
     }
     set_dense_strides(t);
@@ -64,7 +74,7 @@ static bool tiles(const gg_tensor *small, const gg_tensor *large)
 static int32_t check_finite(const gg_tensor *y, int first_word, int last_word, gg_error *err)
 {
     for (int w = first_word; w <= last_word; w++)
-        if (!isfinite(gg_param_f32(y, w))) FAIL("parameter in word %d is not a finite number", w);
+        if (!isfinite(gg_param_f32(y, w))) FAIL_AS("BadOpParams", "parameter in word %d is not a finite number", w);
     return 0;
 }
 
@@ -124,9 +134,9 @@ int32_t gg_shape_rope(const gg_graph *g, gg_tensor *y, gg_error *err)
     if (check_finite(y, FREQ_BASE, BETA_SLOW, err) < 0) return -1;
     if (positions->ne[0] != a->ne[2] || gg_nelements(positions) != a->ne[2])
         FAIL("%lld positions for a context of %lld", (long long)gg_nelements(positions), (long long)a->ne[2]);
-    if (n_dims < 2 || n_dims % 2 || n_dims > a->ne[0]) FAIL("n_dims %d is not even and in 2..head_dim", n_dims);
+    if (n_dims < 2 || n_dims % 2 || n_dims > a->ne[0]) FAIL_AS("BadOpParams", "n_dims %d is not even and in 2..head_dim", n_dims);
     if (mode != 0 && mode != 2) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "rope mode %d is not supported", mode);
-    if (gg_param_f32(y, FREQ_BASE) <= 0) FAIL("freq_base is not positive");
+    if (gg_param_f32(y, FREQ_BASE) <= 0) FAIL_AS("BadOpParams", "freq_base is not positive");
     if (gg_param_f32(y, EXT_FACTOR) != 0)
         return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "rope ext_factor (YaRN) is not supported");
     if (factors && (factors->type != GG_TYPE_F32 || gg_nelements(factors) < n_dims / 2))
@@ -140,7 +150,7 @@ static int32_t check_attention(const gg_tensor *y, const gg_tensor *q, const gg_
                                const gg_tensor *lse, gg_error *err)
 {
     if (check_finite(y, ATTENTION_SCALE, ATTENTION_SCALE, err) < 0) return -1;
-    if (gg_param_i32(y, ATTENTION_N_PAST) < 0) FAIL("n_past %d is negative", gg_param_i32(y, ATTENTION_N_PAST));
+    if (gg_param_i32(y, ATTENTION_N_PAST) < 0) FAIL_AS("BadOpParams", "n_past %d is negative", gg_param_i32(y, ATTENTION_N_PAST));
     if (!gg_same_shape(k, v)) FAIL("keys and values differ in shape");
     if (q->ne[0] != k->ne[0]) FAIL("head sizes %lld and %lld differ", (long long)q->ne[0], (long long)k->ne[0]);
     if (q->ne[1] % k->ne[1] || q->ne[3] != k->ne[3])
@@ -281,14 +291,18 @@ static int32_t check_window(const gg_graph *g, const gg_tensor *a, const gg_tens
 {
     const gg_tensor *root = gg_at(g, a->root);
     int64_t end, extent, size = gg_type_size(y->type);
-    if (offset < 0 || offset % size) FAIL("offset %lld is not a multiple of %lld", (long long)offset, (long long)size);
-    if (!gg_add_i64(offset, a->root_offset, &end) || !gg_add_i64(end, size, &end)) FAIL("offset overflows");
+    if (offset < 0 || offset % size)
+        FAIL_AS("BadView", "offset %lld is not a multiple of %lld", (long long)offset, (long long)size);
+    if (!gg_add_i64(offset, a->root_offset, &end) || !gg_add_i64(end, size, &end))
+        FAIL_AS("BadView", "offset %lld overflows", (long long)offset);
     for (int i = 0; i < GG_MAX_DIMS; i++) {
-        if (y->nb[i] < 0 || y->nb[i] % size) FAIL("stride %lld is not a multiple of the element", (long long)y->nb[i]);
-        if (!gg_mul_i64(y->ne[i] - 1, y->nb[i], &extent) || !gg_add_i64(end, extent, &end)) FAIL("strides overflow");
+        if (y->nb[i] < 0 || y->nb[i] % size)
+            FAIL_AS("BadView", "stride %lld is not a multiple of the element", (long long)y->nb[i]);
+        if (!gg_mul_i64(y->ne[i] - 1, y->nb[i], &extent) || !gg_add_i64(end, extent, &end))
+            FAIL_AS("BadView", "strides overflow");
     }
     if (end > gg_span(root))
-        FAIL("ends at byte %lld of a tensor of %lld", (long long)end, (long long)gg_span(root));
+        FAIL_AS("BadView", "ends at byte %lld of a tensor of %lld", (long long)end, (long long)gg_span(root));
     return 0;
 }
 
@@ -299,7 +313,8 @@ int32_t gg_shape_view(const gg_graph *g, gg_tensor *y, gg_error *err)
     memcpy(nb, y->nb, sizeof nb);
     y->type = a->type;
     if (gg_set_ne(y, y->ne, err) < 0) return -1;
-    if (nb[0] != y->nb[0]) FAIL("stride of dimension 0 is %lld, not the element's size", (long long)nb[0]);
+    if (nb[0] != y->nb[0])
+        FAIL_AS("BadView", "stride of dimension 0 is %lld, not the element's size", (long long)nb[0]);
     memcpy(y->nb, nb, sizeof nb);
     y->root_offset = gg_param_i64(y, 0);
     return check_window(g, a, y, y->root_offset, err);
@@ -320,10 +335,10 @@ static int32_t check_axes(const gg_tensor *y, gg_error *err)
     uint32_t seen = 0;
     for (int i = 0; i < GG_MAX_DIMS; i++) {
         int32_t axis = gg_param_i32(y, i);
-        if (axis < 0 || axis >= GG_MAX_DIMS) FAIL("axis %d is not in 0..3", axis);
+        if (axis < 0 || axis >= GG_MAX_DIMS) FAIL_AS("BadOpParams", "axis %d is not in 0..3", axis);
         seen |= 1u << axis;
     }
-    if (seen != 0xf) FAIL("the axes are not a permutation");
+    if (seen != 0xf) FAIL_AS("BadOpParams", "the axes are not a permutation");
     return 0;
 }
 
