@@ -68,7 +68,7 @@ def test_a_file_that_two_dialects_read_as_the_same_graph_is_read(tmp_path: Path)
 def test_a_file_of_no_dialect_is_refused_with_the_reason_of_the_closest(tmp_path: Path) -> None:
     path = export(tmp_path / "graph.bin", "v1")
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(FormatError, match=r"not an earlier one \(as dialect v1\)"):
+    with pytest.raises(FormatError, match=r"none of the 63 tensors before \(as dialect v1\)"):
         import_file(path)
     path.write_bytes(small("SQR", "v2")[:-1])
     with pytest.raises(FormatError, match=r"do not fit in the file|ends inside") as caught:
@@ -79,7 +79,7 @@ def test_a_file_of_no_dialect_is_refused_with_the_reason_of_the_closest(tmp_path
 def test_a_version_that_no_dialect_has_is_refused(tmp_path: Path) -> None:
     data = small("SQR", "v2")
     (tmp_path / "graph.bin").write_bytes(data[:4] + struct.pack("<I", 3) + data[8:])
-    with pytest.raises(FormatError, match="version 3"):
+    with pytest.raises(FormatError, match="version is 3"):
         import_file(tmp_path / "graph.bin")
 
 
