@@ -120,7 +120,7 @@ def test_a_parameter_node_of_v1_has_no_data_and_is_refused(tmp_path: Path) -> No
     data = bytearray(small("SQR", "v1"))
     struct.pack_into("<I", data, len(data) - V1.node.nbytes + V1.node.offset("op"), 0)
     (tmp_path / "graph.bin").write_bytes(bytes(data))
-    with pytest.raises(UnsupportedError, match="stores no data of it"):
+    with pytest.raises(UnsupportedError, match="of which dialect v1 stores no data"):
         import_file(tmp_path / "graph.bin")
     with pytest.raises(UnsupportedError, match="has no data"):
         cgraph.read(tmp_path / "graph.bin", "v1")

@@ -54,7 +54,7 @@ fail_at(reader *r, int32_t kind, const char *code, int64_t offset, const char *f
     va_end(args);
     if (rec->layout) {
         bool is_node = id >= r->n_leafs;
-        bool named = rec->t.name[0], is_op = is_node && rec->op;
+        bool named = rec->t.name[0], is_op = is_node && rec->op && rec->op->op != GG_OP_NONE;
         gg_fail_as(r->err, kind, code, id, "%s %lld%s%s%s%s%s%s: %.150s", is_node ? "node" : "leaf",
                    (long long)(is_node ? id - r->n_leafs : id), named ? " '" : "", rec->t.name, named ? "'" : "",
                    is_op ? " (" : "", is_op ? rec->op->name : "", is_op ? ")" : "", message);
