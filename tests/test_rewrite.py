@@ -71,7 +71,7 @@ def test_a_file_of_no_dialect_is_refused_with_the_reason_of_the_closest(tmp_path
     with pytest.raises(FormatError, match=r"none of the 63 tensors before \(as dialect v1\)"):
         import_file(path)
     path.write_bytes(small("SQR", "v2")[:-1])
-    with pytest.raises(FormatError, match=r"do not fit in the file|ends inside") as caught:
+    with pytest.raises(FormatError, match=r"do not fit in the|ends inside") as caught:
         import_file(path)
     assert caught.value.offset is not None
 
@@ -122,7 +122,7 @@ def test_a_parameter_node_of_v1_has_no_data_and_is_refused(tmp_path: Path) -> No
     (tmp_path / "graph.bin").write_bytes(bytes(data))
     with pytest.raises(UnsupportedError, match="of which dialect v1 stores no data"):
         import_file(tmp_path / "graph.bin")
-    with pytest.raises(UnsupportedError, match="has no data"):
+    with pytest.raises(UnsupportedError, match="stores no data"):
         cgraph.read(tmp_path / "graph.bin", "v1")
 
 
@@ -242,4 +242,4 @@ def test_the_command_finds_the_dialect_and_says_what_it_wrote(
     assert run(["inspect", str(tmp_path / "out.bin")]) == 0
     assert "dialect v1" in capsys.readouterr().out
     assert run(["inspect", str(tmp_path / "out.bin"), "--dialect", "v2"]) == 1
-    assert "version 1, expected 2" in capsys.readouterr().err
+    assert "version is 1, dialect v2 has 2" in capsys.readouterr().err
