@@ -124,3 +124,7 @@ void gg_exec_profile(gg_exec *e, double *seconds);
 const char *gg_isa_name(int32_t level);        /* levels compiled in, best first; NULL past the last */
 int32_t gg_isa_supported(int32_t level);       /* whether this CPU runs it */
 double gg_peak_flops(const char *isa, int32_t n_threads, double seconds); /* measured multiply-adds per second x 2 */
+
+/* ---- first weights ---- */
+/* n numbers mean + std * normal out of as many random words (n rounded up to even): the same bytes at every level. */
+int32_t gg_normals(int64_t n, const uint64_t *bits, double mean, double std, float *out, gg_error *err);

@@ -1,4 +1,4 @@
-/* isa.c - which levels exist, which this CPU runs, and how fast it multiplies at one. See isa.h. */
+/* isa.c - which levels exist, which this CPU runs, and what needs a level but no graph: the peak, normals. See isa.h. */
 #include "isa.h"
 
 #include "clock.h"
@@ -78,4 +78,14 @@ double gg_peak_flops(const char *isa, int32_t n_threads, double seconds)
     double total = 0;
     for (int32_t i = 0; i < n_threads; i++) total += p.rate[i];
     return total;
+}
+
+/* ---------------------------------------------------------------- first weights */
+
+int32_t gg_normals(int64_t n, const uint64_t *bits, double mean, double std, float *out, gg_error *err)
+{
+    const gg_kernels *kernels = gg_isa_find(NULL, err);
+    if (!kernels) return -1;
+    kernels->normals(n, bits, mean, std, out);
+    return 0;
 }

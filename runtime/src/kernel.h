@@ -39,11 +39,12 @@ static inline void gg_share(const gg_task *task, int64_t n, int64_t grain, int64
     *end = gg_min_i64(n, n_grains * (task->ith + 1) / task->nth * grain);
 }
 
-/* One ISA level: a kernel per op (NULL for views and leafs) and a loop that measures the multiply-add peak. */
+/* One ISA level: a kernel per op (NULL for views and leafs), a loop that measures the multiply-add peak, gg_normals. */
 struct gg_kernels {
     const char *isa;
     gg_kernel *const *kernel; /* indexed by op */
     double (*fma_loop)(int64_t n_iterations); /* runs n_iterations, returns the FLOPs done */
+    void (*normals)(int64_t n, const uint64_t *bits, double mean, double std, float *out);
 };
 
 #endif
