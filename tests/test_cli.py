@@ -192,7 +192,7 @@ def test_the_built_in_models_are_found() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
-        (["lama", "-o", "g"], 2, "no model 'lama': there are baby_llama, gpt_neox, llama"),
+        (["lama", "-o", "g"], 2, "no model 'lama': there are baby_llama, gemma,"),
         (["llama"], 2, "give -o FILE or --print"),
         (["llama", "n_embed=3", "-o", "g"], 2, "llama has no field 'n_embed'; its fields are: n_vocab, n_embd"),
         (["llama", "n_embd", "-o", "g"], 2, "'n_embd' is not FIELD=VALUE"),
