@@ -1,8 +1,8 @@
 """Tokenizers: text to ids and back, one interface for every kind.
 
-A tokenizer travels inside graph.bin as the leaf `ggmlgraph.tokenizer`: a one-line JSON header `{"kind", "nbytes"}`, a
-line feed and nbytes of payload (`to_bytes`, `from_bytes`). A kind is one class and one row of `KINDS`, the
-place where a kind for another file format (tiktoken) is added.
+A tokenizer travels inside graph.bin as the leaf `ggmlgraph.tokenizer`: a one-line JSON header `{"kind", "nbytes"}`,
+with `"settings"` (tokenizersettings.py) if there are any, a line feed and nbytes of payload (`to_bytes`, `from_bytes`).
+A kind is one class and one row of `KINDS`.
 Used by the trainer, by `data`, by generation and by the commands `tokenizer train` and `export --tokenizer`.
 """
 
@@ -12,26 +12,28 @@ import codecs
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import spm, tokenizerjson, vocabularies
+from ggmlgraph import spm, tokenizerjson, tokenizersettings, vocabularies
 from ggmlgraph.corpus import open_source
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import DataError, FormatError, UnsupportedError, UsageError
+from ggmlgraph.tokenizersettings import Settings
 
 Ids = NDArray[np.int32]
 
 
-class _Header(msgspec.Struct, forbid_unknown_fields=True):
+class _Header(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     kind: str
     nbytes: int
+    settings: Settings | None = None
 
 
 class Tokenizer(ABC):
@@ -40,6 +42,8 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     bos_id: int | None = None
     eos_id: int | None = None
+    adds_bos: bool = False  # the model was trained on texts that begin with bos_id
+    settings: Settings = Settings()  # what is known beyond the vocabulary; `apply` it
     prefixes_space: bool = False  # encoding puts a space before the text and decoding takes it away
 
     @property
@@ -79,10 +83,41 @@ class Tokenizer(ABC):
         decoder = Decoder(self)
         return "".join([*map(decoder.push, tokens), decoder.finish()])
 
+    @property
+    def specials(self) -> Mapping[str, int]:
+        """Control tokens by name, which no text is encoded as unless the tokenizer itself does so."""
+        return {}
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja2 that makes one text of a conversation; it may come from anyone."""
+        return self.settings.chat_template
+
+    def name_of(self, token: int | None) -> str:
+        """Name of a control token, as chat templates want it; "" if it has none."""
+        return next((name for name, i in self.specials.items() if i == token), "")
+
+    def apply(self, settings: Settings) -> Self:
+        """Take settings over; returns the tokenizer. Tokens that the vocabulary does not have are not taken."""
+        self.settings = settings
+        self.bos_id, self.eos_id = self._token(settings.bos, self.bos_id), self._token(settings.eos, self.eos_id)
+        self.adds_bos = (self.adds_bos if settings.adds_bos is None else settings.adds_bos) and self.bos_id is not None
+        return self
+
+    def _token(self, said: str | int | None, otherwise: int | None) -> int | None:
+        token = self.specials.get(said) if isinstance(said, str) else said
+        return token if token is not None and 0 <= token < self.n_vocab else otherwise
+
     def to_bytes(self) -> bytes:
         """The leaf `ggmlgraph.tokenizer`."""
         payload = self.payload()
-        return msgspec.json.encode(_Header(self.kind, len(payload))) + b"\n" + payload
+        return (
+            msgspec.json.encode(
+                _Header(self.kind, len(payload), self.settings if self.settings != Settings() else None)
+            )
+            + b"\n"
+            + payload
+        )
 
 
 class Decoder:
@@ -222,6 +257,11 @@ class SentencePieceTokenizer(Tokenizer):
         if rest:
             yield self._encode_segments([(before, rest)])
 
+    @cached_property
+    def specials(self) -> Mapping[str, int]:
+        typed = enumerate(zip(self.model.pieces, self.model.types, strict=True))
+        return {piece: i for i, (piece, kind) in typed if kind == spm.CONTROL}
+
     def piece(self, token: int) -> bytes:
         return self._pieces[_checked(token, self)]
 
@@ -315,6 +355,8 @@ class ByteLevelTokenizer(Tokenizer):
         self._data = data
         self._pieces = known.pieces
         self.bos_id, self.eos_id, self.prefixes_space = known.bos_id, known.eos_id, known.prefixes_space
+        self.adds_bos = known.adds_bos
+        self._specials = known.specials
         self._encoder = _load_encoder(data)
 
     @property
@@ -344,6 +386,10 @@ class ByteLevelTokenizer(Tokenizer):
     def _ids(self, text: str) -> Ids:
         return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
 
+    @property
+    def specials(self) -> Mapping[str, int]:
+        return self._specials
+
     def piece(self, token: int) -> bytes:
         return self._pieces[_checked(token, self)]
 
@@ -359,7 +405,7 @@ KINDS: dict[str, type[Tokenizer]] = {
     t.kind: t for t in (BytesTokenizer, CharsTokenizer, SentencePieceTokenizer, ByteLevelTokenizer)
 }
 
-_MAX_HEADER = 4096
+_MAX_HEADER = 8 * tokenizersettings.MAX_TEMPLATE  # bytes
 _MIN_SEGMENT, _MAX_SEGMENT, _WINDOW = 4096, 65536, 256  # characters
 _STAND_INS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))]  # noncharacters, private use
 
@@ -383,12 +429,13 @@ def from_bytes(data: bytes) -> Tokenizer:
         raise FormatError(
             f"tokenizer: nbytes {header.nbytes} does not fit the {len(payload)} bytes there are", offset=0
         )
-    return KINDS[header.kind].from_payload(payload[: header.nbytes])
+    return KINDS[header.kind].from_payload(payload[: header.nbytes]).apply(header.settings or Settings())
 
 
 def load(path: str | Path) -> Tokenizer:
     """The tokenizer in a file, known by its content: sentencepiece's .model, tokenizer.json, llama2.c's tokenizer.bin.
 
+    What tokenizer_config.json beside it says is applied.
     Raises FormatError with the byte offset of the first fault, UnsupportedError, or DataError if it cannot be read.
     """
     path = Path(path)
@@ -396,11 +443,15 @@ def load(path: str | Path) -> Tokenizer:
     with source.open() as stream:
         data = stream.read(spm.MAX_NBYTES + 1)
     try:
-        if data.lstrip().startswith(b"{"):
-            return ByteLevelTokenizer(data)
-        return SentencePieceTokenizer(vocabularies.from_llama2c(data) if vocabularies.is_llama2c(data) else data)
+        return _recognise(data).apply(tokenizersettings.beside(path))
     except FormatError as error:
         raise FormatError(f"{path}: {error}", offset=error.offset) from None
+
+
+def _recognise(data: bytes) -> Tokenizer:
+    if data.lstrip().startswith(b"{"):
+        return ByteLevelTokenizer(data)
+    return SentencePieceTokenizer(vocabularies.from_llama2c(data) if vocabularies.is_llama2c(data) else data)
 
 
 def train(

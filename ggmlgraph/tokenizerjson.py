@@ -47,6 +47,7 @@ class _File(msgspec.Struct):
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
     decoder: dict[str, Any] | None = None
+    post_processor: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ class TokenizerJson:
     """What decoding needs; encoding is the package's."""
 
     pieces: list[bytes]  # of each id; none for special tokens and for ids that no token has
+    specials: dict[str, int]  # control tokens by name
     bos_id: int | None
     eos_id: int | None
+    adds_bos: bool
     prefixes_space: bool
 
 
@@ -76,12 +79,28 @@ def read(data: bytes) -> TokenizerJson:
     steps = list(_steps(file.pre_tokenizer, PRE_TOKENIZERS))
     list(_steps(file.normalizer, NORMALIZERS))
     special = {token.content: token.id for token in file.added_tokens if token.special}
+    bos_id = next((special[name] for name in BOS if name in special), None)
     return TokenizerJson(
         pieces=_pieces(file),
-        bos_id=next((special[name] for name in BOS if name in special), None),
+        specials=special,
+        bos_id=bos_id,
         eos_id=next((special[name] for name in EOS if name in special), None),
+        adds_bos=bos_id is not None and special.get(_first_added(file.post_processor)) == bos_id,
         prefixes_space=any(step.get("add_prefix_space") is True for step in steps),
     )
+
+
+def _first_added(processor: dict[str, Any] | None) -> str:
+    """The token that the post-processor puts before a text; "" if it puts none there."""
+    steps = [processor or {}]
+    if isinstance(inner := steps[0].get("processors"), list):
+        steps = inner
+    for step in steps:
+        template = step.get("single") if isinstance(step, dict) and step.get("type") == "TemplateProcessing" else None
+        if isinstance(template, list) and template and isinstance(template[0], dict):
+            token = template[0].get("SpecialToken")
+            return str(token.get("id")) if isinstance(token, dict) else ""
+    return ""
 
 
 def _steps(root: dict[str, Any] | None, known: set[str]) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ggmlgraph.tokenizer import (
     load,
     train,
 )
+from ggmlgraph.tokenizersettings import Settings, from_gguf
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEXT = (
@@ -474,3 +476,43 @@ def test_failed_training_leaves_no_file(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         train([corpus], tmp_path / "x", n_vocab=5000)
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_settings_travel_in_the_leaf(bpe: SentencePieceTokenizer) -> None:
+    settings = Settings(chat_template="{{ messages }}\n" * 1000, bos="<s>", eos=7, adds_bos=True)
+    tokenizer = from_bytes(SentencePieceTokenizer(bpe.payload()).apply(settings).to_bytes())
+    assert tokenizer.settings == settings
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.adds_bos) == (1, 7, True)
+    assert tokenizer.name_of(tokenizer.bos_id) == "<s>"
+
+
+def test_settings_beside_a_tokenizer_are_applied(bpe: SentencePieceTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(bpe.payload())
+    config = {"eos_token": {"content": "<s>"}, "chat_template": [{"name": "default", "template": "T"}]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = load(tmp_path / "tokenizer.model")
+    assert (loaded.eos_id, loaded.chat_template, loaded.adds_bos) == (1, "T", False)
+
+
+@pytest.mark.parametrize("config", ["[]", "{", '{"chat_template": "' + "x" * (1 << 20) + 'y"}'])
+def test_malformed_settings_are_a_format_error(config: str, bpe: SentencePieceTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(bpe.payload())
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(FormatError):
+        load(tmp_path / "tokenizer.model")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "adds_bos"),
+    [
+        ({"tokenizer.ggml.model": "llama"}, True),
+        ({"tokenizer.ggml.model": "gpt2"}, False),
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}, False),
+    ],
+)
+def test_gguf_settings_have_llamacpps_defaults(pairs: dict[str, Any], adds_bos: bool) -> None:
+    pairs = {**pairs, "tokenizer.chat_template": "T", "tokenizer.ggml.eos_token_id": 5}
+    assert from_gguf(pairs) == Settings("T", None, 5, adds_bos)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ggmlgraph import gguffile, naming, vocabularies
+from ggmlgraph import gguffile, naming, tokenizersettings, vocabularies
 from ggmlgraph.sources.source import Source, count, named, try_tokenizer
 from ggmlgraph.tokenizer import ByteLevelTokenizer, SentencePieceTokenizer, Tokenizer
 
@@ -32,6 +32,7 @@ def file(path: Path) -> Source:
 
 
 def _tokenizer(pairs: Mapping[str, Any]) -> Tokenizer:
+    settings = tokenizersettings.from_gguf(pairs)
     if pairs.get("tokenizer.ggml.model") == "gpt2":
-        return ByteLevelTokenizer(vocabularies.json_from_gguf(pairs))
-    return SentencePieceTokenizer(vocabularies.from_gguf(pairs))
+        return ByteLevelTokenizer(vocabularies.json_from_gguf(pairs)).apply(settings)
+    return SentencePieceTokenizer(vocabularies.from_gguf(pairs)).apply(settings)
