@@ -178,7 +178,7 @@ def sum(a: Tensor) -> Tensor:
     """Sum of all elements -> (1,)."""
 
 
-@op("SUM_ROWS", shape="row_scalars", rows=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),))
+@op("SUM_ROWS", shape="row_scalars", rows=("a",), by_row=True, vjp=lambda g, y, a: (repeat(g, shape=a),))
 def sum_rows(a: Tensor) -> Tensor:
     """Sum over the last axis: (..., n) -> (..., 1)."""
 
@@ -196,7 +196,7 @@ def repeat_back(a: Tensor, shape: Shape) -> Tensor:
 # ---------------------------------------------------------------- normalisation
 
 
-@op("NORM", rows=("a",), inplace=True, vjp=lambda g, y, a: (norm_back(g, a, y.eps),))
+@op("NORM", rows=("a",), inplace=True, by_row=True, vjp=lambda g, y, a: (norm_back(g, a, y.eps),))
 def norm(a: Tensor, eps: float) -> Tensor:
     """(a - mean) / sqrt(variance + eps) over the last axis (Ba et al. 2016)."""
 
@@ -206,13 +206,13 @@ def norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
     """Cotangent of a in norm(a)."""
 
 
-@op(kernel="norm", shape="gain", rows=("a",), dense=("gain",), inplace=True,
+@op(kernel="norm", shape="gain", rows=("a",), dense=("gain",), inplace=True, by_row=True,
     vjp=lambda g, y, a, gain: (norm_back(g * gain, a, y.eps), g * norm(a, y.eps)))  # fmt: skip
 def norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
     """norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
 
 
-@op("RMS_NORM", rows=("a",), inplace=True, vjp=lambda g, y, a: (rms_norm_back(g, a, y.eps),))
+@op("RMS_NORM", rows=("a",), inplace=True, by_row=True, vjp=lambda g, y, a: (rms_norm_back(g, a, y.eps),))
 def rms_norm(a: Tensor, eps: float) -> Tensor:
     """a / sqrt(mean(a^2) + eps) over the last axis (Zhang & Sennrich 2019)."""
 
@@ -222,7 +222,7 @@ def rms_norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
     """Cotangent of a in rms_norm(a)."""
 
 
-@op(kernel="rms_norm", shape="gain", rows=("a",), dense=("gain",), inplace=True,
+@op(kernel="rms_norm", shape="gain", rows=("a",), dense=("gain",), inplace=True, by_row=True,
     vjp=lambda g, y, a, gain: (rms_norm_back(g * gain, a, y.eps), g * rms_norm(a, y.eps)))  # fmt: skip
 def rms_norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
     """rms_norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
@@ -321,7 +321,7 @@ def diag_mask_zero(a: Tensor, n_past: int = 0) -> Tensor:
     """0 where column > row + n_past."""
 
 
-@op("SOFT_MAX", shape="soft_max", rows=("a", "mask"), inplace=True,
+@op("SOFT_MAX", shape="soft_max", rows=("a", "mask"), inplace=True, by_row=True,
     vjp=lambda g, y, a, mask: (soft_max_back(g, y, y.scale), None))  # fmt: skip
 def soft_max(a: Tensor, mask: Tensor | None = None, scale: float = 1.0, max_bias: float = 0.0) -> Tensor:
     """softmax(a * scale + mask) over the last axis; the mask (n, m) is shared by the batch."""
@@ -370,6 +370,20 @@ def attention_back(
     n_past: int,
 ) -> Tensor:
     """Cotangents of q, k and v in y = attention(q, k, v), left in dq, dk and dv; the result is dq."""
+
+
+@op(shape="cached_attention", rows=("q", "k", "v"), dense=("k_cache", "v_cache", "n_past"),
+    writes=("k_cache", "v_cache"), work="cached_attention")  # fmt: skip
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, n_past: Tensor, scale: float = 1.0
+) -> Tensor:
+    """attention(q, k, v) of new positions to themselves and to the n_past[0] before them, which the caches hold.
+
+    q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx, n_head_kv, head_dim) -> shape of q. New position i is
+    written to place n_past[0] + i of the caches and sees the places up to it. k_cache: (batch * n_head_kv, n_blocks,
+    head_dim, 64); v_cache: (batch * n_head_kv, n_blocks * 64, head_dim rounded up to a multiple of 16). Positions
+    beyond the caches' end are not kept.
+    """
 
 
 @op("ROPE", shape="rope", rows=("a",), dense=("positions", "freq_factors"), inplace=True,

@@ -69,6 +69,7 @@ class Op:
     scalar: Callable[..., Any] | str | None  # elementwise formula, or the function of simd.h that is it
     vjp: Callable[..., tuple[Any, ...]] | None
     no_gradient: bool  # deliberately not differentiable: its sources are indices or masks
+    by_row: bool  # a row of the result (last axis) follows from the same row of each source; elementwise ops: always
     inplace: bool  # the result may take the memory of its first source when that dies here
     rows: tuple[str, ...]  # sources whose last axis must be contiguous
     dense: tuple[str, ...]  # sources that must be contiguous as a whole
@@ -125,6 +126,7 @@ def op(
     scalar: Formula | str | None = None,
     vjp: Formula | None = None,
     no_gradient: bool = False,
+    by_row: bool = False,
     inplace: bool = False,
     view: bool = False,
     rows: tuple[str, ...] = (),
@@ -164,7 +166,7 @@ def op(
             name=stub.__name__, ggml=ggml, unary=sub, exact=exact, sources=tuple(sources), optional=tuple(optional),
             params=tuple(params), sized=sized, shape=shape, view=view,
             kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
-            no_gradient=no_gradient, inplace=inplace, rows=rows, dense=dense, writes=writes, work=work, rank=rank,
+            no_gradient=no_gradient, by_row=by_row, inplace=inplace, rows=rows, dense=dense, writes=writes, work=work, rank=rank,
             doc=inspect.getdoc(stub) or "",
         )  # fmt: skip
         if row.name in TABLE:

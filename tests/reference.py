@@ -232,6 +232,32 @@ def _attention_writes(
     return {"lse": np.log(np.exp(_attention_scores(q, k, scale, n_past)).sum(-1))}
 
 
+def _cached_attention_writes(
+    q: Array, k: Array, v: Array, k_cache: Array, v_cache: Array, n_past: Array, scale: float = 1.0
+) -> dict[str, Array]:
+    """The caches with what there is room for of k and v, a head after the other, at places n_past[0], ..."""
+    k_cache, v_cache = k_cache.copy(), v_cache.copy()
+    heads = np.moveaxis(_with_rank(k, 4), 2, 1), np.moveaxis(_with_rank(v, 4), 2, 1)
+    for i, (keys, values) in enumerate(zip(*(x.reshape(-1, *x.shape[2:]) for x in heads), strict=True)):
+        for at, (key, value) in enumerate(zip(keys, values, strict=True), int(n_past[0])):
+            if at < v_cache.shape[-2]:
+                k_cache[i, at // 64, :, at % 64] = key
+                v_cache[i, at, : len(value)] = value
+    return {"k_cache": k_cache, "v_cache": v_cache}
+
+
+def _cached_attention(
+    q: Array, k: Array, v: Array, k_cache: Array, v_cache: Array, n_past: Array, scale: float = 1.0
+) -> Array:  # fmt: skip
+    caches = _cached_attention_writes(q, k, v, k_cache, v_cache, n_past)
+    batch, n, n_head_kv, head_dim = _with_rank(k, 4).shape
+    room = min(caches["v_cache"].shape[-2], int(n_past[0]) + n)
+    keys = np.moveaxis(caches["k_cache"], -1, 2).reshape(batch, n_head_kv, -1, head_dim)
+    values = caches["v_cache"].reshape(batch, n_head_kv, -1, caches["v_cache"].shape[-1])[..., :head_dim]
+    k, v = (x.swapaxes(1, 2)[:, :room] for x in (keys, values))
+    return _attention(_with_rank(q, 4), k, v, scale=scale, n_past=int(n_past[0])).reshape(q.shape)
+
+
 def _attention_back_writes(
     dq: Array, dk: Array, dv: Array, g: Array, y: Array, q: Array, k: Array, v: Array, lse: Array, scale: float,
     n_past: int,
@@ -394,6 +420,7 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "soft_max": _soft_max,
     "soft_max_back": _soft_max_back,
     "attention": _attention,
+    "cached_attention": _cached_attention,
     "attention_back": lambda *operands, **params: _attention_back_writes(*operands, **params)["dq"],
     "rope": _rope(1.0),
     "rope_back": _rope(-1.0),
@@ -411,6 +438,7 @@ WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "accumulate": lambda total, g, keep: {"total": _accumulate(total, g, keep)},
     "adamw": _adamw_writes,
     "attention": _attention_writes,
+    "cached_attention": _cached_attention_writes,
     "attention_back": _attention_back_writes,
     "linear_cross_entropy": _linear_cross_entropy_writes,
 }
@@ -441,6 +469,8 @@ class Operand:
         """The operand's values, float32 or int32."""
         if self.kind == "ids":
             return rng.integers(0, self.limit, self.shape, np.int32)
+        if self.kind == "count":
+            return np.full(self.shape, self.limit, np.int32)
         if self.kind == "values":
             return np.resize(np.array(self.values, np.float32), self.shape)
         if self.kind == "causal":
@@ -809,6 +839,20 @@ def _attentions() -> Iterator[Sample]:
     yield Sample((q, k, v, None), params)
 
 
+def _cached_attentions() -> Iterator[Sample]:
+    cases = [  # batch, ctx, n_head, n_head_kv, head_dim, n_past, n_blocks
+        (1, 1, 1, 1, 1, 0, 1), (1, 1, 2, 1, 8, 63, 1), (2, 1, 4, 2, 16, 64, 2), (1, 1, 3, 3, 33, 127, 3),
+        (3, 7, 2, 2, 24, 60, 2), (1, 9, 4, 1, 64, 0, 1), (2, 33, 2, 1, 5, 100, 3), (1, 65, 2, 2, 32, 0, 2),
+        (1, 8, 2, 1, 40, 60, 1),
+    ]  # fmt: skip
+    for i, (batch, ctx, n_head, n_head_kv, head_dim, n_past, n_blocks) in enumerate(cases):
+        caches = (batch * n_head_kv, n_blocks, head_dim, 64), (batch * n_head_kv, n_blocks * 64, -head_dim // 16 * -16)
+        layout = ("dense", "sliced")[i % 2]
+        new = [_f32((batch, ctx, n, head_dim), layout=layout) for n in (n_head, n_head_kv, n_head_kv)]
+        params = {"scale": (1.0, head_dim**-0.5)[i % 2]}
+        yield Sample((*new, *map(_f32, caches), Operand((1,), "count", limit=n_past)), params)
+
+
 @dataclass(frozen=True)
 class AttentionBackSample(Sample):
     """y and lse are not free: they are those of q, k and v."""
@@ -967,6 +1011,7 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "soft_max": _soft_maxes(),
     "soft_max_back": _soft_max_backs(),
     "attention": _attentions(),
+    "cached_attention": _cached_attentions(),
     "attention_back": _attention_backs(),
     "rope": _ropes(),
     "rope_back": _ropes(),

@@ -96,6 +96,14 @@ enum {
 gg_graph *gg_fuse(const gg_graph *g, int32_t n_roots, const int32_t *roots, int32_t train, int32_t enable,
                   gg_error *err);
 
+/* The same graph for a text whose earlier positions were computed before: attention finds their keys and values in leafs
+ * `cache.*`, with room for `capacity` positions, to which it adds the new ones; leaf `cache.n_past`, int32 (1), says how
+ * many there are. ne[0] of the leafs `inputs`, token ids and position numbers, is the number of new positions. Caches
+ * are shared with those of `shared`, unless it is NULL. Fails where an op but causal attention mixes positions, which
+ * shows only with more than one new position. */
+gg_graph *gg_cache(const gg_graph *g, int32_t n_inputs, const int32_t *inputs, int64_t capacity, gg_graph *shared,
+                   gg_error *err);
+
 /* ---- training graph ---- */
 int32_t gg_grad(gg_graph *g, int32_t loss, gg_error *err);         /* number of parameters differentiated */
 int32_t gg_grad_of(const gg_graph *g, int32_t id);                 /* id of a tensor's gradient, or -1 */

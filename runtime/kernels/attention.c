@@ -12,85 +12,14 @@
 #include <stdatomic.h>
 
 #include "../src/kernel.h"
+#include "block_product.h"
 #include "blocks.h"
 #include "simd_math.h"
 #include "transpose.h"
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-/* More sums than a multiply-add takes cycles, in the registers of the level. */
-#if defined(__AVX512F__) || defined(__aarch64__)
-enum { TILE_ROWS = 8, TILE_VECS = 2 };
-#elif defined(__AVX2__)
-enum { TILE_ROWS = 6, TILE_VECS = 2 };
-#else
-enum { TILE_ROWS = 4, TILE_VECS = 2 };
-#endif
-enum { QUERIES = GG_ATTENTION_QUERIES, KEYS = GG_ATTENTION_KEYS, TILE_COLS = TILE_VECS * GG_LANES, STRIP = 16 };
+enum { QUERIES = GG_ATTENTION_QUERIES, KEYS = GG_ATTENTION_KEYS, TILE_COLS = GG_PRODUCT_COLS, STRIP = 16 };
 
 _Static_assert(QUERIES % TILE_COLS == 0, "a row of scores is whole tiles");
-
-/* ---------------------------------------------------------------- products of blocks */
-
-/* C = A B or C += A B. Rows of B and, unless C is written in part, of C are filled up to whole vectors. */
-typedef struct product {
-    const float *a, *b;
-    float       *c;
-    int64_t      a_row, a_col, b_row, c_row;
-    int64_t      n_rows, n_cols, n_inner;
-    bool         accumulate;
-} product;
-
-ALWAYS_INLINE void store_sum(const product *p, float *at, gg_vec sum, int64_t n)
-{
-    if (n >= GG_LANES) gg_store(at, p->accumulate ? gg_load(at) + sum : sum);
-    else gg_store_n(at, p->accumulate ? gg_load_n(at, n) + sum : sum, n);
-}
-
-/* Rows [i, i + height) of `width` vectors of columns from j on. */
-ALWAYS_INLINE void tile(const product *p, int64_t i, int64_t j, int height, int width)
-{
-    const float *a = p->a + i * p->a_row, *b = p->b + j;
-    float *c = p->c + i * p->c_row + j;
-    gg_vec sum[TILE_ROWS][TILE_VECS] = {0};
-    for (int64_t k = 0; k < p->n_inner; k++) {
-        gg_vec b_row[TILE_VECS];
-        for (int v = 0; v < width; v++) b_row[v] = gg_load(b + v * GG_LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < height; r++) {
-            gg_vec element = gg_splat(a[r * p->a_row]);
-            for (int v = 0; v < width; v++) sum[r][v] = gg_fma(element, b_row[v], sum[r][v]);
-        }
-        a += p->a_col;
-        b += p->b_row;
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < height; r++)
-        for (int v = 0; v < width; v++)
-            store_sum(p, c + r * p->c_row + v * GG_LANES, sum[r][v], p->n_cols - j - v * GG_LANES);
-}
-
-/* As many tiles of this height as fit from row i on; the row after them. */
-ALWAYS_INLINE int64_t tiles(const product *p, int64_t i, int64_t j, int height, int width)
-{
-    for (; i + height <= p->n_rows; i += height) tile(p, i, j, height, width);
-    return i;
-}
-
-ALWAYS_INLINE void tile_column(const product *p, int64_t j, int width)
-{
-    int64_t i = tiles(p, 0, j, TILE_ROWS, width);
-    i = tiles(p, i, j, 4, width);
-    i = tiles(p, i, j, 2, width);
-    tiles(p, i, j, 1, width);
-}
-
-static void multiply(const product *p)
-{
-    for (int64_t j = 0; j < p->n_cols; j += TILE_COLS)
-        if (p->n_cols - j > GG_LANES) tile_column(p, j, TILE_VECS);
-        else tile_column(p, j, 1);
-}
 
 /* ---------------------------------------------------------------- rows to blocks */
 
@@ -151,7 +80,7 @@ static void score(const pair *p, float *scores, const float *keys, const float *
 {
     for (int64_t i = 0; i < p->n_queries; i += TILE_COLS) {
         int64_t n_cols = gg_min_i64(TILE_COLS, whole_vectors(p->n_queries - i));
-        multiply(&(product){.a = keys, .a_row = gg_attention_row(p->head_dim), .a_col = 1,
+        gg_multiply(&(gg_product){.a = keys, .a_row = gg_attention_row(p->head_dim), .a_col = 1,
                             .b = queries + i, .b_row = QUERIES, .c = scores + i, .c_row = QUERIES,
                             .n_rows = visible_keys(p, i + n_cols - 1), .n_cols = n_cols, .n_inner = p->head_dim});
     }
@@ -163,7 +92,7 @@ static void sum_keys(const pair *p, float *out, const float *weights, const floa
     int64_t row = gg_attention_row(p->head_dim);
     for (int64_t i = 0; i < p->n_queries; i += STRIP) {
         int64_t n = gg_min_i64(STRIP, p->n_queries - i);
-        multiply(&(product){.a = weights + i, .a_row = 1, .a_col = QUERIES, .b = keys, .b_row = row,
+        gg_multiply(&(gg_product){.a = weights + i, .a_row = 1, .a_col = QUERIES, .b = keys, .b_row = row,
                             .c = out + i * row, .c_row = row, .n_rows = n, .n_cols = row,
                             .n_inner = visible_keys(p, i + n - 1), .accumulate = accumulate});
     }
@@ -175,7 +104,7 @@ static void sum_queries(const pair *p, const rows *out, int64_t first_key, const
     int64_t row = gg_attention_row(p->head_dim);
     for (int64_t j = 0; j < p->n_keys; j += STRIP) {
         int64_t i = first_query(p, j);
-        multiply(&(product){.a = weights + j * QUERIES + i, .a_row = QUERIES, .a_col = 1, .b = queries + i * row,
+        gg_multiply(&(gg_product){.a = weights + j * QUERIES + i, .a_row = QUERIES, .a_col = 1, .b = queries + i * row,
                             .b_row = row, .c = out->data + (first_key + j) * out->row, .c_row = out->row,
                             .n_rows = gg_min_i64(STRIP, p->n_keys - j), .n_cols = p->head_dim,
                             .n_inner = p->n_queries - i, .accumulate = true});

@@ -4,7 +4,7 @@
 #ifndef GG_BLOCKS_H
 #define GG_BLOCKS_H
 
-#include "../src/base.h"
+#include "../src/tensor.h"
 
 /* A product is computed from packed blocks of A (rows x inner) and B (inner x columns). Rows are multiples of every
  * level's tile height (4, 6, 8, 14), columns of every tile width (8, 16, 32). One inner size for all cases: it alone
@@ -44,6 +44,15 @@ static inline int64_t gg_attention_back_floats(int64_t head_dim)
 {
     return 2 * GG_ATTENTION_SCORES + (2 * GG_ATTENTION_KEYS + 5 * GG_ATTENTION_QUERIES) * gg_attention_row(head_dim) +
            2 * GG_ATTENTION_QUERIES;
+}
+
+/* Queries that pass along cached keys and values together: they share what is loaded. */
+enum { GG_CACHED_QUERIES = 8 };
+
+/* Of one thread, by the cache of values, whose rows are whole vectors: queries, scores with all keys, sums. */
+static inline int64_t gg_cached_attention_floats(const gg_tensor *cache)
+{
+    return GG_CACHED_QUERIES * (2 * cache->ne[0] + cache->ne[1]);
 }
 
 /* The logits that linear_cross_entropy holds at a time. More rows use each packed element of w more often. */

@@ -50,6 +50,7 @@ typedef struct gg_op_info {
     bool           sized;     /* ne is given */
     bool           view;      /* the result lies in source 0's memory */
     bool           inplace;
+    bool           by_row;     /* a row of the result follows from the same row of each source */
     bool           no_gradient;
     bool           has_kernel;
     bool           exact;      /* ggml approximates it; the file shows another op of the same ggml_op */

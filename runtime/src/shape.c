@@ -5,6 +5,8 @@
  */
 #include "shape.h"
 
+#include "../kernels/blocks.h"
+
 #include <math.h>
 
 #define MAX_NE ((int64_t)1 << 40)
@@ -178,6 +180,24 @@ int32_t gg_shape_attention_back(const gg_graph *g, gg_tensor *y, gg_error *err)
     if (!gg_same_shape(source(g, y, 0), q) || !gg_same_shape(source(g, y, 1), k) ||
         !gg_same_shape(source(g, y, 2), v))
         FAIL("dq, dk and dv do not have the shapes of q, k and v");
+    return like(y, q, err);
+}
+
+/* Keys lie transposed in blocks of ne[0], values as rows; see kernels/cached_attention.c. */
+int32_t gg_shape_cached_attention(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *q = source(g, y, 0), *k = source(g, y, 1), *keys = source(g, y, 3), *values = source(g, y, 4);
+    int64_t row = gg_attention_row(q->ne[0]), n_heads = k->ne[1] * k->ne[3];
+    for (int i = 0; i < 5; i++)
+        if (check_type(source(g, y, i), GG_TYPE_F32, "operands", err) < 0) return -1;
+    if (check_type(source(g, y, 5), GG_TYPE_I32, "n_past", err) < 0) return -1;
+    if (check_attention(y, q, k, source(g, y, 2), NULL, err) < 0) return -1;
+    if (q->ne[2] != k->ne[2]) FAIL("%lld queries for %lld keys", (long long)q->ne[2], (long long)k->ne[2]);
+    if (keys->ne[0] != GG_ATTENTION_KEYS || keys->ne[1] != q->ne[0] || keys->ne[3] != n_heads)
+        FAIL("the cache of keys is not of these heads");
+    if (values->ne[0] != row || values->ne[1] != keys->ne[0] * keys->ne[2] || values->ne[2] != n_heads ||
+        values->ne[3] != 1)
+        FAIL("the cache of values is not of these heads");
     return like(y, q, err);
 }
 

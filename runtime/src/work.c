@@ -24,6 +24,12 @@ int64_t gg_work_attention_back(const gg_tensor *y, const gg_tensor *const *src, 
     return GG_ALIGN + n_threads * gg_attention_back_floats(y->ne[0]) * (int64_t)sizeof(float);
 }
 
+int64_t gg_work_cached_attention(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)y;
+    return GG_ALIGN + n_threads * gg_cached_attention_floats(src[4]) * (int64_t)sizeof(float);
+}
+
 /* A partial sum per chunk. */
 int64_t gg_work_sum(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {

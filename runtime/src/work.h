@@ -12,6 +12,7 @@ typedef int64_t gg_work(const gg_tensor *y, const gg_tensor *const *src, int n_t
 
 gg_work gg_work_attention;
 gg_work gg_work_attention_back;
+gg_work gg_work_cached_attention;
 gg_work gg_work_gemm;
 gg_work gg_work_sum;
 gg_work gg_work_cross_entropy;
