@@ -5,6 +5,7 @@
  * Where a batch is one long list of rows it becomes one product, whose packed blocks then serve all of it.
  */
 #include "gemm.h"
+#include "gemv.h"
 
 /* Term `term` of the sum that is output matrix `matrix`. */
 typedef gg_gemm term_of(const gg_task *task, int64_t matrix, int64_t term);
@@ -70,11 +71,13 @@ static gg_gemm mul_mat_rows(const gg_task *task, int64_t matrix, int64_t term)
 
 GG_KERNEL(mul_mat)
 {
-    if (is_matrix(task->src[0]) && is_row_list(task->src[1])) {
-        products(task, 1, 1, mul_mat_rows);
-    } else {
+    if (!is_matrix(task->src[0]) || !is_row_list(task->src[1])) {
         products(task, task->y->ne[2] * task->y->ne[3], 1, mul_mat_term);
+        return;
     }
+    gg_gemm g = mul_mat_rows(task, 0, 0);
+    if (GG_ISA_NAME(gg_gemv_fits)(&g)) GG_ISA_NAME(gg_gemv)(&g, task);
+    else products(task, 1, 1, mul_mat_rows);
 }
 
 /* ---------------------------------------------------------------- mul_mat_back: y = sum over the group of g^T b */

@@ -48,9 +48,16 @@ static inline gg_vec gg_splat(float x) { return x - (gg_vec){0}; }
 /* The first n < GG_LANES elements; the other lanes are zero, and nothing past p + n is touched. */
 static inline gg_vec gg_load_n(const float *p, int64_t n)
 {
+#if defined(__AVX512F__)
+    return (gg_vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif defined(__AVX2__)
+    const gg_ivec lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (gg_vec)_mm256_maskload_ps(p, (__m256i)(lane < (int32_t)n));
+#else
     gg_vec v = {0};
     memcpy(&v, p, (size_t)n * sizeof(float));
     return v;
+#endif
 }
 
 static inline void gg_store_n(float *p, gg_vec v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
@@ -102,12 +109,24 @@ static inline gg_vec gg_min(gg_vec a, gg_vec b)
 #endif
 }
 
-/* Sum and maximum over the lanes, in a fixed pairwise order. */
+/* Sum and maximum over the lanes, in a fixed pairwise order: lane i and the lane half a vector on, again and again. */
 static inline float gg_hsum(gg_vec v)
 {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    __m256 half = _mm512_castps512_ps256((__m512)v) +
+                  _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v), 1));
+#else
+    __m256 half = (__m256)v;
+#endif
+    __m128 four = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+    __m128 two = four + _mm_movehl_ps(four, four);
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     for (int half = GG_LANES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) v[i] += v[i + half];
     return v[0];
+#endif
 }
 
 static inline float gg_hmax(gg_vec v)
