@@ -1,8 +1,8 @@
-"""Finding a model: a built-in name or FILE.py:FUNCTION, its config class, its fields from the command line.
+"""Finding a model: a built-in name, a preset's or FILE.py:FUNCTION, its config class, its fields from the command line.
 
 A model is a function `loss(p, tokens, targets, config)`. Its config class is what the last parameter is annotated
-with, else the module's `Config`. The module may name a tokenizer (TOKENIZER = "chars:...") and a text
-(CORPUS = "builtin:sine"). Used by `ggmlgraph export`.
+with, else the module's `Config`. The module may have configs of published sizes (PRESETS = {"NAME": Config(...)}), and
+name a tokenizer (TOKENIZER = "chars:...") and a text (CORPUS = "builtin:sine"). Used by `export`, `convert`, `models`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 from ggmlgraph import models
 from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.tracer import trace
 
 Result = TypeVar("Result")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -38,12 +40,16 @@ class Model:
     tokenizer: str | None
     corpus: str | None
     path: Path  # of the file that defines it
+    built_in: bool
+    presets: Mapping[str, Any]  # configs by name
+    preset: Any = None  # the config of the preset that was asked for
 
 
 def load(name: str) -> Model:
     """The model of a name. Raises UsageError if there is none, GGError if its file cannot be run."""
     file, _, function = name.partition(":")
     module = _from_file(Path(file)) if file.endswith(".py") else _built_in(name)
+    presets = getattr(module, "PRESETS", {})
     loss = getattr(module, function or "loss", None)
     if not callable(loss):
         raise UsageError(f"{file} has no function {function or 'loss'}")
@@ -54,6 +60,9 @@ def load(name: str) -> Model:
         tokenizer=getattr(module, "TOKENIZER", None),
         corpus=getattr(module, "CORPUS", None),
         path=Path(file) if file.endswith(".py") else Path(str(module.__file__)),
+        built_in=not file.endswith(".py"),
+        presets=presets,
+        preset=presets.get(name),
     )
 
 
@@ -64,9 +73,13 @@ def built_in() -> list[str]:
 
 
 def _built_in(name: str) -> ModuleType:
-    if name not in built_in():
-        raise UsageError(f"no model {name!r}: there are {', '.join(built_in())}, or give FILE.py:FUNCTION")
-    return importlib.import_module(f"ggmlgraph.models.{name}")
+    """The module of a model, or the one that has the preset."""
+    for model in [name] if name in built_in() else built_in():
+        module = importlib.import_module(f"ggmlgraph.models.{model}")
+        if name == model or name in getattr(module, "PRESETS", {}):
+            return module
+    names = ", ".join(built_in())
+    raise UsageError(f"no model {name!r}: there are {names}, presets (`ggmlgraph models`), or give FILE.py:FUNCTION")
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -131,8 +144,12 @@ def field_types(model: Model) -> dict[str, Any]:
 
 
 def parse_fields(model: Model, assignments: Sequence[str]) -> dict[str, Any]:
-    """FIELD=VALUE words as the config's fields. Raises UsageError for an unknown field or a value of another type."""
-    types, values = field_types(model), {}
+    """The preset's fields, and FIELD=VALUE words instead of them.
+
+    Raises UsageError for an unknown field or a value of another type.
+    """
+    types = field_types(model)
+    values = {} if model.preset is None else {name: getattr(model.preset, name) for name in types}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
@@ -153,6 +170,19 @@ def _parse(name: str, text: str, kind: Any) -> Any:
     except (ValueError, KeyError):
         raise UsageError(f"{name}={text}: {text!r} is no {kind.__name__}") from None
     raise UsageError(f"{name} cannot be given on the command line: it is {kind}")
+
+
+def n_params(model: Model, config: Any) -> int:
+    """Number of trained values of a model with this config.
+
+    Of a built-in model one layer and two are traced, for its layers are all the same.
+    """
+    n_layer = getattr(config, "n_layer", 0)
+    if n_layer < 3 or not model.built_in:
+        graph = run(model, lambda: trace(model.loss, config))
+        return sum(math.prod(map(int, node.shape)) for node in graph.nodes if node.initializer)
+    one, two = (n_params(model, dataclasses.replace(config, n_layer=n)) for n in (1, 2))
+    return one + (n_layer - 1) * (two - one)
 
 
 def config(model: Model, values: dict[str, Any]) -> Any:

@@ -57,3 +57,9 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
     return p.cross_entropy(logits(p, tokens, c), targets)
+
+
+PRESETS = {
+    "gemma-2b": Config(n_embd=2048, n_head=8, n_layer=18, n_ff=16384, head_dim=256),
+    "gemma-7b": Config(n_embd=3072, n_head=16, n_head_kv=16, n_layer=28, n_ff=24576, head_dim=256),
+}

@@ -14,12 +14,13 @@ from ggmlgraph.models.llama import attend
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes. n_ctx is the number of learned positions; n_ff 0 means 4 n_embd; exact_gelu: by erf instead of tanh."""
+    """Sizes, by default of the smallest published. n_ctx is the number of learned positions; n_ff 0 means 4 n_embd;
+    exact_gelu: by erf instead of tanh."""
 
     n_vocab: int = 50257
-    n_embd: int = 256
-    n_head: int = 8
-    n_layer: int = 8
+    n_embd: int = 768
+    n_head: int = 12
+    n_layer: int = 12
     n_ctx: int = 1024
     n_ff: int = 0
     norm_eps: float = 1e-5
@@ -62,3 +63,11 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
     return p.cross_entropy(logits(p, tokens, c), targets)
+
+
+PRESETS = {
+    "gpt2-medium": Config(n_embd=1024, n_head=16, n_layer=24),
+    "gpt2-large": Config(n_embd=1280, n_head=20, n_layer=36),
+    "gpt2-xl": Config(n_embd=1600, n_head=25, n_layer=48),
+    "nanogpt-char": Config(65, n_embd=384, n_head=6, n_layer=6, n_ctx=256, bias=False, exact_gelu=True),
+}

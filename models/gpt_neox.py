@@ -65,3 +65,18 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
     return p.cross_entropy(logits(p, tokens, c), targets)
+
+
+PRESETS = {
+    "pythia-14m": Config(50304, n_embd=128, n_head=4, n_layer=6),
+    "pythia-31m": Config(50304, n_embd=256, n_head=8, n_layer=6),
+    "pythia-70m": Config(50304, n_embd=512, n_head=8, n_layer=6),
+    "pythia-160m": Config(50304, n_embd=768, n_head=12, n_layer=12),
+    "pythia-410m": Config(50304, n_embd=1024, n_head=16, n_layer=24),
+    "pythia-1b": Config(50304, n_embd=2048, n_head=8, n_layer=16),
+    "pythia-1.4b": Config(50304, n_embd=2048, n_head=16, n_layer=24),
+    "pythia-2.8b": Config(50304, n_embd=2560, n_head=32, n_layer=32),
+    "pythia-6.9b": Config(50432, n_embd=4096, n_head=32, n_layer=32),
+    "pythia-12b": Config(50688, n_embd=5120, n_head=40, n_layer=36),
+    "gpt-neox-20b": Config(50432, n_embd=6144, n_head=64, n_layer=44),
+}

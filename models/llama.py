@@ -82,3 +82,21 @@ def logits(
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
     return p.cross_entropy(logits(p, tokens, c), targets)
+
+
+PRESETS = {
+    "llama-7b": Config(n_embd=4096, n_head=32, n_layer=32, norm_eps=1e-6),
+    "llama-13b": Config(n_embd=5120, n_head=40, n_layer=40, norm_eps=1e-6),
+    "llama-30b": Config(n_embd=6656, n_head=52, n_layer=60, norm_eps=1e-6),
+    "llama-65b": Config(n_embd=8192, n_head=64, n_layer=80),
+    "llama2-7b": Config(n_embd=4096, n_head=32, n_layer=32),
+    "llama2-13b": Config(n_embd=5120, n_head=40, n_layer=40),
+    "llama2-70b": Config(n_embd=8192, n_head=64, n_head_kv=8, n_layer=80, n_ff=28672),
+    "llama3-8b": Config(128256, 4096, 32, 8, 32, 14336, rope_freq_base=500000.0),
+    "llama3-70b": Config(128256, 8192, 64, 8, 80, 28672, rope_freq_base=500000.0),
+    "tinyllama-1.1b": Config(n_embd=2048, n_head=32, n_head_kv=4, n_layer=22),
+    "stories260k": Config(512, 64, 8, 4, 5, 172, tied=True),  # llama2.c's
+    "stories15m": Config(n_embd=288, n_head=6, n_layer=6, n_ff=768, tied=True),
+    "stories42m": Config(n_embd=512, n_head=8, n_layer=8, n_ff=1376, tied=True),
+    "stories110m": Config(n_embd=768, n_head=12, n_layer=12, n_ff=2048, tied=True),
+}

@@ -29,3 +29,9 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
     return p.cross_entropy(logits(p, tokens, c), targets)
+
+
+PRESETS = {
+    "mistral-7b": Config(n_embd=4096, n_head=32, n_head_kv=8, n_layer=32, n_ff=14336),
+    "mistral-nemo-12b": Config(131072, 5120, 32, 8, 40, 14336, rope_freq_base=1e6, head_dim=128, window=0),
+}

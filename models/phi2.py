@@ -61,3 +61,10 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
     return p.cross_entropy(logits(p, tokens, c), targets)
+
+
+PRESETS = {
+    "phi-1": Config(n_embd=2048, n_head=32, n_layer=24),
+    "phi-1.5": Config(n_embd=2048, n_head=32, n_layer=24),
+    "phi-2": Config(n_embd=2560, n_head=32, n_layer=32, rotary_pct=0.4),
+}

@@ -18,7 +18,7 @@ class Config(llama.Config):
 
     n_head_kv: int = 2
     norm_eps: float = 1e-6
-    rope_freq_base: float = 1000000.0
+    rope_freq_base: float = 1e6
 
 
 def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
@@ -38,3 +38,13 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
     return p.cross_entropy(llama.logits(p, tokens, c, attention), targets)
+
+
+PRESETS = {
+    "qwen3-0.6b": Config(151936, 1024, 16, 8, 28, 3072, head_dim=128, tied=True),
+    "qwen3-1.7b": Config(151936, 2048, 16, 8, 28, 6144, head_dim=128, tied=True),
+    "qwen3-4b": Config(151936, 2560, 32, 8, 36, 9728, head_dim=128, tied=True),
+    "qwen3-8b": Config(151936, 4096, 32, 8, 36, 12288, head_dim=128),
+    "qwen3-14b": Config(151936, 5120, 40, 8, 40, 17408, head_dim=128),
+    "qwen3-32b": Config(151936, 5120, 64, 8, 64, 25600, head_dim=128),
+}

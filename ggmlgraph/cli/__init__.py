@@ -20,6 +20,7 @@ from ggmlgraph import __version__
 from ggmlgraph.errors import GGError
 
 COMMANDS = {  # name: one line of help; the command is `command` in the module ggmlgraph.cli.NAME
+    "models": "List models and their published sizes.",
     "export": "Write a model as a graph file.",
     "convert": "Write a checkpoint of another program as a graph file.",
     "train": "Train a graph file on text.",

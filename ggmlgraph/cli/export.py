@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Write MODEL as a ggml compute graph with fresh weights.
 
-    MODEL is a built-in name (llama, gpt_neox, baby_llama) or FILE.py:FUNCTION; FIELD=VALUE sets a field of its
+    MODEL is an architecture or a preset of `ggmlgraph models`, or FILE.py:FUNCTION; FIELD=VALUE sets a field of its
     config. Without --tokenizer a text is its bytes, and n_vocab is 256. n_vocab follows the tokenizer unless given.
     """
     if output is None and not show:
