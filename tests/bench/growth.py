@@ -21,10 +21,10 @@ import ggmlgraph as gg
 from ggmlgraph.models import llama
 
 BASE = llama.Config(n_vocab=4096, n_embd=128, n_head=4, n_layer=4, n_ff=384)
-TOKENS = 2048
+TOKENS = 4096
 Step = Callable[[], object]
 AXES: dict[str, list[tuple[int, llama.Config, int, int]]] = {  # axis: (value, config, batch, ctx)
-    "ctx": [(n, BASE, TOKENS // n, n) for n in (64, 128, 256, 512, 1024, 2048)],
+    "ctx": [(n, BASE, TOKENS // n, n) for n in (64, 128, 256, 512, 1024, 2048, 4096)],
     "layers": [(n, replace(BASE, n_layer=n), 16, 64) for n in (1, 2, 4, 8, 16)],
     "vocabulary": [(n, replace(BASE, n_vocab=n), 16, 64) for n in (1024, 2048, 4096, 8192, 16384, 32768)],
     "batch": [(n, BASE, n, 64) for n in (1, 2, 4, 8, 16, 32)],
