@@ -2,7 +2,8 @@
  * a register-blocked tile reads in order. Called by products.c and cross_entropy.c.
  *
  * A panel is a tile's height of A (or width of B) by the block's inner size, inner index slowest; panels at the
- * matrix's edge are filled up with zeros. Strides matter to packing alone, so one tile serves every transposition.
+ * matrix's edge are filled up with zeros. Strides matter to packing alone, so one tile serves every transposition;
+ * where C is narrow and A's rows lie without gaps, its tile reads A where it is.
  * Threads pack shared blocks together and then take tiles from a common counter: the tiles are independent, so it
  * does not matter which thread computes one, and a slow core takes fewer.
  */
@@ -23,6 +24,7 @@ enum { TILE_ROWS = 8, TILE_VECS = 2 };
 enum { TILE_ROWS = 4, TILE_VECS = 2 };
 #endif
 enum { TILE_COLS = TILE_VECS * GG_LANES };
+enum { DIRECT_COLS = 256 }; /* of C; with fewer, an element of A is read too few times to be worth packing */
 
 _Static_assert(GG_GEMM_BAND % TILE_ROWS == 0 && GG_GEMM_ROWS % TILE_ROWS == 0 && GG_GEMM_ALONE_ROWS % TILE_ROWS == 0,
                "blocks hold whole tiles");
@@ -70,14 +72,16 @@ ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const source *s, i
 
 /* One product of blocks. */
 typedef struct block {
-    const float *a, *b; /* packed */
+    const float *a, *b; /* packed; a as it lies in memory where a_row is not 0, its rows then that far apart */
+    int64_t      a_row;
     float       *c;
     int64_t      c_row, n_rows, n_cols, n_inner;
     bool         accumulate;
 } block;
 
-static void tile(const float *restrict a, const float *restrict b, int64_t n_inner, float *restrict c, int64_t c_row,
-                 bool accumulate)
+/* C's tile from A's element (i, k) at a[row[i] + k * step]. */
+ALWAYS_INLINE void multiply_tile(const float *restrict a, const int64_t *row, int64_t step, const float *restrict b,
+                                 int64_t n_inner, float *restrict c, int64_t c_row, bool accumulate)
 {
     gg_vec sum[TILE_ROWS][TILE_VECS] = {0};
     for (int i = 0; i < TILE_ROWS; i++) { /* C is far away by now, and needed all at once at the end */
@@ -89,10 +93,10 @@ static void tile(const float *restrict a, const float *restrict b, int64_t n_inn
         for (int v = 0; v < TILE_VECS; v++) b_row[v] = gg_load(b + v * GG_LANES);
 #pragma GCC unroll 16
         for (int i = 0; i < TILE_ROWS; i++) {
-            gg_vec element = gg_splat(a[i]);
+            gg_vec element = gg_splat(a[row[i]]);
             for (int v = 0; v < TILE_VECS; v++) sum[i][v] = gg_fma(element, b_row[v], sum[i][v]);
         }
-        a += TILE_ROWS;
+        a += step;
         b += TILE_COLS;
     }
 #pragma GCC unroll 16
@@ -103,16 +107,41 @@ static void tile(const float *restrict a, const float *restrict b, int64_t n_inn
         }
 }
 
+static void tile_packed(const float *a, const float *b, int64_t n_inner, float *c, int64_t c_row, bool accumulate)
+{
+    int64_t row[TILE_ROWS];
+    for (int i = 0; i < TILE_ROWS; i++) row[i] = i;
+    multiply_tile(a, row, TILE_ROWS, b, n_inner, c, c_row, accumulate);
+}
+
+/* Rows past the n_rows that A has repeat its last. */
+static void tile_direct(const float *a, int64_t a_row, int64_t n_rows, const float *b, int64_t n_inner, float *c,
+                        int64_t c_row, bool accumulate)
+{
+    int64_t row[TILE_ROWS];
+    for (int i = 0; i < TILE_ROWS; i++) row[i] = gg_min_i64(i, n_rows - 1) * a_row;
+    multiply_tile(a, row, 1, b, n_inner, c, c_row, accumulate);
+}
+
+static void tile(const block *s, const float *a, const float *b, float *c, int64_t c_row, bool accumulate,
+                 int64_t n_rows)
+{
+    if (s->a_row) {
+        tile_direct(a, s->a_row, n_rows, b, s->n_inner, c, c_row, accumulate);
+    } else {
+        tile_packed(a, b, s->n_inner, c, c_row, accumulate);
+    }
+}
+
 /* A tile of which only n_rows x n_cols lie in C. */
-static void edge_tile(const float *a, const float *b, int64_t n_inner, float *c, int64_t c_row, bool accumulate,
-                      int64_t n_rows, int64_t n_cols)
+static void edge_tile(const block *s, const float *a, const float *b, float *c, int64_t n_rows, int64_t n_cols)
 {
     _Alignas(GG_ALIGN) float sum[TILE_ROWS * TILE_COLS];
-    tile(a, b, n_inner, sum, TILE_COLS, false);
+    tile(s, a, b, sum, TILE_COLS, false, n_rows);
     for (int64_t i = 0; i < n_rows; i++)
         for (int64_t j = 0; j < n_cols; j++) {
-            float *at = &c[i * c_row + j], value = sum[i * TILE_COLS + j];
-            *at = accumulate ? *at + value : value;
+            float *at = &c[i * s->c_row + j], value = sum[i * TILE_COLS + j];
+            *at = s->accumulate ? *at + value : value;
         }
 }
 
@@ -122,13 +151,13 @@ static void run_column(const block *s, int64_t i, int64_t i_end, int64_t j)
     const float *b = s->b + j * TILE_COLS * s->n_inner;
     int64_t n_cols = gg_min_i64(TILE_COLS, s->n_cols - j * TILE_COLS);
     for (; i < i_end; i++) {
-        const float *a = s->a + i * TILE_ROWS * s->n_inner;
+        const float *a = s->a + i * TILE_ROWS * (s->a_row ? s->a_row : s->n_inner);
         float *c = s->c + i * TILE_ROWS * s->c_row + j * TILE_COLS;
         int64_t n_rows = gg_min_i64(TILE_ROWS, s->n_rows - i * TILE_ROWS);
         if (n_rows == TILE_ROWS && n_cols == TILE_COLS) {
-            tile(a, b, s->n_inner, c, s->c_row, s->accumulate);
+            tile(s, a, b, c, s->c_row, s->accumulate, TILE_ROWS);
         } else {
-            edge_tile(a, b, s->n_inner, c, s->c_row, s->accumulate, n_rows, n_cols);
+            edge_tile(s, a, b, c, n_rows, n_cols);
         }
     }
 }
@@ -193,6 +222,7 @@ static void multiply(const gg_gemm *g, const team *t)
     int64_t cols = block_size(g->n_cols, t->max_cols, TILE_COLS);
     int64_t inner = block_size(g->n_inner, GG_GEMM_INNER, 4);
     int64_t step = 0, n_b = 0;
+    bool direct = g->a.col == 1 && g->n_cols <= DIRECT_COLS;
     if (t->nth > 1 && t->ith == 0) atomic_store_explicit(t->next_tile[0], 0, memory_order_relaxed);
     for (int64_t j = 0; j < g->n_cols; j += cols)
         for (int64_t k = 0; k < g->n_inner; k += inner, n_b++) {
@@ -202,9 +232,10 @@ static void multiply(const gg_gemm *g, const team *t)
             for (int64_t i = 0; i < g->n_rows; i += rows, step++) {
                 int64_t n_rows = gg_min_i64(rows, g->n_rows - i);
                 source a = {g->a.data + i * g->a.row + k * g->a.col, g->a.row, g->a.col, n_rows, n_inner};
-                pack_panels(t, t->a[step % 2], TILE_ROWS, &a);
-                block s = {.a = t->a[step % 2], .b = t->b[n_b % 2], .c = g->c + i * g->c_row + j, .c_row = g->c_row,
-                           .n_rows = n_rows, .n_cols = n_cols, .n_inner = n_inner,
+                if (!direct) pack_panels(t, t->a[step % 2], TILE_ROWS, &a);
+                block s = {.a = direct ? a.data : t->a[step % 2], .a_row = direct ? g->a.row : 0, .b = t->b[n_b % 2],
+                           .c = g->c + i * g->c_row + j, .c_row = g->c_row, .n_rows = n_rows, .n_cols = n_cols,
+                           .n_inner = n_inner,
                            .accumulate = g->accumulate || k > 0};
                 share_tiles(t, &s, step);
             }
