@@ -184,13 +184,22 @@ def work_nbytes(placed: Order) -> int:
 
     Its importer takes `size_eval` bytes for the nodes and gives `ggml_graph_compute_with_ctx` nothing more. The
     largest demands are one float32 row per thread (soft_max, rope, cross entropy: up to 3) and, where a product's
-    first operand is not float32, the second one converted.
+    first operand is not float32, the second one converted; a product with chosen matrices also lists their rows.
     """
     tensors = [*placed.leafs, *placed.nodes]
     rows = max((3 * 4 * node.ne[0] for node in placed.nodes), default=0)
-    converted = max((4 * _n_elements(tensors[node.src[1]]) for node in placed.nodes
-                     if node.op == "MUL_MAT" and tensors[node.src[0]].type != "F32"), default=0)  # fmt: skip
-    return max(rows * N_THREADS, converted) + 64 * N_THREADS + 4096
+    products = max((_product_nbytes(node, tensors) for node in placed.nodes), default=0)
+    return max(rows * N_THREADS, products) + 64 * N_THREADS + 4096
+
+
+def _product_nbytes(node: Record, tensors: list[Record]) -> int:
+    """What a product wants beside its operands, in the worst case."""
+    if node.op not in ("MUL_MAT", "MUL_MAT_ID"):
+        return 0
+    a, b = (tensors[s] for s in node.src[:2])
+    converted = 0 if a.type == "F32" else 4 * _n_elements(b)
+    lists = 8 * a.ne[2] * (1 + b.ne[2]) if node.op == "MUL_MAT_ID" else 0
+    return 2 * converted + lists
 
 
 def nodes_nbytes(nodes: Iterable[Record]) -> int:

@@ -255,6 +255,23 @@ def out_prod(a: Tensor, b: Tensor) -> Tensor:
     """Sum over rows of outer products: y = b.T @ a. a: (..., k, m); b: (..., k, n) -> (..., n, m)."""
 
 
+@op("MUL_MAT_ID", shape="mul_mat_id", rows=("b",), dense=("ids",), work="mul_mat_id", rank=lambda a, b, ids: 3,
+    vjp=lambda g, y, a, b, ids: (
+        mul_mat_id_back(g, b, ids, shape=a), mul_mat_id(transpose(a), g, ids), None))  # fmt: skip
+def mul_mat_id(a: Tensor, b: Tensor, ids: Tensor) -> Tensor:
+    """Products with the matrices that ids choose, as in a mixture of experts: y[t, u] = b[t, u] @ a[ids[t, u]].T.
+
+    a: (n_expert, m, k); b: (n, n_used, k), or (n, 1, k), a row for all of ids[t]; ids int32 (n, n_used)
+    -> (n, n_used, m). Every id is checked against n_expert when it runs. Rows are grouped by matrix, so that a
+    matrix meets all of its rows in one product.
+    """
+
+
+@op(shape="mul_mat_id_back", rows=("g", "b"), dense=("ids",), work="mul_mat_id_back")
+def mul_mat_id_back(g: Tensor, b: Tensor, ids: Tensor, shape: Shape) -> Tensor:
+    """Cotangent of a in mul_mat_id(a, b, ids): per matrix the sum of g[t, u].T @ b[t, u] where ids[t, u] is it."""
+
+
 # ---------------------------------------------------------------- layout
 
 
@@ -295,6 +312,17 @@ def transpose(a: Tensor) -> Tensor:
     """Swap the last two axes: (..., n, m) -> (..., m, n)."""
 
 
+@op("CONCAT", shape="concat", rows=("a", "b"),
+    vjp=lambda g, y, a, b: (concat_part(g, y.dim, 0, shape=a), concat_part(g, y.dim, 1, shape=b)))  # fmt: skip
+def concat(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
+    """a, then b along ggml's dimension `dim`, 0 the last axis; the other sizes are equal."""
+
+
+@op(shape="concat_part", view=True, kernel=None)
+def concat_part(g: Tensor, dim: int, last: int, shape: Shape) -> Tensor:
+    """The first `shape` of g along `dim`, or with last 1 the last: cotangents of concat's operands. A view."""
+
+
 @op("GET_ROWS", shape="get_rows", rows=("a",), dense=("ids",), rank=lambda a, ids: ids + 1,
     vjp=lambda g, y, a, ids: (get_rows_back(g, ids, shape=a), None))  # fmt: skip
 def get_rows(a: Tensor, ids: Tensor) -> Tensor:
@@ -304,6 +332,17 @@ def get_rows(a: Tensor, ids: Tensor) -> Tensor:
 @op(shape="get_rows_back", rows=("g",), dense=("ids",))
 def get_rows_back(g: Tensor, ids: Tensor, shape: Shape) -> Tensor:
     """Cotangent of a in get_rows(a, ids): rows of g summed into zeros of `shape`."""
+
+
+# ---------------------------------------------------------------- order
+
+
+@op("ARGSORT", shape="argsort", rows=("a",), work="argsort", no_gradient=True)
+def argsort(a: Tensor, order: int = 0) -> Tensor:
+    """Where the elements of each row come from when it is sorted, int32 of a's shape: order 0 rising, 1 falling.
+
+    Equal elements keep their order; NaN comes last. The first k columns of a falling order are the top k.
+    """
 
 
 # ---------------------------------------------------------------- attention

@@ -163,7 +163,25 @@ def _out_prod(a: Array, b: Array) -> Array:
     return _with_rank(b, rank).swapaxes(-1, -2) @ _with_rank(a, rank)
 
 
+def _mul_mat_id(a: Array, b: Array, ids: Array) -> Array:
+    b = _with_rank(b, 3)
+    rows = np.tile(b, (1, ids.shape[-1] // b.shape[-2], 1))
+    return np.einsum("tumk,tuk->tum", a[ids], rows)
+
+
+def _mul_mat_id_back(g: Array, b: Array, ids: Array, shape: Shape) -> Array:
+    matrices = np.zeros(shape)
+    rows = np.tile(b, (1, ids.shape[-1] // b.shape[-2], 1))
+    np.add.at(matrices, ids, np.einsum("tum,tuk->tumk", g, rows))
+    return matrices
+
+
 # ---------------------------------------------------------------- layout
+
+
+def _concat_part(g: Array, dim: int, last: int, shape: Shape) -> Array:
+    n = shape[-1 - dim]
+    return np.take(g, np.arange(g.shape[-1 - dim])[-n:] if last else np.arange(n), -1 - dim)
 
 
 def _window(shape: Shape, offset: int, strides: Shape) -> Array:
@@ -206,6 +224,13 @@ def _get_rows_back(g: Array, ids: Array, shape: Shape) -> Array:
     lists = _with_rank(ids, 3)
     np.add.at(tables, (np.arange(tables.shape[0])[:, None], lists), g.reshape(*lists.shape, shape[-1]))
     return tables.reshape(shape)
+
+
+# ---------------------------------------------------------------- order
+
+
+def _argsort(a: Array, order: int = 0) -> Array:
+    return np.argsort(-a if order else a, axis=-1, kind="stable")
 
 
 # ---------------------------------------------------------------- attention
@@ -406,6 +431,8 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "mul_mat": _mul_mat,
     "mul_mat_back": _mul_mat_back,
     "out_prod": _out_prod,
+    "mul_mat_id": _mul_mat_id,
+    "mul_mat_id_back": _mul_mat_id_back,
     "cont": lambda a, shape=None: a.reshape(a.shape if shape is None else shape),
     "reshape": lambda a, shape: a.reshape(shape),
     "view": _view,
@@ -413,8 +440,11 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "permute": _permute,
     "permute_back": _permute_back,
     "transpose": lambda a: _with_rank(a, 2).swapaxes(-1, -2),
+    "concat": lambda a, b, dim=0: np.concatenate([a, b], -1 - dim),
+    "concat_part": _concat_part,
     "get_rows": _get_rows,
     "get_rows_back": _get_rows_back,
+    "argsort": _argsort,
     "diag_mask_inf": _diag_mask(-np.inf),
     "diag_mask_zero": _diag_mask(0.0),
     "soft_max": _soft_max,
@@ -463,6 +493,7 @@ class Operand:
     high: float = 2.0
     limit: int = 0
     values: tuple[float, ...] = ()
+    dtype: str = "f32"  # of "values"
     layout: str = "dense"
 
     def make(self, rng: np.random.Generator) -> Array:
@@ -472,7 +503,8 @@ class Operand:
         if self.kind == "count":
             return np.full(self.shape, self.limit, np.int32)
         if self.kind == "values":
-            return np.resize(np.array(self.values, np.float32), self.shape)
+            dtype = np.int32 if self.dtype == "i32" else np.float32
+            return np.resize(np.array(self.values, dtype), self.shape)
         if self.kind == "causal":
             return np.where(_above_diagonal(np.zeros(self.shape), 0), -np.inf, 0.0).astype(np.float32)
         return rng.uniform(self.low, self.high, self.shape).astype(np.float32)
@@ -696,6 +728,30 @@ def _out_prods() -> Iterator[Sample]:
             yield Sample((swapped[0], swapped[1]))
 
 
+# (n_expert, m, k, n, n_used, rows of b for the n_used)
+EXPERTS = [
+    (1, 1, 1, 1, 1, 1), (2, 3, 7, 5, 2, 2), (4, 33, 32, 31, 2, 1), (8, 7, 65, 40, 3, 3), (3, 64, 33, 127, 1, 1),
+    (5, 31, 127, 2, 4, 2), (64, 8, 16, 3, 2, 1), (2, 130, 17, 70, 2, 2), (8, 32, 64, 1, 2, 1), (4, 2, 300, 33, 2, 1),
+]  # fmt: skip
+
+
+def _mul_mat_ids() -> Iterator[Sample]:
+    for n_expert, m, k, n, n_used, n_rows in EXPERTS:
+        yield Sample((_f32((n_expert, m, k)), _f32((n, n_rows, k)), _ids((n, n_used), n_expert)))
+    ids = _ids((7, 2), 4)
+    yield Sample((_f32((4, 5, 33), layout="transposed"), _f32((7, 2, 33), layout="sliced"), ids))
+    yield Sample((_f32((4, 5, 33), layout="permuted"), _f32((7, 2, 33), layout="permuted"), ids))
+    yield Sample((_f32((4, 5, 33)), _f32((7, 1, 33)), Operand((7, 2), "values", values=(1, 1, 3), dtype="i32")))
+
+
+def _mul_mat_id_backs() -> Iterator[Sample]:
+    for n_expert, m, k, n, n_used, n_rows in EXPERTS:
+        operands = (_f32((n, n_used, m)), _f32((n, n_rows, k)), _ids((n, n_used), n_expert))
+        yield Sample(operands, shape=(n_expert, m, k))
+    operands = (_f32((7, 2, 5), layout="sliced"), _f32((7, 2, 33), layout="permuted"), _ids((7, 2), 4))
+    yield Sample(operands, shape=(4, 5, 33))
+
+
 def _conts() -> Iterator[Sample]:
     for sample in _unary():
         a = sample.operands[0]
@@ -766,6 +822,38 @@ def _permutes() -> Iterator[Sample]:
 def _transposes() -> Iterator[Sample]:
     for shape, layout in (*DENSE[8:], *ROWS_APART, *ELEMENTS_APART):
         yield Sample((_f32(shape, layout=layout),))
+
+
+# (sizes of a and b, dimension)
+CONCATS: list[tuple[Shape, Shape, int]] = [
+    ((1,), (1,), 0), ((33,), (2,), 0), ((7, 3), (7, 65), 0), ((2, 33), (31, 33), 1), ((2, 3, 7, 32), (2, 3, 7, 1), 0),
+    ((2, 3, 7, 32), (2, 3, 2, 32), 1), ((2, 3, 7, 32), (2, 1, 7, 32), 2), ((2, 3, 7, 32), (3, 3, 7, 32), 3),
+    ((3, 5, 2), (3, 5, 2), 2), ((64, 1), (1, 1), 1),
+]  # fmt: skip
+
+
+def _concats() -> Iterator[Sample]:
+    for a, b, dim in CONCATS:
+        yield Sample((_f32(a), _f32(b)), {"dim": dim})
+    for one, other in (("permuted", "sliced"), ("sliced", "permuted")):
+        yield Sample((_f32((2, 3, 31), layout=one), _f32((2, 3, 7), layout=other)), {"dim": 0})
+        yield Sample((_f32((2, 3, 31), layout=one), _f32((2, 2, 31), layout=other)), {"dim": 1})
+
+
+def _concat_parts() -> Iterator[Sample]:
+    for a, b, dim in CONCATS:
+        whole = np.concatenate([np.empty(a), np.empty(b)], -1 - dim).shape
+        yield Sample((_f32(whole),), {"dim": dim, "last": 0}, shape=a)
+        yield Sample((_f32(whole),), {"dim": dim, "last": 1}, shape=b)
+
+
+def _argsorts() -> Iterator[Sample]:
+    for k, (shape, layout) in enumerate((*DENSE[::2], *ROWS_APART)):
+        yield Sample((_f32(shape, layout=layout),), {"order": k % 2})
+    for order in (0, 1):
+        yield Sample((_f32((3, 1027)),), {"order": order})
+        yield Sample((_values((3, 64), 1.0, -1.0, 0.0, 1.0, 3.0),), {"order": order})
+        yield Sample((_values((2, 9), math.inf, math.nan, 1.0, -math.inf),), {"order": order})
 
 
 LOOKUPS: list[tuple[Shape, Shape]] = [
@@ -997,6 +1085,8 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "mul_mat": _mul_mats(),
     "mul_mat_back": _mul_mat_backs(),
     "out_prod": _out_prods(),
+    "mul_mat_id": _mul_mat_ids(),
+    "mul_mat_id_back": _mul_mat_id_backs(),
     "cont": _conts(),
     "reshape": _reshapes(),
     "view": _views(),
@@ -1004,8 +1094,11 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "permute": _permutes(),
     "permute_back": _permutes(),
     "transpose": _transposes(),
+    "concat": _concats(),
+    "concat_part": _concat_parts(),
     "get_rows": _get_rows_samples(),
     "get_rows_back": _get_rows_back_samples(),
+    "argsort": _argsorts(),
     "diag_mask_inf": _diag_masks(),
     "diag_mask_zero": _diag_masks(),
     "soft_max": _soft_maxes(),

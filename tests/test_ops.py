@@ -19,7 +19,8 @@ from ggmlgraph.optable import TABLE
 
 EPS32 = 2.0**-24
 LINEAR = {  # sums of products: the error is bounded by what the magnitudes add up to
-    "mul_mat", "mul_mat_back", "out_prod", "sum", "sum_rows", "repeat_back", "view_back", "get_rows_back", "sum_sqr",
+    "mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "out_prod", "sum", "sum_rows", "repeat_back", "view_back", "get_rows_back",
+    "sum_sqr",
 }  # fmt: skip
 NORMALISING = {
     "norm", "norm_back", "norm_gain", "rms_norm", "rms_norm_back", "rms_norm_gain", "soft_max", "soft_max_back",
@@ -69,7 +70,7 @@ def bound(sample: Sample, values: list[Any], expected: Any) -> Any:
     if sample.op in LINEAR:
         magnitudes = [abs(v) if v is not None and v.dtype.kind == "f" else v for v in values]
         terms = max(1, max(v.size for v in values if v is not None) // max(1, expected.size))
-        if sample.op in ("mul_mat", "out_prod", "mul_mat_back"):
+        if sample.op in ("mul_mat", "out_prod", "mul_mat_back", "mul_mat_id", "mul_mat_id_back"):
             terms = max(values[0].shape + values[1].shape)
         return 2.0 * np.sqrt(terms) * EPS32 * REFERENCE[sample.op](*magnitudes, **sample.keywords()) + 1e-7
     if sample.op in NORMALISING:

@@ -1,5 +1,5 @@
-/* blocks.h - sizes of the blocks that kernels keep in scratch memory: gemm.c, cross_entropy.c, attention.c and rows.c
- * carve it up by them, src/work.c adds them up. The same for every ISA level.
+/* blocks.h - sizes of the blocks that kernels keep in scratch memory: gemm.c, experts.c, cross_entropy.c, attention.c and
+ * rows.c carve it up by them, src/work.c adds them up. The same for every ISA level.
  */
 #ifndef GG_BLOCKS_H
 #define GG_BLOCKS_H
@@ -57,6 +57,21 @@ static inline int64_t gg_cached_attention_floats(const gg_tensor *cache)
 
 /* The logits that linear_cross_entropy holds at a time. More rows use each packed element of w more often. */
 enum { GG_LOGITS_NBYTES = 32 << 20, GG_LOGITS_MIN_ROWS = 64 };
+
+/* Where things lie in the scratch memory of a product with chosen matrices, in bytes; see experts.c. */
+typedef struct gg_experts {
+    int64_t begin, order, in, out, nbytes;
+} gg_experts;
+
+static inline gg_experts gg_experts_of(int64_t n_experts, int64_t n_rows, int64_t n_in, int64_t n_out)
+{
+    gg_experts e = {.begin = gg_align(GG_GEMM_NBYTES)};
+    e.order = gg_align(e.begin + (n_experts + 1) * (int64_t)sizeof(int64_t));
+    e.in = gg_align(e.order + n_rows * (int64_t)sizeof(int64_t));
+    e.out = gg_align(e.in + n_rows * n_in * (int64_t)sizeof(float));
+    e.nbytes = gg_align(e.out + n_rows * n_out * (int64_t)sizeof(float));
+    return e;
+}
 
 /* Terms per partial sum of a scalar result. */
 enum { GG_SUM_CHUNK = 8192 };

@@ -1,4 +1,4 @@
-/* layout.c - kernels that move elements: cont, repeat, get_rows and view's and their cotangents.
+/* layout.c - kernels that move elements: cont, repeat, concat, get_rows and view's and their cotangents.
  *
  * The forward ones copy; the backward ones sum. A sum is split by the elements it ends in, and each is summed by
  * one thread in the order of the tiles or ids, so results do not depend on the number of threads.
@@ -146,6 +146,31 @@ GG_KERNEL(repeat_back)
         row_tiles tiles = row_tiles_of(task, run.row);
         sum_tiles(y + i, &tiles, run.column, run.n);
     }
+}
+
+/* ---- concat ---- */
+
+/* Part of rows [begin, end) of y that one source fills: its first element goes to `at` along dimension dim. */
+static void copy_part(const gg_task *task, int source, int dim, int64_t at, int64_t begin, int64_t end)
+{
+    const gg_tensor *y = task->y, *a = task->src[source];
+    int64_t          size = gg_type_size(y->type);
+    for (int64_t r = begin; r < end; r++) {
+        int64_t i[GG_MAX_DIMS] = {0, r % y->ne[1], r / y->ne[1] % y->ne[2], r / y->ne[1] / y->ne[2]};
+        i[dim] -= at;
+        if (dim > 0 && (i[dim] < 0 || i[dim] >= a->ne[dim])) continue;
+        const char *row = task->src_data[source] + i[1] * a->nb[1] + i[2] * a->nb[2] + i[3] * a->nb[3];
+        memcpy(task->y_data + r * y->nb[1] + (dim == 0 ? at * size : 0), row, (size_t)(a->ne[0] * size));
+    }
+}
+
+GG_KERNEL(concat)
+{
+    int     dim = gg_param_i32(task->y, 0);
+    int64_t begin, end;
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    copy_part(task, 0, dim, 0, begin, end);
+    copy_part(task, 1, dim, task->src[0]->ne[dim], begin, end);
 }
 
 /* ---- view_back ---- */

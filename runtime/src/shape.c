@@ -1,24 +1,10 @@
-/* shape.c - every shape rule, once. The tracer, the importer and the gradient pass all come through here (gg_node).
- *
- * A rule gets the new tensor y with op, sources, op_params and, for sized ops, ne (views: nb) filled in. It checks
- * the sources and sets y's type, ne, nb. Sizes in messages are ggml's, dimension 0 fastest.
- */
+/* shape.c - shape rules, but for those of windows that slide (shape_windows.c). See shape.h. */
 #include "shape.h"
 
 #include "../kernels/blocks.h"
 
-#include <math.h>
-
 #define MAX_NE ((int64_t)1 << 40)
 #define MAX_ELEMENTS ((int64_t)1 << 48)
-
-#define FAIL(...) return gg_fail(err, GG_ERR_SHAPE, -1, __VA_ARGS__)
-#define FAIL_AS(code, ...) return gg_fail_as(err, GG_ERR_SHAPE, code, -1, __VA_ARGS__)
-
-static const gg_tensor *source(const gg_graph *g, const gg_tensor *y, int k)
-{
-    return y->src[k] < 0 ? NULL : gg_at(g, y->src[k]);
-}
 
 static void set_dense_strides(gg_tensor *t)
 {
@@ -44,39 +30,6 @@ int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err)
         t->ne[i] = ne[i];
     }
     set_dense_strides(t);
-    return 0;
-}
-
-static int32_t like(gg_tensor *y, const gg_tensor *a, gg_error *err)
-{
-    y->type = a->type;
-    return gg_set_ne(y, a->ne, err);
-}
-
-static int32_t check_type(const gg_tensor *t, int32_t type, const char *what, gg_error *err)
-{
-    if (t->type != type) FAIL("%s must be %s", what, type == GG_TYPE_F32 ? "float32" : "int32");
-    return 0;
-}
-
-static int32_t check_f32(const gg_graph *g, const gg_tensor *y, gg_error *err)
-{
-    for (int k = 0; k < y->n_src; k++)
-        if (y->src[k] >= 0 && check_type(source(g, y, k), GG_TYPE_F32, "operands", err) < 0) return -1;
-    return 0;
-}
-
-static bool tiles(const gg_tensor *small, const gg_tensor *large)
-{
-    for (int i = 0; i < GG_MAX_DIMS; i++)
-        if (large->ne[i] % small->ne[i] != 0) return false;
-    return true;
-}
-
-static int32_t check_finite(const gg_tensor *y, int first_word, int last_word, gg_error *err)
-{
-    for (int w = first_word; w <= last_word; w++)
-        if (!isfinite(gg_param_f32(y, w))) FAIL_AS("BadOpParams", "parameter in word %d is not a finite number", w);
     return 0;
 }
 
@@ -270,6 +223,42 @@ int32_t gg_shape_mul_mat_back(const gg_graph *g, gg_tensor *y, gg_error *err)
     return check_groups(y, b, err);
 }
 
+/* a [k, m, n_expert] on rows of b [k, n_used or a divisor, n] by ids [n_used, n]. */
+static int32_t check_experts(const gg_tensor *a, const gg_tensor *b, const gg_tensor *ids, gg_error *err)
+{
+    if (check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
+    if (a->ne[3] != 1 || b->ne[3] != 1 || ids->ne[2] != 1 || ids->ne[3] != 1) FAIL("more dimensions than the op has");
+    if (ids->ne[1] != b->ne[2])
+        FAIL("%lld lists of ids for %lld lists of rows", (long long)ids->ne[1], (long long)b->ne[2]);
+    if (ids->ne[0] % b->ne[1])
+        FAIL("%lld rows do not repeat into %lld ids", (long long)b->ne[1], (long long)ids->ne[0]);
+    return 0;
+}
+
+int32_t gg_shape_mul_mat_id(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1), *ids = source(g, y, 2);
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[1], ids->ne[0], b->ne[2], 1};
+    if (check_type(a, GG_TYPE_F32, "the matrices", err) < 0 || check_type(b, GG_TYPE_F32, "the rows", err) < 0) return -1;
+    if (a->ne[0] != b->ne[0])
+        FAIL("inner sizes %lld and %lld differ", (long long)a->ne[0], (long long)b->ne[0]);
+    y->type = GG_TYPE_F32;
+    return check_experts(a, b, ids, err) < 0 ? -1 : gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_mul_mat_id_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 0), *b = source(g, y, 1), *ids = source(g, y, 2);
+    if (check_type(cotangent, GG_TYPE_F32, "the cotangent", err) < 0) return -1;
+    if (check_type(b, GG_TYPE_F32, "the rows", err) < 0) return -1;
+    y->type = GG_TYPE_F32;
+    if (gg_set_ne(y, y->ne, err) < 0 || check_experts(y, b, ids, err) < 0) return -1;
+    if (cotangent->ne[0] != y->ne[1] || cotangent->ne[1] != ids->ne[0] || cotangent->ne[2] != ids->ne[1] ||
+        cotangent->ne[3] != 1 || b->ne[0] != y->ne[0])
+        FAIL("the cotangent is not that of products of these sizes");
+    return 0;
+}
+
 int32_t gg_shape_out_prod(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
@@ -399,6 +388,43 @@ int32_t gg_shape_transpose(const gg_graph *g, gg_tensor *y, gg_error *err)
     return 0;
 }
 
+/* A dimension in word 0. */
+static int32_t check_dim(const gg_tensor *y, gg_error *err)
+{
+    int32_t dim = gg_param_i32(y, 0);
+    if (dim < 0 || dim >= GG_MAX_DIMS) FAIL_AS("BadOpParams", "dimension %d is not in 0..3", dim);
+    return dim;
+}
+
+int32_t gg_shape_concat(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
+    int32_t dim = check_dim(y, err);
+    int64_t ne[GG_MAX_DIMS];
+    if (dim < 0 || check_type(b, a->type, "the operands", err) < 0) return -1;
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        if (i != dim && a->ne[i] != b->ne[i])
+            FAIL("sizes %lld and %lld of dimension %d differ", (long long)a->ne[i], (long long)b->ne[i], i);
+        ne[i] = i == dim ? a->ne[i] + b->ne[i] : a->ne[i];
+    }
+    y->type = a->type;
+    return gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_concat_part(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    enum { LAST = 1 };
+    const gg_tensor *a = source(g, y, 0);
+    int32_t dim = check_dim(y, err);
+    y->type = a->type;
+    if (dim < 0 || gg_set_ne(y, y->ne, err) < 0) return -1;
+    for (int i = 0; i < GG_MAX_DIMS; i++)
+        if (y->ne[i] > a->ne[i] || (i != dim && y->ne[i] != a->ne[i])) FAIL("the shape asked for is no part");
+    memcpy(y->nb, a->nb, sizeof y->nb);
+    y->root_offset = gg_param_i32(y, LAST) ? (a->ne[dim] - y->ne[dim]) * a->nb[dim] : 0;
+    return 0;
+}
+
 int32_t gg_shape_get_rows(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *ids = source(g, y, 1);
@@ -421,6 +447,18 @@ int32_t gg_shape_get_rows_back(const gg_graph *g, gg_tensor *y, gg_error *err)
         cotangent->ne[3] != ids->ne[2] || y->ne[2] != ids->ne[1])
         FAIL("the cotangent is not that of rows of this table");
     return 0;
+}
+
+/* ---------------------------------------------------------------- order */
+
+int32_t gg_shape_argsort(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    int32_t order = gg_param_i32(y, 0);
+    if (check_f32(g, y, err) < 0) return -1;
+    if (order != 0 && order != 1) FAIL_AS("BadOpParams", "order %d is neither 0 (rising) nor 1 (falling)", order);
+    if (source(g, y, 0)->ne[0] > INT32_MAX) FAIL("rows of more than 2^31 elements");
+    y->type = GG_TYPE_I32;
+    return gg_set_ne(y, source(g, y, 0)->ne, err);
 }
 
 /* ---------------------------------------------------------------- loss */

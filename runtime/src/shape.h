@@ -1,14 +1,55 @@
-/* shape.h - the shape rules by the names `shape=` gives in the op table. */
+/* shape.h - what shape rules share. Every rule exists once; the tracer, the importer and the gradient pass all come
+ * through them (gg_node). Used by shape.c and shape_windows.c; gg_ops.h declares the rules.
+ *
+ * A rule gets the new tensor y with op, sources, op_params and, for sized ops, ne (views: nb) filled in. It checks
+ * the sources and sets y's type, ne, nb. Sizes in messages are ggml's, dimension 0 fastest.
+ */
 #ifndef GG_SHAPE_H
 #define GG_SHAPE_H
 
-#include "graph.h"
+#include <math.h>
 
-gg_shape_rule gg_shape_same, gg_shape_first, gg_shape_second, gg_shape_broadcast, gg_shape_gain, gg_shape_scalar,
-    gg_shape_row_scalars, gg_shape_sized, gg_shape_repeat, gg_shape_repeat_back, gg_shape_mul_mat,
-    gg_shape_mul_mat_back, gg_shape_out_prod, gg_shape_cont, gg_shape_reshape, gg_shape_view, gg_shape_view_back,
-    gg_shape_permute, gg_shape_permute_back, gg_shape_transpose, gg_shape_get_rows, gg_shape_get_rows_back,
-    gg_shape_soft_max, gg_shape_rope, gg_shape_attention, gg_shape_attention_back, gg_shape_cached_attention,
-    gg_shape_cross_entropy, gg_shape_linear_cross_entropy;
+#include "gg_ops.h"
+
+#define FAIL(...) return gg_fail(err, GG_ERR_SHAPE, -1, __VA_ARGS__)
+#define FAIL_AS(code, ...) return gg_fail_as(err, GG_ERR_SHAPE, code, -1, __VA_ARGS__)
+
+static inline const gg_tensor *source(const gg_graph *g, const gg_tensor *y, int k)
+{
+    return y->src[k] < 0 ? NULL : gg_at(g, y->src[k]);
+}
+
+static inline int32_t like(gg_tensor *y, const gg_tensor *a, gg_error *err)
+{
+    y->type = a->type;
+    return gg_set_ne(y, a->ne, err);
+}
+
+static inline int32_t check_type(const gg_tensor *t, int32_t type, const char *what, gg_error *err)
+{
+    if (t->type != type) FAIL("%s must be %s", what, type == GG_TYPE_F32 ? "float32" : "int32");
+    return 0;
+}
+
+static inline int32_t check_f32(const gg_graph *g, const gg_tensor *y, gg_error *err)
+{
+    for (int k = 0; k < y->n_src; k++)
+        if (y->src[k] >= 0 && check_type(source(g, y, k), GG_TYPE_F32, "operands", err) < 0) return -1;
+    return 0;
+}
+
+static inline bool tiles(const gg_tensor *small, const gg_tensor *large)
+{
+    for (int i = 0; i < GG_MAX_DIMS; i++)
+        if (large->ne[i] % small->ne[i] != 0) return false;
+    return true;
+}
+
+static inline int32_t check_finite(const gg_tensor *y, int first_word, int last_word, gg_error *err)
+{
+    for (int w = first_word; w <= last_word; w++)
+        if (!isfinite(gg_param_f32(y, w))) FAIL_AS("BadOpParams", "parameter in word %d is not a finite number", w);
+    return 0;
+}
 
 #endif

@@ -1,7 +1,7 @@
 /* work.c - bytes of scratch memory per node, by the block sizes its kernel uses. Called by the planner through the
  * op table.
  */
-#include "work.h"
+#include "gg_ops.h"
 
 #include "../kernels/blocks.h"
 
@@ -9,6 +9,25 @@ int64_t gg_work_gemm(const gg_tensor *y, const gg_tensor *const *src, int n_thre
 {
     (void)y, (void)src;
     return gg_max_i64(GG_GEMM_NBYTES, (int64_t)n_threads * GG_GEMM_ALONE_NBYTES);
+}
+
+int64_t gg_work_mul_mat_id(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)y, (void)n_threads;
+    return gg_experts_of(src[0]->ne[2], gg_nelements(src[2]), src[0]->ne[0], src[0]->ne[1]).nbytes;
+}
+
+int64_t gg_work_mul_mat_id_back(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)n_threads;
+    return gg_experts_of(y->ne[2], gg_nelements(src[2]), y->ne[0], y->ne[1]).nbytes;
+}
+
+/* A row of indices per thread. */
+int64_t gg_work_argsort(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)src;
+    return y->ne[0] * (int64_t)sizeof(int32_t) * n_threads;
 }
 
 /* A counter of work items, then for each thread its blocks. */

@@ -18,8 +18,8 @@ from reference import SAMPLES, Sample
 import ggmlgraph as gg
 from ggmlgraph import cgraph
 from ggmlgraph.cgraph import Order, Record
-from ggmlgraph.core import isa_levels
-from ggmlgraph.dialect import DIALECTS, OUTPUT
+from ggmlgraph.core import isa_levels, pack_params
+from ggmlgraph.dialect import DIALECTS, OUTPUT, Dialect
 from ggmlgraph.errors import GGError
 from ggmlgraph.models import gpt_neox, llama
 from ggmlgraph.optable import TABLE, Op
@@ -119,7 +119,17 @@ def samples(op: Op, dialect: str) -> list[Sample]:
         for s in SAMPLES[op.name]
         if all(o is None or (o.layout == "dense" and o.kind != "values") for o in s.operands)
         and (takes_any_shape or len({o.shape for o in s.operands if o}) == 1)
+        and has_words(op, s, DIALECTS[dialect])
     ][:N_SAMPLES]
+
+
+def has_words(op: Op, sample: Sample, dialect: Dialect) -> bool:
+    """Whether the dialect can say these params."""
+    variation = dialect.variations.get(str(op.ggml))
+    given = struct.unpack("<16I", pack_params(op, {p.name: p.default for p in op.params} | sample.params))
+    return variation is None or all(
+        w in variation.words or given[w] == variation.implied.get(w, 0) for w in range(len(given))
+    )
 
 
 def records(call: Call, first: int, prefix: str) -> list[Record]:

@@ -1,0 +1,64 @@
+/* order.c - kernels that compare the elements of a row: argsort. Called by the executor; rows are shared out whole.
+ */
+#include "../src/kernel.h"
+#include "simd.h"
+
+static const float *row_of(const gg_task *task, int64_t r)
+{
+    const gg_tensor *a = task->src[0];
+    int64_t          i1 = r % a->ne[1], i2 = r / a->ne[1] % a->ne[2], i3 = r / a->ne[1] / a->ne[2];
+    return (const float *)(task->src_data[0] + i1 * a->nb[1] + i2 * a->nb[2] + i3 * a->nb[3]);
+}
+
+/* ---- argsort ---- */
+
+enum { SORT_RUN = 16 }; /* elements that are sorted by insertion, then merged */
+
+/* Whether y comes before x; equal elements keep their order, NaN comes last. */
+static inline bool comes_before(float y, float x, bool falling)
+{
+    return (falling ? y > x : y < x) || (x != x && y == y);
+}
+
+static void insertion_sort(int32_t *index, int64_t n, const float *a, bool falling)
+{
+    for (int64_t i = 1; i < n; i++) {
+        int32_t moved = index[i];
+        int64_t k = i;
+        for (; k > 0 && comes_before(a[moved], a[index[k - 1]], falling); k--) index[k] = index[k - 1];
+        index[k] = moved;
+    }
+}
+
+static void merge(int32_t *to, const int32_t *from, int64_t middle, int64_t n, const float *a, bool falling)
+{
+    for (int64_t i = 0, left = 0, right = middle; i < n; i++) {
+        bool take_right = left == middle || (right < n && comes_before(a[from[right]], a[from[left]], falling));
+        to[i] = from[take_right ? right++ : left++];
+    }
+}
+
+/* Bottom-up merge sort; `other` is scratch memory for n. */
+static void sort_row(int32_t *index, int32_t *other, const float *a, int64_t n, bool falling)
+{
+    int32_t *from = index, *to = other;
+    for (int64_t i = 0; i < n; i++) index[i] = (int32_t)i;
+    for (int64_t i = 0; i < n; i += SORT_RUN) insertion_sort(index + i, gg_min_i64(SORT_RUN, n - i), a, falling);
+    for (int64_t run = SORT_RUN; run < n; run *= 2) {
+        for (int64_t i = 0; i < n; i += 2 * run)
+            merge(to + i, from + i, gg_min_i64(run, n - i), gg_min_i64(2 * run, n - i), a, falling);
+        int32_t *sorted = to;
+        to = from;
+        from = sorted;
+    }
+    if (from != index) memcpy(index, from, (size_t)n * sizeof *index);
+}
+
+GG_KERNEL(argsort)
+{
+    int64_t  begin, end, n = task->y->ne[0];
+    int32_t *scratch = (int32_t *)task->work + task->ith * n;
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++)
+        sort_row((int32_t *)task->y_data + r * n, scratch, row_of(task, r), n, gg_param_i32(task->y, 0) == 1);
+}
