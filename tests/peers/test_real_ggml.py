@@ -162,7 +162,8 @@ def test_real_ggml_computes_each_op_as_we_do(op: Op, dialect: str, tmp_path: Pat
     for k, call in enumerate(calls):
         program = call.program(isa_levels()[0], 1)
         program.run()
-        values, others = call.result(program).ravel(), theirs[names[k]]
+        values = call.result(program).ravel()
+        others = theirs[names[k]].view(values.dtype)
         finite = np.isfinite(values)
         assert np.array_equal(values[~finite], others[~finite])
         error = np.abs(values[finite] - others[finite]).max() / max(1.0, np.abs(values[finite]).max())
