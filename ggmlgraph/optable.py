@@ -166,7 +166,8 @@ def op(
             name=stub.__name__, ggml=ggml, unary=sub, exact=exact, sources=tuple(sources), optional=tuple(optional),
             params=tuple(params), sized=sized, shape=shape, view=view,
             kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
-            no_gradient=no_gradient, by_row=by_row, inplace=inplace, rows=rows, dense=dense, writes=writes, work=work, rank=rank,
+            no_gradient=no_gradient, by_row=by_row, inplace=inplace, rows=rows, dense=dense,
+            writes=writes, work=work, rank=rank,
             doc=inspect.getdoc(stub) or "",
         )  # fmt: skip
         if row.name in TABLE:

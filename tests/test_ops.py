@@ -24,8 +24,8 @@ LINEAR = {  # sums of products: the error is bounded by what the magnitudes add 
 }  # fmt: skip
 NORMALISING = {
     "norm", "norm_back", "norm_gain", "rms_norm", "rms_norm_back", "rms_norm_gain", "soft_max", "soft_max_back",
-    "attention", "attention_back", "cached_attention", "rope", "rope_back", "cross_entropy", "cross_entropy_back", "linear_cross_entropy",
-    "adamw",
+    "attention", "attention_back", "cached_attention", "rope", "rope_back", "cross_entropy", "cross_entropy_back",
+    "linear_cross_entropy", "adamw",
 }  # fmt: skip
 N_ELEMENTS, N_DIRECTIONS = 12, 2  # differences taken per operand
 
