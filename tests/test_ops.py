@@ -19,8 +19,8 @@ from ggmlgraph.optable import TABLE
 
 EPS32 = 2.0**-24
 LINEAR = {  # sums of products: the error is bounded by what the magnitudes add up to
-    "mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "out_prod", "sum", "sum_rows", "repeat_back", "view_back", "get_rows_back",
-    "sum_sqr",
+    "mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "out_prod", "sum", "sum_rows", "repeat_back",
+    "view_back", "get_rows_back", "sum_sqr",
 }  # fmt: skip
 NORMALISING = {
     "norm", "norm_back", "norm_gain", "rms_norm", "rms_norm_back", "rms_norm_gain", "soft_max", "soft_max_back",
