@@ -1,14 +1,14 @@
 """Text out: the next token from the logits, again and again.
 
-The window of the last ctx tokens is computed anew for every token. A shorter text is padded on the right: attention
-is causal, so the padding changes nothing before it, and the row of the last real token is read.
-Used by `ggmlgraph generate` and, for samples, by the trainer.
+A model reads a prompt in one go and then each token it has drawn. Its window is the runtime's ctx; when that is full,
+the last half of it is read anew and the text goes on from there, behind a begin-of-text token if the model expects one.
+A prompt longer than the window counts from its end.
+Used by `ggmlgraph generate` and `chat` and, for samples, by the trainer.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,89 +17,187 @@ from numpy.typing import NDArray
 
 from ggmlgraph import checkpoint, rundir
 from ggmlgraph import tokenizer as tokenizers
-from ggmlgraph.errors import CheckpointError, DataError, GGError, UnsupportedError, UsageError
+from ggmlgraph.decoding import OUTPUT, Decoder, decoder_of
+from ggmlgraph.errors import CheckpointError, DataError, UnsupportedError
 from ggmlgraph.philox import philox
 from ggmlgraph.runtime import Cost, Runtime
-from ggmlgraph.tokenizer import Decoder, Ids, Tokenizer
-
-OUTPUT = "logits"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn. temperature 0: the likeliest one. top_k 0 and top_p 1 leave every token in."""
-
-    temperature: float = 0.8
-    top_k: int = 40  # the k likeliest
-    top_p: float = 0.95  # of these, the fewest with this much probability together
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(f"temperature {self.temperature} must be 0 or more")
-        if self.top_k < 0:
-            raise UsageError(f"top-k {self.top_k} must be 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top-p {self.top_p} must be in 0..1")
+from ggmlgraph.sampling import Sampling, choose
+from ggmlgraph.tokenizer import Decoder as TextDecoder
+from ggmlgraph.tokenizer import Ids, Tokenizer
 
 
-def choose(logits: NDArray[np.float32], how: Sampling, uniform: float) -> int:
-    """The token that `uniform`, a number in [0, 1), draws. logits: float32 (n_vocab,)."""
-    if not np.isfinite(logits).all():
-        raise GGError("the model's logits are not finite")
-    if how.temperature == 0:
-        return int(np.argmax(logits))
-    order = np.argsort(-logits, kind="stable")[: how.top_k or None]
-    z = logits[order].astype(np.float64) / how.temperature
-    cumulative = np.cumsum(np.exp(z - z[0]))
-    n = int(np.searchsorted(cumulative, how.top_p * cumulative[-1])) + 1
-    cumulative = cumulative[:n]
-    return int(order[min(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), len(cumulative) - 1)])
+@dataclass
+class _Text:
+    """One text on its way."""
+
+    window: list[int]  # of its tokens those that the model sees
+    bits: np.random.Philox
+    left: int  # tokens still to be drawn
+
+    def draw(self, logits: NDArray[np.float32], how: Sampling, eos_id: int | None) -> int | None:
+        """Put a token behind the window; None if it ends the text."""
+        uniform = (int(self.bits.random_raw()) >> 11) * 2.0**-53
+        token = choose(logits, how, uniform, self.window)
+        self.left = self.left - 1 if token != eos_id else 0
+        if token == eos_id:
+            return None
+        self.window.append(token)
+        return token
 
 
 class Generator:
-    """A language model that continues texts."""
+    """A language model that continues texts, up to `batch` at a time."""
 
-    def __init__(self, runtime: Runtime, tokenizer: Tokenizer) -> None:
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, batch: int = 1) -> None:
         """Raises DataError if the tokenizer has ids the model does not have."""
-        self._runtime = runtime.at(batch=1) if "batch" in runtime.sizes else runtime
-        self._batch, self._ctx = self._runtime.window
-        self.tokenizer = tokenizer
         n_vocab = n_vocab_of(runtime)
         if tokenizer.n_vocab > n_vocab:
             raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
+        self.tokenizer = tokenizer
+        self.decoder: Decoder = decoder_of(runtime, batch)
+        self._read: list[int] = []  # the first text's tokens that the decoder has read
 
     def cost(self) -> Cost:
         """Memory and arithmetic of one token."""
-        return self._runtime.program(OUTPUT).cost()
+        return self.decoder.cost()
 
-    def tokens(self, prompt: Ids, n: int, how: Sampling, stream: str = "sample") -> Iterator[int]:
-        """At most n further ids, fewer if the end-of-text token is drawn. `stream` names the random numbers used."""
-        bits = philox(how.seed, stream)
-        text = [int(token) for token in prompt]
-        for _ in range(n):
-            token = choose(self._logits(text[-self._ctx :]), how, (int(bits.random_raw()) >> 11) * 2.0**-53)
-            if token == self.tokenizer.eos_id:
-                return
-            text.append(token)
-            yield token
+    # ------------------------------------------------------------ tokens
 
-    def _logits(self, text: list[int]) -> NDArray[np.float32]:
-        """Of the token after `text`, among those the tokenizer has: float32 (n_vocab,)."""
-        window = np.zeros((self._batch, self._ctx), np.int32)
-        window[0, : len(text)] = text
-        logits = self._runtime.forward(OUTPUT, tokens=window)[0].reshape(self._batch, self._ctx, -1)
-        row: NDArray[np.float32] = logits[0, len(text) - 1, : self.tokenizer.n_vocab]
-        return row
+    def tokens(
+        self, prompt: Ids, n: int, how: Sampling, stream: str = "sample", *, reuse: bool = False
+    ) -> Iterator[int]:
+        """At most n further ids, fewer if the end-of-text token is drawn. `stream` names the random numbers used.
 
-    def text(self, prompt: str, n: int, how: Sampling, stream: str = "sample") -> Iterator[str]:
-        """The prompt and then its continuation, in pieces as they come."""
+        reuse: where the text begins like the last one, what was computed of that serves again; the weights must not
+        have changed.
+        """
+        text = self._begin(prompt, n, how, stream)
+        for (token,) in self._steps([text], how, self._known(text) if reuse else 0):
+            if token is not None:
+                yield token
+
+    def _begin(self, prompt: Ids, n: int, how: Sampling, stream: str) -> _Text:
+        return _Text(self._window([int(token) for token in prompt], self.decoder.ctx), philox(how.seed, stream), n)
+
+    def _window(self, tokens: list[int], n: int) -> list[int]:
+        """The last n tokens, the first of them begin-of-text if the model's texts begin so."""
+        if len(tokens) <= n:
+            return tokens
+        last = tokens[len(tokens) - n :]
+        if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None and n > 1:
+            last[0] = self.tokenizer.bos_id
+        return last
+
+    def _known(self, text: _Text) -> int:
+        """How many of its tokens, not the last, the decoder has read already."""
+        pairs = zip(self._read, text.window[:-1], strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self._read), len(text.window) - 1))
+
+    def _steps(self, texts: Sequence[_Text], how: Sampling, n_read: int = 0) -> Iterator[list[int | None]]:
+        """The next token of each text, until all have ended; None after its end, and while its prompt is being read.
+
+        Texts are read in step, position by position; the shortest prompt decides how much of all is read at first
+        (as in Meta's generation code for LLaMA).
+        """
+        ctx, n_vocab = self.decoder.ctx, self.tokenizer.n_vocab
+        while any(text.left for text in texts):
+            end = min(len(text.window) for text in texts if text.left)
+            if end > ctx:
+                for text in texts:
+                    text.window = self._window(text.window[: end - 1], ctx // 2) + text.window[end - 1 :]
+                n_read, end = 0, ctx // 2 + 1
+            rows = np.zeros((self.decoder.batch, end - n_read), np.int32)
+            for row, text in zip(rows, texts, strict=False):
+                part = text.window[n_read:end]
+                row[: len(part)] = part
+            del self._read[n_read:]
+            self.decoder.rewind(n_read)
+            logits = self.decoder.advance(rows)
+            self._read += texts[0].window[n_read:end]
+            n_read = end
+            yield [
+                text.draw(row[:n_vocab], how, self.tokenizer.eos_id) if text.left and len(text.window) == end else None
+                for row, text in zip(logits, texts, strict=False)
+            ]
+
+    # ------------------------------------------------------------ text
+
+    def ids(self, prompt: str) -> Ids:
+        """Of a prompt as the model's texts begin: behind a begin-of-text token if it expects one, never empty."""
         ids = self.tokenizer.encode(prompt)
-        decoder = Decoder(self.tokenizer)
-        yield "".join(decoder.push(token) for token in ids)
-        for token in self.tokens(ids if ids.size else first_token(self.tokenizer), n, how, stream):
-            yield decoder.push(token)
-        yield decoder.finish()
+        if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None:
+            return np.concatenate([np.array([self.tokenizer.bos_id], np.int32), ids])
+        return ids if ids.size else first_token(self.tokenizer)
+
+    def text(
+        self, prompt: str, n: int, how: Sampling, stream: str = "sample", stop: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """The prompt and then its continuation, in pieces as they come, up to the first of the strings `stop`."""
+        written = Written(self.tokenizer, self.tokenizer.encode(prompt), stop)
+        yield written.prompt
+        for token in self.tokens(self.ids(prompt), n, how, stream):
+            yield written.push(token)
+            if written.stopped:
+                return
+        yield written.finish()
+
+    def texts(
+        self, prompts: Sequence[str], n: int, how: Sampling, stream: str = "sample", stop: Sequence[str] = ()
+    ) -> list[str]:
+        """What `text` gives for each prompt, computed together as far as the batch goes."""
+        found: list[str] = []
+        for first in range(0, len(prompts), self.decoder.batch):
+            found += self._texts(prompts[first : first + self.decoder.batch], n, how, stream, stop)
+        return found
+
+    def _texts(self, prompts: Sequence[str], n: int, how: Sampling, stream: str, stop: Sequence[str]) -> list[str]:
+        texts = [self._begin(self.ids(prompt), n, how, stream) for prompt in prompts]
+        written = [Written(self.tokenizer, self.tokenizer.encode(prompt), stop) for prompt in prompts]
+        found = [w.prompt for w in written]
+        for tokens in self._steps(texts, how):
+            for i, token in enumerate(tokens):
+                if token is not None:
+                    found[i] += written[i].push(token)
+                    if written[i].stopped:
+                        texts[i].left = 0
+        return [text + w.finish() for text, w in zip(found, written, strict=True)]
+
+
+class Written:
+    """The text of tokens drawn one by one, ready to show: no broken character, and nothing of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Ids, stop: Sequence[str] = ()) -> None:
+        self._decoder = TextDecoder(tokenizer)
+        self._stop = [s for s in stop if s]
+        self._held = ""  # perhaps the beginning of a stop string
+        self.prompt = "".join(self._decoder.push(token) for token in prompt)
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """What this token adds to the text that is certain; after the first stop string `stopped`, and nothing more."""
+        self._held += self._decoder.push(token)
+        return self._release(final=False)
+
+    def finish(self) -> str:
+        """The rest."""
+        self._held += self._decoder.finish()
+        return self._release(final=True)
+
+    def _release(self, *, final: bool) -> str:
+        if self.stopped:
+            return ""
+        found = [at for at in map(self._held.find, self._stop) if at >= 0]
+        self.stopped = bool(found)
+        n = min(found) if found else len(self._held) if final else self._certain()
+        out, self._held = self._held[:n], self._held[n:]
+        return out
+
+    def _certain(self) -> int:
+        """Characters before the first that may begin a stop string."""
+        for at in range(max(0, len(self._held) - max(map(len, self._stop), default=0)), len(self._held)):
+            if any(s.startswith(self._held[at:]) for s in self._stop):
+                return at
+        return len(self._held)
 
 
 def first_token(tokenizer: Tokenizer) -> Ids:

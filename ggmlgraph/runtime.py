@@ -337,7 +337,8 @@ class Runtime:
         limit = self._limit()
         return limit is None or program.cost().nbytes <= limit
 
-    def _check_memory(self, program: Program) -> None:
+    def check_memory(self, program: Program) -> None:
+        """Raises MemoryLimitError if the program does not fit."""
         if not self._fits(program):
             raise MemoryLimitError(
                 f"needs {program.cost().nbytes / 2**20:.0f} MiB at batch {self.sizes.get('batch')} and ctx "
@@ -363,14 +364,18 @@ class Runtime:
         while not self._fits(program) and program.recompute < program.max_recompute:
             program = self.train_program_at(program.recompute + 1)
             least = min(least, program, key=lambda p: p.cost().nbytes)
-        self._check_memory(least if not self._fits(program) else program)
+        self.check_memory(least if not self._fits(program) else program)
         return program
 
+    def fused(self, *outputs: str) -> CoreGraph:
+        """The forward graph of these outputs, with patterns of ops fused."""
+        return self._fused([self._find(name) for name in outputs], train=False)
+
     def program(self, *outputs: str) -> Program:
-        """The forward graph of these outputs."""
+        """What runs the forward graph of these outputs."""
         if outputs not in self._programs:
-            program = Program(self._fused([self._find(name) for name in outputs], train=False), self.isa, self.threads)
-            self._check_memory(program)
+            program = Program(self.fused(*outputs), self.isa, self.threads)
+            self.check_memory(program)
             self._programs[outputs] = program
         return self._programs[outputs]
 

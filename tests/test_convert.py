@@ -17,9 +17,10 @@ import pytest
 from ggmlgraph import cli, convert, naming, sources, spm
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
-from ggmlgraph.generate import Generator, Sampling, open_model
+from ggmlgraph.generate import Generator, open_model
 from ggmlgraph.models import gpt_neox, llama
 from ggmlgraph.runtime import Runtime
+from ggmlgraph.sampling import Sampling
 from ggmlgraph.tracer import trace
 
 STORIES, NEOX = ck.SHARED / "stories260K", ck.SHARED / "gptneox-shakespeare"

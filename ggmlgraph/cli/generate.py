@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from ggmlgraph import wave
-from ggmlgraph.generate import Generator, Sampling, open_model
+from ggmlgraph.generate import Generator, open_model
+from ggmlgraph.sampling import Sampling
 
 SAMPLING = Sampling()
 

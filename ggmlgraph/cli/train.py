@@ -20,9 +20,10 @@ from ggmlgraph.console import Console, Rate, duration, nbytes
 from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.data import Dataset, TokenFile, prepare
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
-from ggmlgraph.generate import Generator, Sampling, n_vocab_of
+from ggmlgraph.generate import Generator, n_vocab_of
 from ggmlgraph.rundir import RunDirectory
 from ggmlgraph.runtime import Runtime
+from ggmlgraph.sampling import Sampling
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.train import TrainConfig, Trainer
 
