@@ -7,7 +7,6 @@ stays under the largest tensor. `check` finds weights whose order was misunderst
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph import machine, model, naming
-from ggmlgraph.errors import DataError, FormatError, MemoryLimitError
+from ggmlgraph.errors import DataError, FormatError, MemoryLimitError, UsageError
 from ggmlgraph.export import Weights
 from ggmlgraph.generate import n_vocab_of
-from ggmlgraph.naming import Format
+from ggmlgraph.naming import Format, RowOrder
 from ggmlgraph.runtime import Batch, Runtime
 from ggmlgraph.sources import Source
-from ggmlgraph.stored import Stored
+from ggmlgraph.stored import Joined, Stored
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph, trace
 
@@ -83,13 +82,16 @@ def _check_sizes(source: Source, types: Mapping[str, type]) -> None:
     """Refuse values from the file that no model has, some of which would take for ever to trace."""
     config = source.config
     for name, value in config.items():
+        if name not in types:
+            raise UsageError(f"{source.architecture} has no field {name!r}; its fields are: {', '.join(types)}")
         fits = type(value) is types[name] or (types[name] is float and type(value) is int)
         if not fits or (type(value) is not bool and not (0 < value < MAX_SIZE or (name in ABSENT_AS_0 and value == 0))):
             raise FormatError(f"{source.path}: {name} is {value!r}")
-    if config["n_layer"] > len(source.tensors):
-        raise FormatError(f"{source.path}: {config['n_layer']} layers, but {len(source.tensors)} tensors")
-    if not config.get("head_dim") and config["n_embd"] % config["n_head"]:
-        raise FormatError(f"{source.path}: n_embd {config['n_embd']} is no multiple of n_head {config['n_head']}")
+    n_layer, n_embd, n_head = (config.get(name, 1) for name in ("n_layer", "n_embd", "n_head"))
+    if n_layer > len(source.tensors):
+        raise FormatError(f"{source.path}: {n_layer} layers, but {len(source.tensors)} tensors")
+    if not config.get("head_dim") and n_embd % n_head:
+        raise FormatError(f"{source.path}: n_embd {n_embd} is no multiple of n_head {n_head}")
 
 
 def match(graph: Graph, source: Source) -> Weights:
@@ -100,22 +102,48 @@ def match(graph: Graph, source: Source) -> Weights:
         if not node.initializer:
             continue
         theirs = source.format.theirs(node.name)
-        stored = source.tensors.get(theirs)
-        if stored is not None and source.format.is_transposed(node.name):
-            stored = stored.transposed()
-        if stored is None:
+        if theirs not in source.tensors:
             missing.append(theirs or node.name)
-        elif stored.shape != tuple(map(int, node.shape)):
-            misshaped.append(f"{theirs} {list(stored.shape)} instead of {list(map(int, node.shape))}")
-        else:
+            continue
+        tensor = Found.of(source, node.name)
+        if tensor.shape == tuple(map(int, node.shape)):
             used.add(theirs)
-            weights[node.name] = partial(_chunks, stored, source, node.name, graph.config)
+            weights[node.name] = tensor.chunks
+        else:
+            misshaped.append(f"{theirs} {list(tensor.shape)} instead of {list(map(int, node.shape))}")
     unknown = [name for name in source.tensors if name not in used and not _skipped(name, source)]
     faults = [("missing", missing), ("unknown", unknown), ("of another shape", misshaped)]
     if any(names for _, names in faults):
         listed = "; ".join(f"{_listed(names)} {word}" for word, names in faults if names)
         raise FormatError(f"{source.path}: these are not the tensors of {source.architecture}: {listed}")
     return weights
+
+
+@dataclass(frozen=True)
+class Found:
+    """A tensor of a checkpoint as one of our parameters."""
+
+    stored: Stored | Joined
+    rows: NDArray[np.int64] | None  # which of its rows, in which order
+    added: float
+
+    @classmethod
+    def of(cls, source: Source, name: str) -> Found:
+        """What the source has for our parameter. Raises FormatError if its rows cannot be counted out."""
+        stored, order = source.tensors[source.format.theirs(name)], source.format.row_order(name)
+        if isinstance(stored, Stored) and source.format.is_transposed(name):
+            stored = stored.transposed()
+        rows = order.index(stored.shape[0], source.config) if order is not None and stored.shape else None
+        return cls(stored, rows, source.format.added(name))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape if self.rows is None else (len(self.rows), *self.stored.shape[1:])
+
+    def chunks(self) -> Iterator[NDArray[np.float32]]:
+        """The values, flat and row-major."""
+        chunks = self.stored.chunks(self.rows)
+        return (values + np.float32(self.added) for values in chunks) if self.added else chunks
 
 
 def _skipped(name: str, source: Source) -> bool:
@@ -127,12 +155,6 @@ def _skipped(name: str, source: Source) -> bool:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(n[:80] if n.isprintable() else ascii(n[:80]) for n in names[:MAX_LISTED]) + more
-
-
-def _chunks(stored: Stored, source: Source, name: str, config: Any) -> Iterator[NDArray[np.float32]]:
-    order, added = source.format.row_order(name), np.float32(source.format.added(name))
-    chunks = stored.chunks(None if order is None else order.index(stored.shape[0], dataclasses.asdict(config)))
-    return (values + added for values in chunks) if added else chunks
 
 
 def check(path: Path, tokenizer: Tokenizer) -> Check | None:
@@ -168,7 +190,7 @@ def _other_orders(architecture: str, config: Mapping[str, Any]) -> Iterator[Inde
 
 def _index(known: Format, config: Mapping[str, Any], back: bool, name: str, n_rows: int) -> NDArray[np.int64] | None:
     order = known.row_order(name)
-    if order is None:
+    if not isinstance(order, RowOrder):
         return None
     index = order.index(n_rows, config)
     return np.argsort(index) if back else index

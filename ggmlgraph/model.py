@@ -185,6 +185,12 @@ def n_params(model: Model, config: Any) -> int:
     return one + (n_layer - 1) * (two - one)
 
 
+def defaults(model: Model) -> dict[str, Any]:
+    """The config's fields as they are when nothing is given."""
+    plain = config(model, {})
+    return {name: getattr(plain, name) for name in field_types(model)}
+
+
 def config(model: Model, values: dict[str, Any]) -> Any:
     """The config with these fields; None for a model without one."""
     return None if model.config is None else model.config(**values)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.stored import Stored
+from ggmlgraph.errors import FormatError, GGError, UnsupportedError
+from ggmlgraph.stored import Joined, Stored
 
 ABSENT = None  # what a key that is not there reads as; a null is the same
 
@@ -28,7 +28,7 @@ class Checkpoint:
     """What a source knows when it looks for sizes: the keys of its configuration and its tensors."""
 
     keys: Mapping[str, Any]
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, Stored | Joined]
 
     def get(self, key: str) -> Any:
         """The value of a key, whole ("llama.block_count") or through objects ("rope_parameters.rope_theta")."""
@@ -87,6 +87,49 @@ class Without(Value):
 
 
 @dataclass(frozen=True)
+class Columns(Value):
+    """The number of columns of a tensor, or what is known of models with so many."""
+
+    tensor: str
+    known: Mapping[int, Any] | None = None
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        stored = checkpoint.tensors.get(self.tensor)
+        if stored is None or not stored.shape:
+            return ABSENT
+        return stored.shape[-1] if self.known is None else self.known.get(stored.shape[-1], ABSENT)
+
+    def __str__(self) -> str:
+        return f"the columns of {self.tensor}"
+
+
+@dataclass(frozen=True)
+class Layers(Value):
+    """The number of layers that have a tensor: its name, with {i} for the layer."""
+
+    tensor: str
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        layers = (i for i in range(len(checkpoint.tensors)) if self.tensor.format(i=i) not in checkpoint.tensors)
+        return next(layers, ABSENT)
+
+    def __str__(self) -> str:
+        return f"layers with {self.tensor}"
+
+
+@dataclass(frozen=True)
+class Tied(Value):
+    """Whether the checkpoint has no output matrix of this name, or its embedding's once more, in the same place."""
+
+    output: str
+    embedding: str
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        stored = checkpoint.tensors.get(self.output)
+        return stored is None or stored == checkpoint.tensors.get(self.embedding)
+
+
+@dataclass(frozen=True)
 class RotaryShare(Value):
     """The part of a head that is rotated, where a checkpoint gives it in elements: n_rot / head_dim, which is
     n_embd / n_head if not given."""
@@ -131,41 +174,75 @@ class RowOrder:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """Rows are a part of a tensor of q, k and v: 0, 1 or 2.
+
+    All rows of q lie before those of k and of v or, `grouped`, those of each key head's group of query heads before
+    those of its key and value. `halves`: rotary pairs are (i, i + head_dim/2) there, (2i, 2i+1) here.
+    """
+
+    part: int
+    grouped: bool = False
+    halves: bool = False
+
+    def index(self, n_rows: int, config: Mapping[str, Any]) -> NDArray[np.int64]:
+        """For each row of our parameter its number there."""
+        n_head, n_kv = config["n_head"], config["n_head_kv"]
+        if n_head % n_kv or n_rows % (n_head + 2 * n_kv):
+            raise FormatError(f"{n_rows} rows cannot be divided into {n_head} query and twice {n_kv} other heads")
+        head_dim = n_rows // (n_head + 2 * n_kv)
+        n_groups = n_kv if self.grouped else 1
+        sizes = [n_head // n_groups, n_kv // n_groups, n_kv // n_groups]
+        begin = sum(sizes[: self.part])
+        heads = np.arange(n_rows).reshape(n_groups, -1, head_dim)[:, begin : begin + sizes[self.part]]
+        if self.halves and self.part < 2:
+            heads = heads.reshape(-1, 2, head_dim // 2).transpose(0, 2, 1)
+        return heads.reshape(-1)
+
+
+@dataclass(frozen=True)
 class Format:
-    """One kind of checkpoint of one architecture. Names of tensors are without .weight and .bias; {i} is a layer."""
+    """One kind of checkpoint of one architecture. {i} in a tensor's name is a layer; .weight and .bias are left out
+    where they are the same."""
 
     id: str  # what the checkpoint calls the architecture
     sizes: Mapping[str, Value]  # a field of the Config: where it comes from
     tensors: Mapping[str, str] | None = None  # ours: theirs; None: the names are the same
     prefix: str = ""  # what the names begin with, but not in checkpoints of the model without its head
-    rows: Mapping[str, RowOrder] = field(default_factory=dict)  # ours: how its rows lie there
+    rows: Mapping[str, RowOrder | Fused] = field(default_factory=dict)  # ours: how its rows lie there
     transposed: tuple[str, ...] = ()  # ours: matrices that lie there as (in, out)
     gains_less_one: bool = False  # norms' weights there are what is added to 1
     only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; absent is fine
     skip: tuple[str, ...] = ()  # tensors that are no weights, whole names: regular expressions
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The fields of the Config. Raises FormatError if one is not given, UnsupportedError for another model."""
+    def config(self, checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of the Config; `given` ones are not looked for.
+
+        Raises FormatError if one is not there, UnsupportedError for another model.
+        """
         for setting, values in self.only:
             value = setting.of(checkpoint)
             if value is not ABSENT and value not in values:
                 raise UnsupportedError(f"{setting} is {value!r}, our {self.id} has {values[0]!r}")
-        fields = {name: value.of(checkpoint) for name, value in self.sizes.items()}
+        fields = {name: given[name] if name in given else value.of(checkpoint) for name, value in self.sizes.items()}
         for name, value in fields.items():
             if value is ABSENT:
-                raise FormatError(f"it does not say {name} ({self.sizes[name]})")
+                raise FormatError(f"it does not say {name} ({self.sizes[name]}): give {name}=...")
         return fields
 
     def theirs(self, name: str) -> str:
         """What the checkpoint calls our parameter; "" if it has no such parameter."""
         if self.tensors is None:
             return name
+        pattern, layer = _pattern(name)
+        if pattern in self.tensors:
+            return self.tensors[pattern].replace("{i}", layer)
         stem, _, kind = name.rpartition(".")
         pattern, layer = _pattern(stem)
         known = self.tensors.get(pattern)
         return "" if known is None else f"{known.replace('{i}', layer)}.{kind}"
 
-    def row_order(self, name: str) -> RowOrder | None:
+    def row_order(self, name: str) -> RowOrder | Fused | None:
         """How the rows of our parameter lie in the checkpoint, if not as here."""
         return self.rows.get(_pattern(name.rpartition(".")[0])[0])
 
@@ -207,13 +284,16 @@ def formats(architecture: str) -> Mapping[str, Format]:
     return known
 
 
-def find(kind: str, identifier: Any, checkpoint: Checkpoint) -> tuple[str, Format, dict[str, Any]]:
+def find(
+    kind: str, identifier: Any, checkpoint: Checkpoint, given: Mapping[str, Any]
+) -> tuple[str, Format, dict[str, Any]]:
     """Our architecture of a checkpoint of a kind that calls it `identifier`, its format, and the Config's fields.
 
-    Where several have the identifier, the first whose settings are the checkpoint's.
+    Where several have the identifier, the first whose settings are the checkpoint's. given: fields the user gave.
     Raises UnsupportedError for a model that is none of ours, FormatError if a size is not given.
     """
-    known, reasons = [], []
+    known: list[str] = []
+    reasons: dict[str, GGError] = {}
     for name in architectures():
         candidate = formats(name).get(kind)
         if candidate is None:
@@ -221,9 +301,11 @@ def find(kind: str, identifier: Any, checkpoint: Checkpoint) -> tuple[str, Forma
         known.append(candidate.id)
         if candidate.id == identifier:
             try:
-                return name, candidate, candidate.config(checkpoint)
+                return name, candidate, candidate.config(checkpoint, given)
             except (FormatError, UnsupportedError) as error:
-                reasons.append(error)
+                reasons[name] = error
+    if len(reasons) > 1:
+        raise UnsupportedError("; ".join(f"no {name}: {reason}" for name, reason in reasons.items()))
     if reasons:
-        raise reasons[0]
+        raise next(iter(reasons.values()))
     raise UnsupportedError(f"its architecture is {identifier!r}; known are {', '.join(sorted(set(known)))}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +49,12 @@ class Stored:
     def describe(self) -> str:
         """ "f16[512,64]"."""
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+    def rows(self, begin: int, end: int) -> Stored:
+        """Some rows of it."""
+        strides = dense_strides(self.shape) if self.strides is None else self.strides
+        offset = self.offset + begin * strides[0] * itemsize(self.dtype)
+        return replace(self, offset=offset, shape=(end - begin, *self.shape[1:]))
 
     def transposed(self) -> Stored:
         """The same elements with their axes reversed."""
@@ -101,6 +107,47 @@ class Stored:
         at_a_time = max(1, CHUNK_NBYTES * len(array) // max(1, array.nbytes))
         for start in range(0, len(rows), at_a_time):
             yield array[rows[start : start + at_a_time]].reshape(-1)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Tensors of one type that are one, split along axis 0 or 1."""
+
+    parts: tuple[Stored, ...]
+    axis: int
+
+    @property
+    def dtype(self) -> str:
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        sizes = list(self.parts[0].shape)
+        sizes[self.axis] = sum(part.shape[self.axis] for part in self.parts)
+        return tuple(sizes)
+
+    def chunks(self, rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
+        """As Stored.chunks, of all parts; in the order in which they lie."""
+        if rows is not None:
+            raise UnsupportedError(f"{self.parts[0].path}: a tensor in several files whose rows lie in another order")
+        if self.axis == 0:
+            for part in self.parts:
+                yield from part.chunks()
+            return
+        n_rows = max(1, CHUNK_NBYTES // (4 * self.shape[1]))
+        for start in range(0, self.shape[0], n_rows):
+            blocks = [part.rows(start, min(start + n_rows, self.shape[0])) for part in self.parts]
+            yield np.concatenate([np.concatenate(list(b.chunks())).reshape(b.shape) for b in blocks], 1).reshape(-1)
+
+
+def joined(name: str, parts: Sequence[Stored], axis: int) -> Joined:
+    """Parts of one tensor. Raises FormatError if they do not fit together."""
+    sizes = {(part.dtype, part.shape[:axis], part.shape[axis + 1 :]) for part in parts if len(part.shape) > axis}
+    if len(sizes) != 1 or any(len(part.shape) <= axis for part in parts):
+        raise FormatError(
+            f"{parts[0].path}: the parts of {name!r} do not fit: {', '.join(p.describe() for p in parts)}"
+        )
+    return Joined(tuple(parts), axis)
 
 
 def to_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:

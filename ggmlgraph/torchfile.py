@@ -28,6 +28,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # 0x1950a86a20f9469cfc6c, pickled
 LEGACY_PROTOCOL = 1001
 
+WRAPPERS = ("_orig_mod.", "module.")  # torch.compile's, DistributedDataParallel's
 STORAGES = {
     "DoubleStorage": "f64", "FloatStorage": "f32", "HalfStorage": "f16", "BFloat16Storage": "bf16",
     "LongStorage": "i64", "IntStorage": "i32", "ShortStorage": "i16", "CharStorage": "i8",
@@ -35,8 +36,50 @@ STORAGES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class TorchFile:
+    """What a checkpoint holds: dictionaries in dictionaries, of tensors and plain values."""
+
+    path: Path
+    root: Any
+    places: dict[str, tuple[int, int]]  # of each storage: offset in the file, bytes
+
+    def at(self, *keys: str | int) -> dict[Any, Any]:
+        """The dictionary there; an empty one if there is none."""
+        found = self.root
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def tensors(self, *keys: str | int) -> dict[str, Stored]:
+        """The tensors of the dictionary there, by name. Raises FormatError for one the file does not hold."""
+        items = self.at(*keys).items()
+        found = {name: value for name, value in items if isinstance(name, str) and isinstance(value, _Tensor)}
+        return {name: _place(self.path, name, tensor, self.places) for name, tensor in found.items()}
+
+    def model(self) -> dict[str, Stored]:
+        """The tensors of the dictionary that the file is, or of the one that training scripts put under a name beside
+        their own state; their names without what wrappers of the model put before all of them.
+
+        Raises FormatError if there are none.
+        """
+        states = (self.tensors(*keys) for keys in ((), ("model",), ("state_dict",), ("model_state_dict",)))
+        tensors = next((found for found in states if found), None)
+        if tensors is None:
+            raise FormatError(f"{self.path}: it holds no dictionary of tensors")
+        for wrapper in WRAPPERS:
+            if all(name.startswith(wrapper) for name in tensors):
+                tensors = {name.removeprefix(wrapper): stored for name, stored in tensors.items()}
+        return tensors
+
+
 def read(path: Path) -> dict[str, Stored]:
-    """The tensors of a checkpoint by name: those of the dictionary it is, or of its "model" or "state_dict".
+    """The model's tensors in a checkpoint; see `load` and `TorchFile.model`."""
+    return load(path).model()
+
+
+def load(path: Path) -> TorchFile:
+    """A checkpoint, interpreted.
 
     Raises FormatError for a file that is damaged or does more than describe tensors; UnsupportedError.
     """
@@ -49,7 +92,7 @@ def read(path: Path) -> dict[str, Stored]:
             root, places = _read_legacy(path, file, size)
         else:
             raise FormatError(f"{path}: not a PyTorch checkpoint", offset=0)
-    return {name: _place(path, name, tensor, places) for name, tensor in _tensors(path, root).items()}
+    return TorchFile(path, root, places)
 
 
 # ---------------------------------------------------------------- what a pickle may build
@@ -384,21 +427,7 @@ _STEPS: dict[bytes, Callable[[_Interpreter], None]] = {
 
 # ---------------------------------------------------------------- tensors
 
-_Places = dict[str, tuple[int, int]]  # of each storage: offset in the file, bytes
-
-
-def _tensors(path: Path, root: Any) -> dict[str, _Tensor]:
-    """The tensors of the dictionary, or of the one that training scripts put under a name beside their own state."""
-    if isinstance(root, dict):
-        for state in (root, *(root.get(key) for key in ("model", "state_dict", "model_state_dict"))):
-            found = _flat(state) if isinstance(state, dict) else {}
-            if found:
-                return found
-    raise FormatError(f"{path}: it holds no dictionary of tensors")
-
-
-def _flat(state: dict[Any, Any]) -> dict[str, _Tensor]:
-    return {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, _Tensor)}
+_Places = dict[str, tuple[int, int]]
 
 
 def _place(path: Path, name: str, tensor: _Tensor, places: _Places) -> Stored:

@@ -62,6 +62,17 @@ def dictionary(items: Mapping[str, bytes]) -> bytes:
     return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
 
 
+def plain(value: Any) -> bytes:
+    """A number, a text, a truth, or a dictionary of these."""
+    if isinstance(value, dict):
+        return b"}(" + b"".join(plain(key) + plain(item) for key, item in value.items()) + b"u"
+    if isinstance(value, bool):
+        return b"\x88" if value else b"\x89"
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    return number(value) if isinstance(value, int) else text(value)
+
+
 def state_dict(arrays: Arrays, *, legacy: bool = False) -> bytes:
     return dictionary(
         {

@@ -18,7 +18,7 @@ from ggmlgraph import cli, convert, naming, sources, spm
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.generate import Generator, open_model
-from ggmlgraph.models import gpt_neox, llama
+from ggmlgraph.models import gpt2, gpt_neox, llama
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling
 from ggmlgraph.tracer import trace
@@ -45,9 +45,9 @@ def shared(form: str) -> Path:
     return path
 
 
-def converted(path: Path, out: Path, tokenizer: Path | None = None) -> Path:
+def converted(path: Path, out: Path, tokenizer: Path | None = None, ctx: int = 128) -> Path:
     chosen = tokenizers.load(tokenizer) if tokenizer else None
-    convert.convert(sources.find(path), out, batch=1, ctx=128, tokenizer=chosen)
+    convert.convert(sources.find(path), out, batch=1, ctx=ctx, tokenizer=chosen)
     return out
 
 
@@ -168,19 +168,22 @@ LLAMA_PAIRS = {
 
 def weights(config: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Random weights of a model, by our names."""
-    model = llama if isinstance(config, llama.Config) else gpt_neox
+    model = {llama.Config: llama, gpt2.Config: gpt2}.get(type(config), gpt_neox)
     rng = np.random.default_rng(0)
-    nodes = [node for node in trace(model.loss, config).nodes if node.initializer]
+    nodes = [node for node in trace(model.loss, config, ctx=4).nodes if node.initializer]
     return {node.name: rng.standard_normal(tuple(map(int, node.shape))).astype("<f4") for node in nodes}
 
 
 def as_there(ours: ck.Arrays, known: naming.Format, config: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """Our weights by their names and in their order of rows."""
-    theirs = {}
+    """Our weights by their names and in their order of rows, several in one tensor where they have them so."""
+    theirs: dict[str, np.ndarray[Any, Any]] = {}
+    sizes: dict[str, int] = {}
     for name, array in ours.items():
-        order = known.row_order(name)
-        index = None if order is None else np.argsort(order.index(len(array), vars(config)))
-        theirs[known.theirs(name)] = array if index is None else np.ascontiguousarray(array[index])
+        sizes[known.theirs(name)] = sizes.get(known.theirs(name), 0) + len(array)
+    for name, array in ours.items():
+        order, n = known.row_order(name), sizes[known.theirs(name)]
+        index = np.arange(n) if order is None else order.index(n, vars(config))
+        theirs.setdefault(known.theirs(name), np.zeros((n, *array.shape[1:]), array.dtype))[index] = array
     return theirs
 
 
@@ -259,6 +262,201 @@ def llama2c_bytes() -> bytes:
 def test_a_llama2c_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_bytes(llama2c_bytes())
     assert_equal(stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin")), weights(LLAMA))
+
+
+def test_a_llama2c_file_of_version_1_is_read(tmp_path: Path) -> None:
+    ours = weights(LLAMA)
+    order = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_down", "ffn_up"]
+    names = [f"blk.{i}.{name}" for name in ("attn_norm", "ffn_norm") for i in range(2)]
+    names += ["output_norm", "token_embd", *[f"blk.{i}.{name}" for name in order for i in range(2)], "output"]
+    head = struct.pack("<4si7iB", b"24ka", 1, 8, 12, 2, 4, 2, 11, 4, 0).ljust(256, b"\0")
+    (tmp_path / "m.bin").write_bytes(head + b"".join(ours[f"{name}.weight"].tobytes() for name in names))
+    assert_equal(stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin")), ours)
+
+
+NANOGPT = gpt2.Config(n_vocab=11, n_embd=16, n_head=2, n_layer=2, n_ctx=8, bias=False, exact_gelu=True)
+NANOGPT_ARGS = {
+    "vocab_size": 11,
+    "n_embd": 16,
+    "n_head": 2,
+    "n_layer": 2,
+    "block_size": 8,
+    "bias": False,
+    "dropout": 0.0,
+}
+LLAMA_TIED = replace(LLAMA, tied=True)
+LLAMA_ARGS = {
+    "vocab_size": 11,
+    "dim": 8,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "n_layers": 2,
+    "multiple_of": 4,
+    "max_seq_len": 32,
+}
+
+
+def training_checkpoint(path: Path, arrays: ck.Arrays, arguments: dict[str, Any], twice: tuple[str, str]) -> Path:
+    """A ckpt.pt of a compiled model, in which one tensor has two names."""
+    named = {f"_orig_mod.{name}": array for name, array in arrays.items()}
+    places = dict(zip(named, range(len(named)), strict=True))
+    items = {
+        name: ck.tensor(ck.storage(str(places[name]), "FloatStorage", array.size), array.shape)
+        for name, array in named.items()
+    }
+    items[f"_orig_mod.{twice[1]}"] = items[f"_orig_mod.{twice[0]}"]
+    body = ck.dictionary({"model": ck.dictionary(items), "model_args": ck.plain(arguments), "iter_num": ck.plain(7)})
+    return ck.write_torch(path, named, ck.pickled(body))
+
+
+def test_a_nanogpt_checkpoint_is_read(tmp_path: Path) -> None:
+    arrays = as_there(weights(NANOGPT), naming.formats("gpt2")["nanogpt"], NANOGPT)
+    twice = ("transformer.wte.weight", "lm_head.weight")
+    path = training_checkpoint(tmp_path / "ckpt.pt", arrays, NANOGPT_ARGS, twice)
+    source = sources.find(path)
+    assert source.config | {"n_ff": 0} == vars(NANOGPT)
+    assert_equal(stored_weights(converted(path, tmp_path / "graph.bin", ctx=8)), weights(NANOGPT))
+
+
+def test_a_training_checkpoint_of_llama2c_is_read(tmp_path: Path) -> None:
+    arrays = as_there(weights(LLAMA_TIED), naming.formats("llama")["meta"], LLAMA_TIED)
+    twice = ("tok_embeddings.weight", "output.weight")
+    path = training_checkpoint(tmp_path / "ckpt.pt", arrays, LLAMA_ARGS, twice)
+    assert_equal(stored_weights(converted(path, tmp_path / "graph.bin")), weights(LLAMA_TIED))
+
+
+LIT_LLAMA = llama.Config(n_vocab=11, n_embd=8, n_head=4, n_head_kv=4, n_layer=2, n_ff=12)
+LITGPT_LLAMA = """\
+bias: false
+hf_config:
+  name: x
+  org: y
+intermediate_size: 12
+mlp_class_name: LLaMAMLP
+n_embd: 8
+n_head: 4
+n_layer: 2
+n_query_groups: 2
+name: ''
+norm_class_name: RMSNorm
+norm_eps: 1.0e-05
+padded_vocab_size: 11
+parallel_residual: false
+rope_adjustments: null
+rope_base: 500
+rotary_percentage: 1.0
+"""
+LITGPT_NEOX = {
+    "mlp_class_name": "GptNeoxMLP", "norm_class_name": "LayerNorm", "n_embd": 16, "n_head": 2, "n_layer": 2,
+    "intermediate_size": 20, "norm_eps": 1e-5, "padded_vocab_size": 11, "parallel_residual": True, "bias": True,
+    "rotary_percentage": 0.25,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["litgpt", "litgpt, grouped"])
+def test_a_litgpt_folder_is_read_in_both_orders_of_its_fused_matrix(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "model_config.yaml").write_text(LITGPT_LLAMA)
+    ck.write_torch(tmp_path / "lit_model.pth", as_there(weights(LLAMA), naming.formats("llama")[kind], LLAMA))
+    assert sources.find(tmp_path).config["rope_freq_base"] == 500
+    assert_equal(stored_weights(converted(tmp_path, tmp_path / "graph.bin")), weights(LLAMA))
+    (tmp_path / "model_config.yaml").unlink()
+    (tmp_path / "lit_config.json").write_text(json.dumps(LITGPT_NEOX))
+    known = naming.formats("gpt_neox")[kind]
+    ck.write_torch(tmp_path / "lit_model.pth", as_there(weights(NEOX_SIZES), known, NEOX_SIZES))
+    assert_equal(stored_weights(converted(tmp_path / "lit_model.pth", tmp_path / "neox.bin")), weights(NEOX_SIZES))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("rope_adjustments:\n  factor: 8.0", "rope_adjustments"),
+        ("sliding_window_size: 16", "sliding_window_size"),
+        ("scale_embeddings: true", "scale_embeddings"),
+        ("mlp_class_name: LLaMAMoE", "LLaMAMoE"),
+        ("a line", "KEY: VALUE"),
+    ],
+)
+def test_a_litgpt_configuration_that_is_not_our_model_is_refused(line: str, reason: str, tmp_path: Path) -> None:
+    key = line.partition(":")[0] + ":"
+    kept = [other for other in LITGPT_LLAMA.splitlines() if not other.startswith(key)]
+    (tmp_path / "model_config.yaml").write_text("\n".join([*kept, line]) + "\n")
+    ck.write_torch(tmp_path / "lit_model.pth", as_there(weights(LLAMA), naming.formats("llama")["litgpt"], LLAMA))
+    with pytest.raises(GGError, match=reason):
+        sources.find(tmp_path)
+
+
+def test_a_lit_llama_file_is_read_when_the_number_of_heads_is_given(tmp_path: Path) -> None:
+    known = naming.formats("llama")["lit-llama"]
+    path = ck.write_torch(tmp_path / "lit-llama.pth", as_there(weights(LIT_LLAMA), known, LIT_LLAMA))
+    with pytest.raises(FormatError, match="give n_head="):
+        sources.find(path)
+    assert cli.run(["convert", str(path), "n_head=4", "n_head_kv=4", "-o", str(tmp_path / "graph.bin")]) == 0
+    assert_equal(stored_weights(tmp_path / "graph.bin"), weights(LIT_LLAMA))
+
+
+@pytest.mark.parametrize("rows_of_tokens", [False, True])
+def test_a_meta_checkpoint_in_several_files_is_put_together(rows_of_tokens: bool, tmp_path: Path) -> None:
+    whole = as_there(weights(LLAMA_TIED), naming.formats("llama")["meta"], LLAMA_TIED)
+    tokens = whole["tok_embeddings.weight"]
+    if rows_of_tokens:
+        whole["tok_embeddings.weight"] = np.vstack([tokens, tokens[:1]])  # an even number of rows
+    for part in range(2):
+        halves = {}
+        for name, array in whole.items():
+            by_columns = name.endswith(("wo.weight", "w2.weight")) or (name.startswith("tok") and not rows_of_tokens)
+            axis = 1 if by_columns else 0
+            halves[name] = array if array.ndim < 2 else np.ascontiguousarray(np.split(array, 2, axis)[part])
+        ck.write_torch(tmp_path / f"consolidated.0{part}.pth", halves)
+    params = {"dim": 8, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "norm_eps": 1e-5, "vocab_size": -1}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    found = stored_weights(converted(tmp_path, tmp_path / "graph.bin"))
+    assert_equal({k: v[:11] if k == "token_embd.weight" else v for k, v in found.items()}, weights(LLAMA_TIED))
+
+
+def test_parts_of_a_meta_checkpoint_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    whole = as_there(weights(LLAMA), naming.formats("llama")["meta"], LLAMA)
+    for part in range(2):
+        ck.write_torch(tmp_path / f"consolidated.0{part}.pth", whole)
+        whole = {name: array[:, :4].copy() if name.endswith("wq.weight") else array for name, array in whole.items()}
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 8, "n_heads": 4, "n_layers": 2, "norm_eps": 1e-5}))
+    with pytest.raises(FormatError, match="do not fit"):
+        sources.find(tmp_path)
+
+
+SIZES = ("n_vocab", "n_embd", "n_head", "n_head_kv", "n_layer", "n_ff")
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "meta", "gguf"])
+def test_tensors_alone_are_read_as_those_of_a_named_model(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    ck.write_safetensors(path, as_there(weights(LLAMA), naming.formats("llama")[kind], LLAMA))
+    fields = [
+        f"{name}={getattr(LLAMA, name)}" for name in ("n_vocab", "n_embd", "n_head", "n_head_kv", "n_layer", "n_ff")
+    ]
+    out = tmp_path / "graph.bin"
+    assert cli.run(["convert", str(path), "--model", "llama", *fields, "-o", str(out)]) == 0
+    assert_equal(stored_weights(out), weights(LLAMA))
+
+
+def test_tensors_alone_may_be_of_a_model_in_a_users_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from ggmlgraph.models.llama import Config, loss as other\ndef loss(p, tokens, targets, c: Config):\n"
+        "    return other(p, tokens, targets, c)\n"
+    )
+    ck.write_safetensors(tmp_path / "m.safetensors", weights(LLAMA))
+    fields = [
+        f"{name}={getattr(LLAMA, name)}" for name in ("n_vocab", "n_embd", "n_head", "n_head_kv", "n_layer", "n_ff")
+    ]
+    model, out = f"{tmp_path / 'mine.py'}:loss", tmp_path / "graph.bin"
+    assert cli.run(["convert", str(tmp_path / "m.safetensors"), "--model", model, *fields, "-o", str(out)]) == 0
+    assert_equal(stored_weights(out), weights(LLAMA))
+
+
+def test_a_base_model_without_head_is_read_with_its_names(tmp_path: Path) -> None:
+    arrays = as_there(weights(LLAMA_TIED), naming.formats("llama")["huggingface"], LLAMA_TIED)
+    bare = {name.removeprefix("model."): array for name, array in arrays.items()}
+    folder = write_folder(tmp_path / "hf", LLAMA_JSON | {"tie_word_embeddings": True}, bare)
+    assert_equal(stored_weights(converted(folder, tmp_path / "graph.bin")), weights(LLAMA_TIED))
 
 
 def test_what_is_no_weight_is_skipped_by_name(tmp_path: Path) -> None:
@@ -422,7 +620,10 @@ def llama2c_files() -> Iterator[tuple[str, bytes]]:
     yield "negative layers", struct.pack("<7i", 8, 12, -2, 4, 2, -11, 4) + good[28:]
     yield "countless layers", struct.pack("<7i", 8, 12, 1 << 30, 4, 2, -11, 4) + good[28:]
     yield "no heads", struct.pack("<7i", 8, 12, 2, 0, 2, -11, 4) + good[28:]
-    yield "a later version", struct.pack("<Ii", 0x616B3432, 1) + bytes(248)
+    yield "version 2", struct.pack("<Ii7iBi", 0x616B3432, 2, 8, 12, 2, 4, 2, 11, 4, 1, 64).ljust(256, b"\0")
+    yield "version 1 without tensors", struct.pack("<Ii7iB", 0x616B3432, 1, 8, 12, 2, 4, 2, 11, 4, 1).ljust(256, b"\0")
+    yield "version 1 of nothing", struct.pack("<Ii", 0x616B3432, 1) + bytes(248)
+    yield "version 1 cut off", struct.pack("<Ii", 0x616B3432, 1) + bytes(24)
 
 
 HOSTILE = {

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import convert, sources
+from ggmlgraph import convert, model, sources
 from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.errors import UsageError
 from ggmlgraph.sources import Source
+from ggmlgraph.sources.source import scalar
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph
 
@@ -18,8 +20,10 @@ DEFAULT_CTX = 512  # at most, however far the model looks back
 
 @click.command()
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("fields", metavar="[FIELD=VALUE]...", nargs=-1)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
               help="The graph file to write.")  # fmt: skip
+@click.option("--model", "name", metavar="MODEL", help="Of tensors without a configuration: as `export` takes it.")
 @click.option("--tokenizer", type=click.Path(path_type=Path),
               help="A sentencepiece model, tokenizer.json or tokenizer.bin.  [default: the checkpoint's]")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 1 << 20), default=16, show_default=True,
@@ -27,13 +31,23 @@ DEFAULT_CTX = 512  # at most, however far the model looks back
 @click.option("--ctx", type=click.IntRange(1, 1 << 20),
               help=f"Tokens per window; training may choose another.  [default: the model's, at most {DEFAULT_CTX}]",
               )  # fmt: skip
-def command(source: Path, output: Path, tokenizer: Path | None, batch: int, ctx: int | None) -> None:
+def command(
+    source: Path,
+    fields: tuple[str, ...],
+    output: Path,
+    name: str | None,
+    tokenizer: Path | None,
+    batch: int,
+    ctx: int | None,
+) -> None:
     """Write a checkpoint of another program as a graph file with its weights.
 
     SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file that is not
-    quantised, or a llama2.c file, of the architectures llama and gpt_neox. Nothing in it is run.
+    quantised, or a checkpoint of LitGPT, Lit-LLaMA, nanoGPT or llama2.c, of the models that `ggmlgraph models` lists;
+    or, with --model, a file of tensors only. FIELD=VALUE sets a field of the model's config that SRC does not say.
+    Nothing in SRC is run.
     """
-    found = sources.find(source)
+    found = _found(source, name, fields)
     chosen = found.tokenizer if tokenizer is None else tokenizers.load(tokenizer)
     graph = convert.convert(
         found, output, batch=batch, ctx=ctx or min(found.n_ctx or DEFAULT_CTX, DEFAULT_CTX), tokenizer=chosen
@@ -41,6 +55,18 @@ def command(source: Path, output: Path, tokenizer: Path | None, batch: int, ctx:
     click.echo(_summary(output, found, graph, chosen))
     for line in _advice(output, found, chosen):
         click.echo(line, err=True)
+
+
+def _found(source: Path, name: str | None, fields: tuple[str, ...]) -> Source:
+    if name is None:
+        pairs = [field.partition("=") for field in fields]
+        if wrong := next((field for field in fields if "=" not in field), None):
+            raise UsageError(f"{wrong!r} is not FIELD=VALUE")
+        return sources.find(source, {field: scalar(text) for field, _, text in pairs})
+    loaded = model.load(name)
+    values = model.parse_fields(loaded, fields)
+    architecture = loaded.path.stem if loaded.built_in else name
+    return sources.of_model(source, architecture, {**model.defaults(loaded), **values})
 
 
 def _summary(path: Path, source: Source, graph: Graph, tokenizer: Tokenizer | None) -> str:

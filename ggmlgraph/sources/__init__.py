@@ -5,35 +5,77 @@ One module for each kind. Used by `ggmlgraph convert`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from ggmlgraph import gguffile, safetensorsfile, torchfile
 from ggmlgraph.errors import UsageError
-from ggmlgraph.sources import gguf, huggingface, llama2c, meta
-from ggmlgraph.sources.source import Source
-from ggmlgraph.stored import open_regular
+from ggmlgraph.sources import gguf, huggingface, litgpt, llama2c, meta, plain, training
+from ggmlgraph.sources.source import Given, Source
+from ggmlgraph.stored import Stored, open_regular
 
-__all__ = ["Source", "find"]
+__all__ = ["Source", "find", "of_model"]
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+FOLDERS: dict[str, Callable[[Path, Given], Source]] = {  # by a file that tells them
+    litgpt.WEIGHTS: litgpt.folder,
+    huggingface.CONFIG: huggingface.folder,
+    meta.CONFIG: meta.folder,
+}
 
 
-def find(path: Path) -> Source:
-    """The checkpoint at a path, file or folder. Raises UsageError for what is none, FormatError, UnsupportedError."""
+def find(path: Path, given: Given = NOTHING) -> Source:
+    """The checkpoint at a path, file or folder. given: fields of the model's config that count instead of its own.
+
+    Raises UsageError for what is none, FormatError, UnsupportedError.
+    """
     if path.is_dir():
-        if (path / huggingface.CONFIG).exists():
-            return huggingface.folder(path)
-        if (path / meta.CONFIG).exists():
-            return meta.folder(path)
-        raise UsageError(f"{path} is no checkpoint: it has neither {huggingface.CONFIG} nor {meta.CONFIG}")
+        for name, folder in FOLDERS.items():
+            if (path / name).exists():
+                return folder(path, given)
+        raise UsageError(f"{path} is no checkpoint: it has none of {', '.join(FOLDERS)}")
+    kind_of = _kind(path)
+    if kind_of == "gguf":
+        return gguf.file(path, given)
+    if kind_of == "llama2.c":
+        return llama2c.file(path, given)
+    if kind_of == "safetensors":
+        return huggingface.file(path, safetensorsfile.read(path), given)
+    content = torchfile.load(path)
+    if content.at(training.ARGUMENTS):
+        return training.file(content, given)
+    tensors = content.model()
+    if litgpt.is_lit(tensors):
+        return litgpt.file(path, tensors, given)
+    return meta.file(path, tensors, given) if meta.TOKENS in tensors else huggingface.file(path, tensors, given)
+
+
+def of_model(path: Path, architecture: str, config: Mapping[str, Any]) -> Source:
+    """A file of tensors that says nothing else: they are of this model, with this config."""
+    read: dict[str, Any] = {"safetensors": safetensorsfile.read, "torch": torchfile.read, "gguf": _gguf_tensors}
+    kind = _kind(path)
+    if kind not in read:
+        raise UsageError(f"{path}: --model is for safetensors, PyTorch and GGUF files")
+    return plain.file(path, read[kind](path), architecture, dict(config))
+
+
+def _gguf_tensors(path: Path) -> dict[str, Stored]:
+    return gguffile.read(path).tensors
+
+
+def _kind(path: Path) -> str:
+    """What a file is, by how it begins."""
     file, size = open_regular(path)
     with file:
-        start = file.read(llama2c.HEADER.size)
+        start = file.read(llama2c.VERSION_1_NBYTES)
     if start.startswith(gguffile.MAGIC):
-        return gguf.file(path)
+        return "gguf"
     if start.startswith((torchfile.ZIP_MAGIC, torchfile.LEGACY_MAGIC)):
-        tensors = torchfile.read(path)
-        return meta.file(path, tensors) if meta.TOKENS in tensors else huggingface.file(path, tensors)
+        return "torch"
     if llama2c.is_llama2c(start, size):
-        return llama2c.file(path)
+        return "llama2.c"
     if safetensorsfile.is_safetensors(start[:9], size):
-        return huggingface.file(path, safetensorsfile.read(path))
+        return "safetensors"
     raise UsageError(f"{path} is no checkpoint that is known: safetensors, PyTorch, GGUF or llama2.c")

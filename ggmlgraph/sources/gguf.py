@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ggmlgraph import gguffile, naming, tokenizersettings, vocabularies
-from ggmlgraph.sources.source import Source, count, named, try_tokenizer
+from ggmlgraph.sources.source import Given, Source, count, named, try_tokenizer
 from ggmlgraph.tokenizer import ByteLevelTokenizer, SentencePieceTokenizer, Tokenizer
 
 
-def file(path: Path) -> Source:
+def file(path: Path, given: Given) -> Source:
     """The checkpoint in a file."""
     content = gguffile.read(path)
     identifier = content.pairs.get("general.architecture")
     checkpoint = naming.Checkpoint(content.pairs, content.tensors)
-    architecture, known, fields = named(path, lambda: naming.find("gguf", identifier, checkpoint))
+    architecture, known, fields = named(path, lambda: naming.find("gguf", identifier, checkpoint, given))
     tokenizer, reason = try_tokenizer(lambda: _tokenizer(content.pairs))
     return Source(
         kind="GGUF file",

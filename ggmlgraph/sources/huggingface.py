@@ -11,42 +11,41 @@ from pathlib import Path
 from typing import Any
 
 from ggmlgraph import naming, safetensorsfile, torchfile
-from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import FormatError, UsageError
-from ggmlgraph.sources.source import Source, count, named, read_json, try_tokenizer
+from ggmlgraph.sources.source import Given, Source, count, find_tokenizer, named, read_json
 from ggmlgraph.stored import Stored
-from ggmlgraph.tokenizer import Tokenizer
 
 CONFIG = "config.json"
 WEIGHTS: tuple[tuple[str, Callable[[Path], dict[str, Stored]]], ...] = (  # in the order they are looked for
     ("model.safetensors", safetensorsfile.read),
     ("pytorch_model.bin", torchfile.read),
 )
-TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
-def folder(path: Path) -> Source:
+def folder(path: Path, given: Given) -> Source:
     """The checkpoint in a folder."""
     for name, read in WEIGHTS:
         if (path / name).exists():
-            return _source(path, read(path / name))
+            return _source(path, read(path / name), given)
         if (index := path / f"{name}.index.json").exists():
-            return _source(path, _shards(path, index, read))
+            return _source(path, _shards(path, index, read), given)
     raise UsageError(f"{path} has no weights: neither {' nor '.join(name for name, _ in WEIGHTS)}")
 
 
-def file(path: Path, tensors: dict[str, Stored]) -> Source:
+def file(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
     """The checkpoint of one weight file, described by the config.json beside it."""
     if not (path.parent / CONFIG).exists():
-        raise UsageError(f"{path} has weights only: put its {CONFIG} (or params.json) beside it")
-    return _source(path.parent, tensors)
+        raise UsageError(f"{path} has weights only: put its {CONFIG} (or params.json) beside it, or give --model")
+    return _source(path.parent, tensors, given)
 
 
-def _source(path: Path, tensors: dict[str, Stored]) -> Source:
+def _source(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
     config = read_json(path / CONFIG)
     identifier, checkpoint = config.get("model_type"), naming.Checkpoint(config, tensors)
-    architecture, known, fields = named(path / CONFIG, lambda: naming.find("huggingface", identifier, checkpoint))
-    tokenizer, reason = _tokenizer(path)
+    architecture, known, fields = named(
+        path / CONFIG, lambda: naming.find("huggingface", identifier, checkpoint, given)
+    )
+    tokenizer, reason = find_tokenizer(path)
     return Source(
         kind="Hugging Face checkpoint",
         path=path,
@@ -78,11 +77,3 @@ def _shards(path: Path, index: Path, read: Callable[[Path], dict[str, Stored]]) 
             raise FormatError(f"{path / shard}: {name!r} is {'missing' if name in wanted else 'not in the index'}")
         tensors |= found
     return tensors
-
-
-def _tokenizer(path: Path) -> tuple[Tokenizer | None, str]:
-    for name in TOKENIZERS:
-        if (path / name).is_file():
-            tokenizer, reason = try_tokenizer(lambda found=path / name: tokenizers.load(found))  # type: ignore[misc]
-            return tokenizer, reason
-    return None, "it has none"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.naming import Format
-from ggmlgraph.stored import Stored
+from ggmlgraph.stored import Joined, Stored
 from ggmlgraph.tokenizer import Tokenizer
 
 MAX_JSON_NBYTES = 64 << 20
+MAX_YAML_NBYTES = 1 << 20
+TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +30,13 @@ class Source:
     architecture: str  # a model of ggmlgraph.models
     format: Format
     config: dict[str, Any]  # fields of the model's Config
-    tensors: dict[str, Stored]
+    tensors: Mapping[str, Stored | Joined]
     n_ctx: int | None  # how many tokens the model was trained to look back on
     tokenizer: Tokenizer | None
     no_tokenizer: str = "it has none"  # why there is none
+
+
+Given = Mapping[str, Any]  # fields of the Config that the user gave
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -44,12 +51,50 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: {error}") from None
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML mapping, as programs write it: KEY: VALUE lines. What is nested is an empty dict.
+
+    Raises FormatError.
+    """
+    if path.stat().st_size > MAX_YAML_NBYTES:
+        raise FormatError(f"{path}: {path.stat().st_size} bytes of YAML, at most {MAX_YAML_NBYTES} are read")
+    values: dict[str, Any] = {}
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
+        key, colon, text = line.partition(":")
+        if not line.strip() or line[0] in " -#":
+            continue
+        if not colon or not key.isidentifier() or key in values:
+            raise FormatError(f"{path}:{number}: not a new KEY: VALUE")
+        values[key] = scalar(text.strip()) if text.strip() else {}
+    return values
+
+
+def scalar(text: str) -> Any:
+    """A value that JSON and YAML write alike, or else the text."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return value if isinstance(value, bool | int | float | str | None) else text
+
+
 def try_tokenizer(load: Callable[[], Tokenizer]) -> tuple[Tokenizer | None, str]:
     """A tokenizer, or why there is none: weights can be used without."""
     try:
         return load(), ""
     except (DataError, FormatError, UnsupportedError) as error:
         return None, str(error)
+
+
+def find_tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:
+    """The tokenizer among the files of a checkpoint, or why there is none."""
+    for name in TOKENIZERS:
+        if (path := folder / name).is_file():
+            return try_tokenizer(partial(tokenizers.load, path))
+    return None, "it has none"
 
 
 def named(path: Path, work: Callable[[], Any]) -> Any:

@@ -58,4 +58,21 @@ GGUF = Format(
     },
 )
 
-FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}
+NANOGPT = Format(
+    id="nanogpt",
+    sizes={
+        "n_vocab": Key(("vocab_size",)),
+        "n_embd": Key(("n_embd",)),
+        "n_head": Key(("n_head",)),
+        "n_layer": Key(("n_layer",)),
+        "n_ctx": Key(("block_size",)),
+        "norm_eps": Key((), 1e-5),
+        "bias": Key(("bias",), True),
+        "exact_gelu": Key((), True),
+        "tied": Key((), True),
+    },
+    tensors=TENSORS,
+    skip=(r"transformer\.h\.\d+\.attn\.bias",),
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF, "nanogpt": NANOGPT}

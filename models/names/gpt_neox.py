@@ -5,6 +5,9 @@ Hugging Face keeps the rows of the fused query_key_value as [head][q, k, v][dim]
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from ggmlgraph.models.names.llama import LIT_ABSENT
 from ggmlgraph.naming import Format, Key, RotaryShare, RowOrder, Rows
 
 HUGGING_FACE = Format(
@@ -59,4 +62,45 @@ GGUF = Format(
     only=((Key(("gptneox.rope.scaling.type",)), ("none",)),),
 )
 
-FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}
+LITGPT = Format(
+    id="litgpt",
+    sizes={
+        "n_vocab": Key(("padded_vocab_size",)),
+        "n_embd": Key(("n_embd",)),
+        "n_head": Key(("n_head",)),
+        "n_layer": Key(("n_layer",)),
+        "n_ff": Key(("intermediate_size",)),
+        "norm_eps": Key(("norm_eps",)),
+        "rope_freq_base": Key(("rope_base",), 10000.0),
+        "rotary_pct": Key(("rotary_percentage",)),
+        "parallel_residual": Key(("parallel_residual",)),
+    },
+    tensors={
+        "token_embd": "transformer.wte",
+        "blk.{i}.attn_norm": "transformer.h.{i}.norm_1",
+        "blk.{i}.attn_qkv": "transformer.h.{i}.attn.qkv",
+        "blk.{i}.attn_output": "transformer.h.{i}.attn.proj",
+        "blk.{i}.ffn_norm": "transformer.h.{i}.norm_2",
+        "blk.{i}.ffn_up": "transformer.h.{i}.mlp.fc",
+        "blk.{i}.ffn_down": "transformer.h.{i}.mlp.proj",
+        "output_norm": "transformer.ln_f",
+        "output": "lm_head",
+    },
+    only=(
+        (Key(("mlp_class_name", "_mlp_class")), ("GptNeoxMLP",)),
+        (Key(("norm_class_name", "_norm_class")), ("LayerNorm",)),
+        (Key(("gelu_approximate",)), ("none",)),
+        (Key(("bias",)), (True,)),
+        (Key(("shared_attention_norm",)), (False,)),
+        (Key(("lm_head_bias",)), (False,)),
+        (Key(("rope_condense_ratio",)), (1,)),
+        *LIT_ABSENT,
+    ),
+)
+LITGPT_GROUPED = replace(
+    LITGPT,
+    tensors={**(LITGPT.tensors or {}), "blk.{i}.attn_qkv": "transformer.h.{i}.attn.attn"},
+    rows=HUGGING_FACE.rows,
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF, "litgpt": LITGPT, "litgpt, grouped": LITGPT_GROUPED}

@@ -6,7 +6,21 @@ and we keep pairs side by side, (2i, 2i + 1).
 
 from __future__ import annotations
 
-from ggmlgraph.naming import Format, Key, RotaryShare, RowOrder, Rows, Value, Without
+from dataclasses import replace
+
+from ggmlgraph.naming import (
+    Columns,
+    Format,
+    Fused,
+    Key,
+    Layers,
+    RotaryShare,
+    RowOrder,
+    Rows,
+    Tied,
+    Value,
+    Without,
+)
 
 TENSORS = {
     "token_embd": "model.embed_tokens",
@@ -98,7 +112,7 @@ META = Format(
         "n_ff": Rows("layers.0.feed_forward.w1.weight"),
         "norm_eps": Key(("norm_eps",)),
         "rope_freq_base": Key(("rope_theta",), 10000.0),
-        "tied": Without("output.weight"),
+        "tied": Tied("output.weight", "tok_embeddings.weight"),
     },
     tensors={
         "token_embd": "tok_embeddings",
@@ -115,7 +129,7 @@ META = Format(
         "output": "output",
     },
     only=((Key(("use_scaled_rope",)), (False,)),),
-    skip=(r"rope\.freqs",),
+    skip=(r"rope\.freqs", r"freqs_(cos|sin)"),
 )
 
 LLAMA2_C = Format(  # its file has no names: the reader gives ours, and those of the header's fields in llama2.c
@@ -133,4 +147,101 @@ LLAMA2_C = Format(  # its file has no names: the reader gives ours, and those of
     },
 )
 
-FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF, "meta": META, "llama2.c": LLAMA2_C}
+LIT_TENSORS = {
+    "token_embd": "transformer.wte",
+    "blk.{i}.attn_norm": "transformer.h.{i}.norm_1",
+    "blk.{i}.attn_q": "transformer.h.{i}.attn.qkv",
+    "blk.{i}.attn_k": "transformer.h.{i}.attn.qkv",
+    "blk.{i}.attn_v": "transformer.h.{i}.attn.qkv",
+    "blk.{i}.attn_output": "transformer.h.{i}.attn.proj",
+    "blk.{i}.ffn_norm": "transformer.h.{i}.norm_2",
+    "blk.{i}.ffn_gate": "transformer.h.{i}.mlp.fc_1",
+    "blk.{i}.ffn_up": "transformer.h.{i}.mlp.fc_2",
+    "blk.{i}.ffn_down": "transformer.h.{i}.mlp.proj",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
+QKV = ("blk.{i}.attn_q", "blk.{i}.attn_k", "blk.{i}.attn_v")
+
+LIT_ABSENT = tuple(  # what other models of LitGPT have
+    (Key((key,)), ("none",))
+    for key in (
+        "attention_logit_softcapping", "attention_scores_scalar", "final_logit_softcapping", "rope_adjustments",
+        "rope_local_base_freq", "sliding_window_size",
+    )
+)  # fmt: skip
+
+LITGPT = Format(
+    id="litgpt",
+    sizes={
+        "n_vocab": Key(("padded_vocab_size",)),
+        "n_embd": Key(("n_embd",)),
+        "n_head": Key(("n_head",)),
+        "n_head_kv": Key(("n_query_groups", "n_head")),
+        "n_layer": Key(("n_layer",)),
+        "n_ff": Key(("intermediate_size",)),
+        "head_dim": Key(("head_size",), 0),
+        "norm_eps": Key(("norm_eps",)),
+        "rope_freq_base": Key(("rope_base",), 10000.0),
+        "tied": Tied("lm_head.weight", "transformer.wte.weight"),
+    },
+    tensors=LIT_TENSORS,
+    rows={name: Fused(part, halves=True) for part, name in enumerate(QKV)},
+    only=(
+        (Key(("mlp_class_name", "_mlp_class")), ("LLaMAMLP",)),
+        (Key(("norm_class_name", "_norm_class")), ("RMSNorm",)),
+        (Key(("parallel_residual",)), (False,)),
+        (Key(("bias",)), (False,)),
+        (Key(("attn_bias",)), (False,)),
+        (Key(("norm_qk",)), (False,)),
+        (Key(("rotary_percentage",)), (1.0, 1)),
+        (Key(("rope_condense_ratio",)), (1,)),
+        (Key(("scale_embeddings",)), (False,)),
+        *LIT_ABSENT,
+    ),
+)
+LITGPT_GROUPED = replace(
+    LITGPT,
+    tensors={**LIT_TENSORS, **dict.fromkeys(QKV, "transformer.h.{i}.attn.attn")},
+    rows={name: Fused(part, grouped=True, halves=True) for part, name in enumerate(QKV)},
+)
+LIT_LLAMA = Format(
+    id="lit-llama",
+    sizes={
+        "n_vocab": Rows("transformer.wte.weight"),
+        "n_embd": Columns("transformer.wte.weight"),
+        "n_head": Columns("transformer.wte.weight", known={4096: 32, 5120: 40, 6656: 52, 8192: 64}),
+        "n_head_kv": Columns("transformer.wte.weight", known={4096: 32, 5120: 40, 6656: 52, 8192: 64}),
+        "n_layer": Layers("transformer.h.{i}.rms_1.scale"),
+        "n_ff": Rows("transformer.h.0.mlp.c_fc1.weight"),
+        "norm_eps": Key((), 1e-5),
+        "rope_freq_base": Key((), 10000.0),
+        "tied": Without("lm_head.weight"),
+    },
+    tensors={
+        "token_embd": "transformer.wte",
+        "blk.{i}.attn_norm.weight": "transformer.h.{i}.rms_1.scale",
+        "blk.{i}.attn_q": "transformer.h.{i}.attn.c_attn",
+        "blk.{i}.attn_k": "transformer.h.{i}.attn.c_attn",
+        "blk.{i}.attn_v": "transformer.h.{i}.attn.c_attn",
+        "blk.{i}.attn_output": "transformer.h.{i}.attn.c_proj",
+        "blk.{i}.ffn_norm.weight": "transformer.h.{i}.rms_2.scale",
+        "blk.{i}.ffn_gate": "transformer.h.{i}.mlp.c_fc1",
+        "blk.{i}.ffn_up": "transformer.h.{i}.mlp.c_fc2",
+        "blk.{i}.ffn_down": "transformer.h.{i}.mlp.c_proj",
+        "output_norm.weight": "transformer.ln_f.scale",
+        "output": "lm_head",
+    },
+    rows={name: Fused(part) for part, name in enumerate(QKV)},
+    skip=(r"transformer\.h\.\d+\.attn\.rope_cache",),
+)
+
+FORMATS = {
+    "huggingface": HUGGING_FACE,
+    "gguf": GGUF,
+    "meta": META,
+    "llama2.c": LLAMA2_C,
+    "litgpt": LITGPT,
+    "litgpt, grouped": LITGPT_GROUPED,
+    "lit-llama": LIT_LLAMA,
+}

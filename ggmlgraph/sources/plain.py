@@ -1,0 +1,32 @@
+"""Files of tensors without a configuration, whose model the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ggmlgraph import naming
+from ggmlgraph.naming import Format
+from ggmlgraph.sources.source import Source, find_tokenizer
+from ggmlgraph.stored import Stored
+
+TOKENS = "token_embd.weight"
+
+
+def file(path: Path, tensors: dict[str, Stored], architecture: str, config: dict[str, Any]) -> Source:
+    """The tensors as those of a model; their names are of a format that is known of it, or ours."""
+    formats = naming.formats(architecture) if architecture in naming.architectures() else {}
+    candidates = [Format(id=architecture, sizes={}), *formats.values()]
+    known = next((f for f in candidates if f.theirs(TOKENS) in f.with_prefix(tensors)), candidates[0])
+    tokenizer, reason = find_tokenizer(path.parent)
+    return Source(
+        kind="file of tensors",
+        path=path,
+        architecture=architecture,
+        format=known,
+        config=config,
+        tensors=known.with_prefix(tensors),
+        n_ctx=config.get("n_ctx"),
+        tokenizer=tokenizer,
+        no_tokenizer=reason,
+    )
