@@ -43,7 +43,7 @@ NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u
 N_OP_PARAMS = 64  # bytes of a Record's op_params
 WORDS = struct.Struct(f"<{N_OP_PARAMS // 4}I")  # the same as words
 N_THREADS = 64  # stock ggml's scratch memory is sized for this many
-VIEWS = frozenset(("VIEW", "PERMUTE", "TRANSPOSE"))  # ops whose strides need not be contiguous
+VIEWS = frozenset(("VIEW", "PERMUTE", "TRANSPOSE", "CPY"))  # ops whose strides need not be contiguous
 NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
 
@@ -51,7 +51,8 @@ NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2
 class Record:
     """One tensor of a file; leafs and parameters have `data`, called to stream their bytes in chunks.
 
-    `src` are indices into the list of records it belongs to, each below its own; -1 for an absent source.
+    `src` are indices into the list of records it belongs to, each below its own but for `may_be_itself`; -1 for an
+    absent source.
     """
 
     name: str
@@ -82,6 +83,11 @@ def dense_strides(element: Type, ne: Sequence[int]) -> Sizes:
     """nb of a contiguous tensor."""
     nb1 = element.nbytes * (ne[0] // element.block)
     return element.nbytes, nb1, nb1 * ne[1], nb1 * ne[1] * ne[2]
+
+
+def may_be_itself(op: str, k: int) -> bool:
+    """Whether source k of an op may be the node itself: ggml_cast makes a CPY whose destination is the CPY."""
+    return op == "CPY" and k == 1
 
 
 # ---------------------------------------------------------------- order
@@ -141,6 +147,8 @@ def _visit(records: Sequence[Record], roots: Sequence[int]) -> list[int]:
             done.append(index)
             continue
         stack.append((index, k + 1))
+        if src[k] == index and may_be_itself(records[index].op, k):
+            continue
         if src[k] >= index:
             raise UsageError(f"record {index} has the source {src[k]}, which does not come before it")
         if src[k] >= 0 and src[k] not in seen:
@@ -479,7 +487,7 @@ class _Reader:
         layout = self.dialect.node
         fields = self._fields(layout, "record")
         record = self._tensor(fields, layout, f"node {k}")
-        record = replace(record, src=self._src(fields["src"], self.begin + layout.offset("src")))
+        record = replace(record, src=self._src(fields["src"], record.op, self.begin + layout.offset("src")))
         if record.op == "NONE":
             self._check_param(record, layout)
             self._take(record, layout)
@@ -610,13 +618,14 @@ class _Reader:
                 message = f"stride of dimension {i} is {stride}, expected {dense[i]}"
                 raise self._bad("BadStride", at + 16 * i, message)
 
-    def _src(self, src: tuple[int, ...], at: int) -> tuple[int, ...]:
+    def _src(self, src: tuple[int, ...], op: str, at: int) -> tuple[int, ...]:
         """Sources in this module's numbering, without absent ones at the end."""
         base = self.n_leafs if self.dialect.node_base is None else self.dialect.node_base
         numbers = []
         for k, s in enumerate(src):
             number = s - base + self.n_leafs if s >= base else s
-            if not -1 <= number < len(self.records) or (number >= self.n_leafs) != (s >= base):
+            exists = -1 <= number < len(self.records) or (number == len(self.records) and may_be_itself(op, k))
+            if not exists or (number >= self.n_leafs) != (s >= base):
                 message = f"src[{k}] is {s}, which is none of the {len(self.records)} tensors before"
                 raise self._bad("BadSource", at + 4 * k, message)
             numbers.append(number)

@@ -160,6 +160,12 @@ class CoreGraph:
         if lib.gg_set_name(self.handle, tensor_id, name.encode(), flags, err) < 0:
             raise exception(err)
 
+    def set_flags(self, tensor_id: int, flags: int) -> None:
+        """Exactly these flags."""
+        err = new_error()
+        if lib.gg_set_flags(self.handle, tensor_id, flags, err) < 0:
+            raise exception(err)
+
     def leaf_bytes(self, tensor_id: int) -> Any:
         """The memory of a leaf, writable, as a buffer."""
         err = new_error()

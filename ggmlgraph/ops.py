@@ -296,6 +296,36 @@ def view_back(g: Tensor, offset: Offset, nb1: Offset, nb2: Offset, nb3: Offset, 
     """Cotangent of a contiguous a in view(a): g added into zeros of `shape` at the view's offset and strides."""
 
 
+@op("CPY", shape="cpy", view="b", writes=("b",), vjp=lambda g, y, a, b: (reshape(g, shape=a), None))
+def cpy(a: Tensor, b: Tensor) -> Tensor:
+    """Writes the elements of a, in order, over those of b, and is b from then on; sizes may differ, their product not.
+
+    What reads b's memory later sees it, however it lies there. No element of b may lie on another or in a.
+    """
+
+
+@op(shape="first", dense=("a",), view=True, kernel=None,
+    vjp=lambda g, y, a, by: (cleared(g, by), cont(view_as(g, by), shape=by)))  # fmt: skip
+def updated(a: Tensor, by: Tensor) -> Tensor:
+    """a, after `by`, a window of its memory, has been written."""
+
+
+@op(shape="view_as", dense=("a",), view=True, layouts=("like",), kernel=None,
+    vjp=lambda g, y, a, like: (view_as_back(g, like, shape=a), None))  # fmt: skip
+def view_as(a: Tensor, like: Tensor) -> Tensor:
+    """The window of a that `like` is in the memory where it lies."""
+
+
+@op(shape="view_as_back", layouts=("like",))
+def view_as_back(g: Tensor, like: Tensor, shape: Shape) -> Tensor:
+    """Cotangent of a in view_as(a, like): g added into zeros of `shape`."""
+
+
+@op(shape="cleared", dense=("g",), layouts=("by",), inplace=True)
+def cleared(g: Tensor, by: Tensor) -> Tensor:
+    """g with zeros in the window that `by` is in the memory where it lies."""
+
+
 @op("PERMUTE", shape="permute", view=True, kernel=None,
     vjp=lambda g, y, a: (permute_back(g, y.axis0, y.axis1, y.axis2, y.axis3),))  # fmt: skip
 def permute(a: Tensor, axis0: int, axis1: int, axis2: int, axis3: int) -> Tensor:

@@ -64,7 +64,7 @@ class Op:
     params: tuple[Param, ...]
     sized: bool  # the result's size is given by the caller, not derived
     shape: str  # rule in runtime/src/shape.c
-    view: bool  # the result lies in its first source's memory
+    view: str | None  # the source in whose memory the result lies
     kernel: str | None  # function in runtime/kernels; None: nothing to compute
     scalar: Callable[..., Any] | str | None  # elementwise formula, or the function of simd.h that is it
     vjp: Callable[..., tuple[Any, ...]] | None
@@ -74,6 +74,7 @@ class Op:
     rows: tuple[str, ...]  # sources whose last axis must be contiguous
     dense: tuple[str, ...]  # sources that must be contiguous as a whole
     writes: tuple[str, ...]  # sources the kernel writes
+    layouts: tuple[str, ...]  # sources of which only the place in memory matters
     work: str | None  # function in runtime/src/work.c that sizes the scratch memory
     rank: Callable[..., int] | None  # rank of the result from ranks of the sources; None: the largest
     doc: str = field(repr=False)
@@ -128,10 +129,11 @@ def op(
     no_gradient: bool = False,
     by_row: bool = False,
     inplace: bool = False,
-    view: bool = False,
+    view: bool | str = False,
     rows: tuple[str, ...] = (),
     dense: tuple[str, ...] = (),
     writes: tuple[str, ...] = (),
+    layouts: tuple[str, ...] = (),
     words: dict[str, int] | None = None,
     work: str | None = None,
     rank: Callable[..., int] | None = None,
@@ -142,7 +144,8 @@ def op(
     sources. What the decorator returns is the `Op`, typed as the stub so that callers are checked against it.
 
     `words` places params in op_params where ggml leaves gaps; without it they follow one another
-    (from word 1 for a unary op, whose word 0 is the ggml_unary_op number). `kernel` defaults to the name.
+    (from word 1 for a unary op, whose word 0 is the ggml_unary_op number). `kernel` defaults to the name. `view` names
+    the source whose memory the result is; True: the first.
     """
 
     def enter(stub: F) -> F:
@@ -164,11 +167,10 @@ def op(
             word += 2 if kind == "i64" else 1
         row = Op(
             name=stub.__name__, ggml=ggml, unary=sub, exact=exact, sources=tuple(sources), optional=tuple(optional),
-            params=tuple(params), sized=sized, shape=shape, view=view,
+            params=tuple(params), sized=sized, shape=shape, view=sources[0] if view is True else view or None,
             kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
-            no_gradient=no_gradient, by_row=by_row, inplace=inplace, rows=rows, dense=dense,
-            writes=writes, work=work, rank=rank,
-            doc=inspect.getdoc(stub) or "",
+            no_gradient=no_gradient, by_row=by_row, inplace=inplace, rows=rows, dense=dense, writes=writes,
+            layouts=layouts, work=work, rank=rank, doc=inspect.getdoc(stub) or "",
         )  # fmt: skip
         if row.name in TABLE:
             raise ValueError(f"op {row.name} is in the table twice")

@@ -70,7 +70,7 @@ def _place(graph: CGraph, records: Sequence[Record], to: Dialect) -> Order:
     if to.param_nodes == DIALECTS[graph.dialect].param_nodes and len(records) == len(graph.records):
         n_leafs = len(graph.leafs)
         return Order(tuple(records[:n_leafs]), tuple(records[n_leafs:]))
-    used = {s for r in records for s in r.src}
+    used = {s for i, r in enumerate(records) for s in r.src if s != i}
     roots = [i for i, r in enumerate(records) if r.op != "NONE" and (r.flags & OUTPUT or i not in used)]
     unused = [i for i, r in enumerate(records) if r.op == "NONE" and r.flags & PARAM and i not in used]
     return cgraph.order(records, [*roots, *unused], to)

@@ -13,7 +13,7 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from ggmlgraph.dim import evaluate
 from ggmlgraph.errors import FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
 from ggmlgraph.limits import Limits
 from ggmlgraph.metadata import Metadata
+from ggmlgraph.optable import TABLE
 
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"
@@ -39,7 +40,7 @@ FUSIONS = {
     "cross_entropy": lib.GG_FUSE_CROSS_ENTROPY,
     "attention": lib.GG_FUSE_ATTENTION,
 }
-Batch = tuple[ArrayLike, ArrayLike]
+Batch = tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]  # tokens and targets, or every input by name
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ class Runtime:
         self.isa = machine.isa()
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
         self._base = base
+        self._loss = -1
         self._train: TrainProgram | None = None
         self._programs: dict[tuple[str, ...], Program] = {}
         self._last: Program | None = None
@@ -274,6 +276,13 @@ class Runtime:
     def _ids(self, flag: int) -> Iterator[int]:
         return (i for i in range(len(self.graph)) if self.graph.tensor(i).flags & flag and self.graph.tensor(i).op == 0)
 
+    def _writes(self) -> Iterator[int]:
+        """Nodes that write into leafs, a key-value cache say: every run does them."""
+        for i in range(len(self.graph)):
+            t = self.graph.tensor(i)
+            if self.graph.op(i) == "cpy" and self.graph.tensor(t.root).op == 0:
+                yield i
+
     def _find(self, name: str) -> int:
         tensor_id = self.graph.find(name)
         if tensor_id < 0:
@@ -324,6 +333,7 @@ class Runtime:
     def _fused(self, roots: list[int], *, train: bool) -> CoreGraph:
         for i in self._ids(INPUT):
             self.graph.leaf_bytes(i)  # inputs exist before the programs do, so that all of them share one memory
+        roots = list(dict.fromkeys([*roots, *self._writes()]))
         err = new_error()
         handle = lib.gg_fuse(self.graph.handle, len(roots), roots, int(train), self._fusions, err)
         if handle == ffi.NULL:
@@ -354,10 +364,21 @@ class Runtime:
 
     def train_program_at(self, recompute: int) -> TrainProgram:
         """The training graph at one level of recomputation, 0 to its `max_recompute`."""
-        losses = [i for i in range(len(self.graph)) if self.graph.tensor(i).flags & LOSS]
-        if len(losses) != 1:
-            raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
-        return TrainProgram(self._fused(losses, train=True), self.accumulate, self.isa, self.threads, recompute)
+        if self._loss < 0:
+            losses = [i for i in range(len(self.graph)) if self.graph.tensor(i).flags & LOSS]
+            if len(losses) != 1:
+                raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
+            self._loss = self._mean_of(losses[0])
+        return TrainProgram(self._fused([self._loss], train=True), self.accumulate, self.isa, self.threads, recompute)
+
+    def _mean_of(self, loss: int) -> int:
+        """What a micro-batch adds to the loss: its share, unless loss_weights see to that."""
+        if self.accumulate == 1 or "loss_weights" in self.metadata.inputs.values():
+            return loss
+        self.graph.set_flags(loss, self.graph.tensor(loss).flags & ~LOSS)
+        mean = self.graph.node(TABLE["scale"], [loss], {"s": 1.0 / self.accumulate})
+        self.graph.set_flags(mean, LOSS)
+        return mean
 
     def _fitting(self) -> TrainProgram:
         program = least = self.train_program_at(0)
@@ -382,16 +403,25 @@ class Runtime:
     def feed(self, tokens: ArrayLike, targets: ArrayLike | None = None, weight: ArrayLike | None = None) -> None:
         """Fill the inputs of a language model: tokens, targets int32 (batch, ctx); loss_weights `weight`, float32
         (batch, ctx) or one for all, default 1/n_tokens."""
-        values = {"tokens": tokens, "targets": targets}
+        values = self._by_name(tokens, targets)
+        self.feed_arrays({name: array for name, array in values.items() if array is not None}, weight)
+
+    def _by_name(self, tokens: Any, targets: Any) -> dict[str, Any]:
+        roles = {"tokens": tokens, "targets": targets}
+        return {name: roles[kind] for name, kind in self.metadata.inputs.items() if kind in roles}
+
+    def feed_arrays(self, arrays: Mapping[str, ArrayLike], weight: ArrayLike | None = None, n_parts: int = 1) -> None:
+        """Fill inputs by name. Positions and loss_weights, where the graph has them, are set too, the latter to `weight`,
+        default 1/n for n rows in each of n_parts micro-batches."""
         for name, kind in self.metadata.inputs.items():
-            if kind in values and values[kind] is not None:
-                self.set(name, values[kind])  # type: ignore[arg-type]
-            elif kind == "positions":
+            if kind == "positions":
                 leaf = self._leaf(name)
                 leaf[...] = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
             elif kind == "loss_weights":
                 leaf = self._leaf(name)
-                leaf[...] = 1.0 / leaf.size if weight is None else weight
+                leaf[...] = 1.0 / (leaf.size * n_parts) if weight is None else weight
+        for name, array in arrays.items():
+            self.set(name, array)
 
     def forward(self, *outputs: str, tokens: ArrayLike | None = None, targets: ArrayLike | None = None) -> list[Any]:
         """Run up to `outputs` (default: the loss) and return copies of them. Inputs as set, or from the arguments."""
@@ -418,19 +448,26 @@ class Runtime:
     def backward(self, batch: Batch) -> float:
         """Gradients of one batch, no update; returns the loss. `gradient` then reads them."""
         train = self.train_program
-        tokens, targets = (np.asarray(x) for x in batch)
-        rows = self.window[0]
-        if len(tokens) != rows * self.accumulate:
-            raise ShapeError(f"a step takes {rows} x {self.accumulate} windows, got {len(tokens)}")
+        arrays = batch if isinstance(batch, Mapping) else self._by_name(*batch)
         loss = 0.0
         for k in range(self.accumulate):
             if train.keep >= 0:
                 train.leaf(train.keep)[...] = float(k > 0)
-            self.feed(tokens[k * rows : (k + 1) * rows], targets[k * rows : (k + 1) * rows], 1.0 / tokens.size)
+            self.feed_arrays(
+                {name: self._part(name, array, k) for name, array in arrays.items()}, None, self.accumulate
+            )
             train.run(0, train.n_gradient)
             loss += float(train.array(train.loss).item())
         self._last = train
         return loss
+
+    def _part(self, name: str, array: ArrayLike, k: int) -> NDArray[Any]:
+        """What an input gets of a batch in micro-batch k: the k-th of `accumulate` equal parts along the first axis."""
+        values, shape = np.asarray(array), self._leaf(name).shape
+        n = self.accumulate
+        if values.shape not in ((n * shape[0], *shape[1:]), (n, *shape)):
+            raise ShapeError(f"{name}: a step takes {n} x {list(shape)}, got {list(values.shape)}")
+        return values.reshape(n, *shape)[k]
 
     def step(
         self,
@@ -442,7 +479,8 @@ class Runtime:
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
     ) -> StepResult:
-        """One AdamW update on tokens, targets int32 (batch * accumulate, ctx).
+        """One AdamW update on tokens, targets int32 (batch * accumulate, ctx); or on inputs by name, each with `accumulate`
+        times the graph's first axis.
 
         clip: largest global gradient norm, 0 for none. A gradient norm that is not finite changes nothing.
         """

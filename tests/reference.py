@@ -459,6 +459,13 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "linear_cross_entropy": _linear_cross_entropy,
     "empty": lambda shape: np.zeros(shape),  # only the shape is defined
     "written": lambda a, by: a,
+    "cpy": lambda a, b: a.reshape(b.shape),
+    "updated": lambda a, by: a,
+    "view_as": lambda a, like: a.reshape(-1)[: like.size].reshape(like.shape),
+    "view_as_back": lambda g, like, shape: np.resize(
+        np.append(g.reshape(-1), np.zeros(math.prod(shape) - g.size)), shape
+    ),
+    "cleared": lambda g, by: np.append(np.zeros(by.size), g.reshape(-1)[by.size :]).reshape(g.shape),
     "accumulate": _accumulate,
     "sum_sqr": _sum_sqr,
     "adamw": lambda *operands, **params: _adamw_writes(*operands, **params)["p"],
@@ -1022,6 +1029,31 @@ def _writtens() -> Iterator[Sample]:
         yield Sample((_f32(shape), _f32((3,))))
 
 
+def _cpys() -> Iterator[Sample]:
+    for shape in ((1,), (33,), (7, 31), (2, 3, 7, 32), (65, 127)):
+        yield Sample((_f32(shape), _f32(shape)))
+    for a, b in (("permuted", "dense"), ("dense", "permuted"), ("transposed", "sliced"), ("sliced", "transposed")):
+        yield Sample((_f32((2, 3, 7, 32), layout=a), _f32((2, 3, 7, 32), layout=b)))
+    yield Sample((_f32((3, 7, 32)), _f32((7, 96))))
+    yield Sample((_f32((31, 6), layout="transposed"), _f32((186,))))
+    yield Sample((_f32((217,)), _f32((7, 31), layout="sliced")))
+
+
+PLACES: list[tuple[Shape, Shape]] = [  # a tensor, and one that would lie at its start
+    ((1,), (1,)), ((33,), (31,)), ((7, 31), (7, 31)), ((7, 31), (2, 64)), ((127,), (3, 2, 7)), ((2, 3, 7, 32), (3, 65)),
+]  # fmt: skip
+
+
+def _view_as_samples() -> Iterator[Sample]:
+    for whole, part in PLACES:
+        yield Sample((_f32(whole), _f32(part)))
+
+
+def _view_as_backs() -> Iterator[Sample]:
+    for whole, part in PLACES:
+        yield Sample((_f32(part), _f32(part)), shape=whole)
+
+
 def _accumulates() -> Iterator[Sample]:
     for k, (shape, _) in enumerate(DENSE):
         yield Sample((_f32(shape), _f32(shape), _values((1,), k % 2)))
@@ -1113,6 +1145,11 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "linear_cross_entropy": _linear_cross_entropies(),
     "empty": _sizes(),
     "written": _writtens(),
+    "cpy": _cpys(),
+    "updated": _view_as_samples(),
+    "view_as": _view_as_samples(),
+    "view_as_back": _view_as_backs(),
+    "cleared": _view_as_samples(),
     "accumulate": _accumulates(),
     "sum_sqr": _sum_sqrs(),
     "adamw": _adamws(),

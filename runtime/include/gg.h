@@ -61,7 +61,8 @@ int32_t gg_leaf(gg_graph *g, int32_t type, const int64_t *ne, int32_t flags, con
 /* ne: size for sized ops, else NULL. nb: strides for view, else NULL. op_params may be NULL. */
 int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
                 const int64_t *ne, const int64_t *nb, gg_error *err);
-int32_t gg_set_name(gg_graph *g, int32_t id, const char *name, int32_t flags, gg_error *err);
+int32_t gg_set_name(gg_graph *g, int32_t id, const char *name, int32_t flags, gg_error *err); /* adds the flags */
+int32_t gg_set_flags(gg_graph *g, int32_t id, int32_t flags, gg_error *err);                  /* replaces them */
 void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err); /* 64-byte aligned, zero until written */
 int64_t gg_nbytes(const gg_graph *g, int32_t id);
 

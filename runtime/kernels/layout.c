@@ -66,6 +66,34 @@ GG_KERNEL(cont)
     }
 }
 
+/* ---- cpy ---- */
+
+/* n elements, each so many bytes behind the one before. */
+static void copy_elements(char *y, int64_t y_stride, const char *a, int64_t a_stride, int64_t n, int64_t size)
+{
+    if (y_stride == size && a_stride == size) memcpy(y, a, (size_t)(n * size));
+    else if (size == 4) for (int64_t i = 0; i < n; i++) memcpy(y + i * y_stride, a + i * a_stride, 4);
+    else for (int64_t i = 0; i < n; i++) memcpy(y + i * y_stride, a + i * a_stride, (size_t)size);
+}
+
+/* Element i of a tensor, in order. */
+static int64_t element_offset(const gg_tensor *t, int64_t i)
+{
+    return row_offset(t->ne, t->nb, i / t->ne[0]) + i % t->ne[0] * t->nb[0];
+}
+
+GG_KERNEL(cpy)
+{
+    const gg_tensor *a = task->src[0], *y = task->y;
+    int64_t          begin, end;
+    gg_share(task, gg_nelements(y), 1024, &begin, &end);
+    for (int64_t i = begin, n; i < end; i += n) {
+        n = gg_min_i64(end - i, gg_min_i64(a->ne[0] - i % a->ne[0], y->ne[0] - i % y->ne[0]));
+        copy_elements(task->y_data + element_offset(y, i), y->nb[0], task->src_data[0] + element_offset(a, i), a->nb[0],
+                      n, gg_type_size(y->type));
+    }
+}
+
 /* ---- repeat ---- */
 
 static inline gg_vec gg_formula_repeat(gg_vec a) { return a; }
@@ -185,46 +213,64 @@ static window window_of(const gg_tensor *y)
     return (window){gg_param_i64(y, 0), {4, gg_param_i64(y, 2), gg_param_i64(y, 4), gg_param_i64(y, 6)}};
 }
 
-/* Whether two elements may share memory: taken by rising stride, a dimension steps inside those before it. */
-static bool window_overlaps(const window *w, const int64_t *ne)
+/* Where a tensor lies in its root's memory, for elements of 4 bytes. */
+static window place_of(const gg_tensor *t)
 {
-    bool    taken[GG_MAX_DIMS] = {false};
-    int64_t span = 4; /* bytes from the first element to the end of the last, in the dimensions taken */
-    for (int n = 0; n < GG_MAX_DIMS; n++) {
-        int next = -1;
-        for (int d = 0; d < GG_MAX_DIMS; d++)
-            if (!taken[d] && (next < 0 || w->nb[d] < w->nb[next])) next = d;
-        taken[next] = true;
-        if (ne[next] > 1 && w->nb[next] < span) return true;
-        span += (ne[next] - 1) * w->nb[next];
-    }
-    return false;
+    int64_t size = gg_type_size(t->type);
+    window  w = {.offset = t->root_offset / size * 4};
+    for (int d = 0; d < GG_MAX_DIMS; d++) w.nb[d] = t->nb[d] / size * 4;
+    return w;
 }
 
-static void add_strided_row(float *y, const char *a, int64_t n, int64_t stride)
+static void add_strided_row(char *y, int64_t y_stride, const char *a, int64_t n, int64_t stride)
 {
-    if (stride == 4) add_row(y, (const float *)a, n);
-    else for (int64_t i = 0; i < n; i++) y[i] += *(const float *)(a + i * stride);
+    if (stride == 4 && y_stride == 4) add_row((float *)y, (const float *)a, n);
+    else for (int64_t i = 0; i < n; i++) *(float *)(y + i * y_stride) += *(const float *)(a + i * stride);
 }
 
-GG_KERNEL(view_back)
+/* Source 0 added into zeros at its place in y. */
+static void add_window(const gg_task *task, window w)
 {
     const gg_tensor *g = task->src[0];
-    window           w = window_of(task->y);
     int64_t          begin, end;
     gg_share(task, gg_nelements(task->y) * 4, 4096, &begin, &end);
     memset(task->y_data + begin, 0, (size_t)(end - begin));
     gg_barrier(task);
 
     int64_t n = gg_nelements(g);
-    bool    alone = window_overlaps(&w, g->ne);
+    bool    alone = !gg_is_injective(g->ne, w.nb, 4);
     gg_share(task, n, alone ? n : 1024, &begin, &end);
     gg_run run;
     for (int64_t i = begin; i < end; i += run.n) {
         run = gg_run_from(i, end, g->ne[0], end);
-        char       *y = task->y_data + w.offset + row_offset(g->ne, w.nb, run.row) + run.column * 4;
+        char       *y = task->y_data + w.offset + row_offset(g->ne, w.nb, run.row) + run.column * w.nb[0];
         const char *row = task->src_data[0] + row_offset(g->ne, g->nb, run.row) + run.column * g->nb[0];
-        add_strided_row((float *)y, row, run.n, g->nb[0]);
+        add_strided_row(y, w.nb[0], row, run.n, g->nb[0]);
+    }
+}
+
+GG_KERNEL(view_back) { add_window(task, window_of(task->y)); }
+
+GG_KERNEL(view_as_back) { add_window(task, place_of(task->src[1])); }
+
+/* ---- cleared ---- */
+
+GG_KERNEL(cleared)
+{
+    const gg_tensor *by = task->src[1];
+    window           w = place_of(by);
+    int64_t          begin, end;
+    gg_share(task, gg_nelements(task->y) * 4, 4096, &begin, &end);
+    if (task->y_data != task->src_data[0])
+        memcpy(task->y_data + begin, task->src_data[0] + begin, (size_t)(end - begin));
+    gg_barrier(task);
+
+    gg_share(task, gg_nelements(by), 1024, &begin, &end);
+    gg_run run;
+    for (int64_t i = begin; i < end; i += run.n) {
+        run = gg_run_from(i, end, by->ne[0], end);
+        char *y = task->y_data + w.offset + row_offset(by->ne, w.nb, run.row) + run.column * w.nb[0];
+        for (int64_t k = 0; k < run.n; k++) memset(y + k * w.nb[0], 0, 4);
     }
 }
 

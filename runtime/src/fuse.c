@@ -180,6 +180,14 @@ static match find_match(const fusion *f, int32_t id)
     return m;
 }
 
+/* Whether a source of the match, read where node id is, has been overwritten since its own reader. */
+static bool comes_too_late(const fusion *f, int32_t id, const match *m)
+{
+    for (int k = 0; k < m->n_src; k++)
+        if (m->src[k] >= 0 && gg_is_overwritten(f->g, m->src[k], id)) return true;
+    return false;
+}
+
 /* ---------------------------------------------------------------- the sweep and the copy */
 
 static void count_uses(fusion *f, int32_t n_roots, const int32_t *roots)
@@ -203,6 +211,7 @@ static void find_matches(fusion *f, int32_t n_roots, const int32_t *roots, match
     for (int32_t id = f->g->n_tensors - 1; id >= 0; id--) {
         if (!f->needed[id] || gg_is_leaf(gg_at(f->g, id))) continue;
         matches[id] = find_match(f, id);
+        if (comes_too_late(f, id, &matches[id])) matches[id].op = GG_OP_NONE;
         const int32_t *src = matches[id].op ? matches[id].src : gg_at(f->g, id)->src;
         int32_t n_src = matches[id].op ? matches[id].n_src : GG_MAX_SRC;
         for (int k = 0; k < n_src; k++)

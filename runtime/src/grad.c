@@ -20,6 +20,9 @@ typedef struct sweep {
 
 static bool is_param(const gg_tensor *t) { return gg_is_leaf(t) && (t->flags & GG_FLAG_PARAM); }
 
+/* Neither what a source held before the op writes it, nor the values of one whose place alone matters. */
+static bool has_influence(const gg_op_info *op, int k) { return !((op->writes | op->layouts) >> k & 1); }
+
 static void mark(sweep *s, const gg_graph *g, int32_t loss, bool *influences)
 {
     influences[loss] = true;
@@ -30,7 +33,7 @@ static void mark(sweep *s, const gg_graph *g, int32_t loss, bool *influences)
         const gg_tensor *t = gg_at(g, id);
         bool depends = is_param(t);
         for (int k = 0; k < GG_MAX_SRC && !gg_ops[t->op].no_gradient; k++)
-            depends = depends || (t->src[k] >= 0 && s->wants[t->src[k]]);
+            depends = depends || (t->src[k] >= 0 && s->wants[t->src[k]] && has_influence(&gg_ops[t->op], k));
         s->wants[id] = depends && influences[id] && t->type == GG_TYPE_F32;
     }
 }
@@ -76,13 +79,29 @@ static int32_t collect(sweep *s, int32_t src, int32_t g)
     return s->cotangent[src] = g;
 }
 
+/* The gradient's nodes from `first` on run after all others, so what they read must not have been overwritten. */
+static int32_t check_still_there(const sweep *s, int32_t id, int32_t first)
+{
+    const gg_graph *g = s->to.g;
+    for (int32_t n = first; n < g->n_tensors; n++)
+        for (int k = 0; k < GG_MAX_SRC; k++) {
+            int32_t src = gg_at(g, n)->src[k];
+            if (src < 0 || src >= s->n_forward || gg_ops[gg_at(g, n)->op].layouts >> k & 1) continue;
+            if (gg_is_overwritten(g, src, s->n_forward))
+                return gg_fail(s->to.err, GG_ERR_UNSUPPORTED, id, "the gradient of %s needs %s, which cpy overwrites",
+                               gg_ops[gg_at(g, id)->op].name, gg_at(g, src)->name);
+        }
+    return 0;
+}
+
 static int32_t differentiate(sweep *s, int32_t id)
 {
     const gg_tensor t = *gg_at(s->to.g, id);
+    int32_t first = s->to.g->n_tensors;
     bool want[GG_MAX_SRC];
     int32_t grad[GG_MAX_SRC];
     for (int k = 0; k < GG_MAX_SRC; k++) {
-        want[k] = t.src[k] >= 0 && s->wants[t.src[k]];
+        want[k] = t.src[k] >= 0 && s->wants[t.src[k]] && has_influence(&gg_ops[t.op], k);
         grad[k] = -2; /* a rule that leaves it so has no derivative with respect to this source */
     }
     gg_ops[t.op].vjp(&s->to, id, s->cotangent[id], want, grad);
@@ -93,7 +112,7 @@ static int32_t differentiate(sweep *s, int32_t id)
                            gg_ops[t.op].name, k);
         if (collect(s, t.src[k], grad[k]) < 0) return -1;
     }
-    return 0;
+    return check_still_there(s, id, first);
 }
 
 static int32_t finish(sweep *s)

@@ -113,6 +113,7 @@ int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err)
     g->buffers[id] = NULL;
     g->grads[id] = -1;
     if (t->root < 0) g->tensors[id].root = id;
+    if (t->op == GG_OP_CPY) g->last_write = id;
     return id;
 }
 
@@ -130,6 +131,13 @@ int32_t gg_set_name(gg_graph *g, int32_t id, const char *name, int32_t flags, gg
     if (name && !copy_name(gg_at(g, id), name))
         return gg_fail(err, GG_ERR_ARGUMENT, id, "name %.40s... is longer than %d bytes", name, GG_MAX_NAME - 1);
     gg_at(g, id)->flags |= flags;
+    return id;
+}
+
+int32_t gg_set_flags(gg_graph *g, int32_t id, int32_t flags, gg_error *err)
+{
+    if (!gg_graph_tensor(g, id)) return gg_fail(err, GG_ERR_ARGUMENT, id, "no tensor %d", id);
+    gg_at(g, id)->flags = flags;
     return id;
 }
 
@@ -159,12 +167,12 @@ static int32_t check_sources(const gg_graph *g, const gg_op_info *op, const gg_t
     return 0;
 }
 
-/* A view lies in its first source's memory. */
+/* A view lies in a source's memory. */
 static void set_root(const gg_graph *g, gg_tensor *y)
 {
     y->root = -1;
-    if (!gg_ops[y->op].view) return;
-    const gg_tensor *base = gg_at(g, y->src[0]);
+    if (gg_ops[y->op].view < 0) return;
+    const gg_tensor *base = gg_at(g, y->src[gg_ops[y->op].view]);
     y->root = base->root;
     y->root_offset += base->root_offset;
 }
@@ -184,6 +192,15 @@ int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, cons
     if (check_sources(g, info, &y, err) < 0 || info->shape(g, &y, err) < 0) return -1;
     set_root(g, &y);
     return gg_append(g, &y, err);
+}
+
+bool gg_is_overwritten(const gg_graph *g, int32_t id, int32_t until)
+{
+    const gg_tensor *t = gg_at(g, id);
+    if (until > g->last_write + 1) until = g->last_write + 1;
+    for (int32_t w = id + 1; w < until; w++)
+        if (gg_at(g, w)->op == GG_OP_CPY && gg_overlaps(gg_at(g, w), t)) return true;
+    return false;
 }
 
 /* ---------------------------------------------------------------- building inside passes */

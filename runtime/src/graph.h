@@ -24,6 +24,7 @@ struct gg_graph {
     gg_tensor  *tensors;
     gg_buffer **buffers; /* per tensor: a leaf's memory once it was asked for, else NULL */
     int32_t    *grads;   /* per tensor: id of its gradient, or -1 */
+    int32_t     last_write; /* the last CPY, the op that changes what other tensors see; 0: none */
 };
 
 /* What the generator knows of an op (gg_op_info in the generated ops.c). */
@@ -45,10 +46,11 @@ typedef struct gg_op_info {
     uint32_t       rows;      /* bit k: source k needs a contiguous last axis */
     uint32_t       dense;     /* bit k: source k must be contiguous */
     uint32_t       writes;    /* bit k: the kernel writes source k */
+    uint32_t       layouts;   /* bit k: of source k only the place in memory matters */
     uint32_t       words;     /* bit w: op_params word w is a parameter */
     uint32_t       float_words;
     bool           sized;     /* ne is given */
-    bool           view;      /* the result lies in source 0's memory */
+    int32_t        view;      /* the source in whose memory the result lies, or -1 */
     bool           inplace;
     bool           by_row;     /* a row of the result follows from the same row of each source */
     bool           no_gradient;
@@ -79,6 +81,11 @@ int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err);
 int32_t gg_build(gg_builder *b, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
                  const int64_t *ne, const int64_t *nb);
 int32_t gg_contiguous(gg_builder *b, int32_t id);
+/* Whether a node before `until` writes to memory of tensor id after id was made. */
+bool gg_is_overwritten(const gg_graph *g, int32_t id, int32_t until);
+
+/* order.c: the same graph, in which what reads memory after a CPY has written it depends on that CPY. */
+gg_graph *gg_order_writes(const gg_graph *g, gg_error *err);
 
 /* exec.c: floating-point operations of a matrix product, 0 for other nodes. */
 double gg_node_flops(const gg_graph *g, const gg_tensor *y);

@@ -309,13 +309,15 @@ static int32_t read_param(reader *r)
 
 /* ---------------------------------------------------------------- nodes */
 
-/* Sources as ids: leafs keep their number, nodes follow them. Every id is that of an earlier tensor, or -1. */
+/* Sources as ids: leafs keep their number, nodes follow them. Every id is that of an earlier tensor, or -1; but the
+ * destination of a CPY may be the CPY itself. */
 static int32_t read_src(reader *r)
 {
     int64_t base = r->dialect->node_base < 0 ? r->n_leafs : r->dialect->node_base;
     for (int k = 0; k < r->dialect->n_src; k++) {
         int64_t src = (int32_t)u32_at(r, src_at(r, k)), id = src >= base ? src - base + r->n_leafs : src;
-        if (id < -1 || id >= r->g->n_tensors || (id >= r->n_leafs) != (src >= base))
+        bool is_cast = r->rec.op->op == GG_OP_CPY && k == 1 && id == r->g->n_tensors;
+        if (id < -1 || (id >= r->g->n_tensors && !is_cast) || (id >= r->n_leafs) != (src >= base))
             BAD("BadSource", r, src_at(r, k), "src[%d] is %lld, which is none of the %d tensors before", k,
                 (long long)src, r->g->n_tensors);
         r->rec.t.src[k] = (int32_t)id;
@@ -384,6 +386,15 @@ static int32_t compare(reader *r, int32_t id)
     return 0;
 }
 
+/* ggml_cast makes a CPY into itself: a new tensor. */
+static int32_t row_of(reader *r)
+{
+    bool is_cast = r->rec.op->op == GG_OP_CPY && r->rec.t.src[1] == r->g->n_tensors;
+    if (!is_cast) return r->rec.op->op;
+    r->rec.t.src[1] = -1;
+    return GG_OP_CONT;
+}
+
 static int32_t add_node(reader *r)
 {
     const gg_file_op *file_op = r->rec.op;
@@ -393,10 +404,11 @@ static int32_t add_node(reader *r)
     if (u32_at(r, op_at(r)) == (uint32_t)r->dialect->unary_op) t->op_params[0] = 0;
     for (int w = 0; w < GG_N_PARAMS; w++)
         if (file_op->unread >> w & 1) t->op_params[w] = 0;
-    const gg_op_info *op = &gg_ops[file_op->op];
+    int32_t row = row_of(r);
+    const gg_op_info *op = &gg_ops[row];
     if (apply_variation(r) < 0 || check_arity(r, op) < 0 || check_op_params(r, op) < 0) return -1;
-    int32_t id = gg_node(r->g, file_op->op, op->n_src, t->src, t->op_params, op->sized ? t->ne : NULL,
-                         file_op->op == GG_OP_VIEW ? r->rec.nb : NULL, r->err);
+    int32_t id = gg_node(r->g, row, op->n_src, t->src, t->op_params, op->sized ? t->ne : NULL,
+                         row == GG_OP_VIEW ? r->rec.nb : NULL, r->err);
     if (id < 0) return pass_on(r, r->rec.begin);
     gg_set_name(r->g, id, t->name, t->flags, r->err);
     return compare(r, id) < 0 ? -1 : charge(r, id);
@@ -547,7 +559,11 @@ gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, con
     if (!r.dialect && !is_auto) gg_fail(err, GG_ERR_ARGUMENT, -1, "no dialect %.40s", dialect);
     if (!r.dialect) return NULL;
     r.with_data = true;
-    return read_as(r, err, &reached);
+    gg_graph *g = read_as(r, err, &reached);
+    if (!g || !g->last_write) return g;
+    gg_graph *ordered = gg_order_writes(g, err);
+    gg_graph_free(g);
+    return ordered;
 }
 
 int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err)

@@ -1,4 +1,5 @@
-/* rebuild.h - copying a graph tensor by tensor while something changes: sizes (resize.c) or structure (fuse.c, recompute.c). */
+/* rebuild.h - copying a graph tensor by tensor while something changes: sizes (resize.c) or structure (order.c, fuse.c,
+ * recompute.c). */
 #ifndef GG_REBUILD_H
 #define GG_REBUILD_H
 

@@ -23,7 +23,7 @@ typedef struct recompute {
     bool      *kept;      /* per root: alive at a cut, an output, or not safe to compute twice */
     bool      *saved;     /* per root: a cut keeps it or the backward pass reads it */
     bool      *dropped;   /* per root */
-    int32_t   *writer;    /* per root: the forward node that writes it as a source, or -1 */
+    int32_t   *writer;    /* per root: the last node that writes it as a source, or -1 */
     bool      *wanted;    /* scratch of compute_again */
     int32_t   *again;     /* per forward tensor: its second copy in the new graph, or -1 */
 } recompute;
@@ -40,7 +40,7 @@ static bool is_activation(const recompute *c, int32_t root)
 /* A source that a node writes and that is not scratch made for it (`empty`) changes under its readers. */
 static void find_writers(recompute *c)
 {
-    for (int32_t id = 0; id <= c->loss; id++) {
+    for (int32_t id = 0; id < c->r.in->n_tensors; id++) {
         const gg_tensor *t = tensor(c, id);
         for (int k = 0; k < GG_MAX_SRC; k++)
             if (t->src[k] >= 0 && gg_ops[t->op].writes >> k & 1) c->writer[tensor(c, t->src[k])->root] = id;

@@ -329,6 +329,59 @@ int32_t gg_shape_view(const gg_graph *g, gg_tensor *y, gg_error *err)
     return check_window(g, a, y, y->root_offset, err);
 }
 
+int32_t gg_shape_cpy(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
+    if (a->type != b->type)
+        return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "a copy of type %d to type %d", a->type, b->type);
+    if (check_nelements(a, b, err) < 0) return -1;
+    if (!gg_is_injective(b->ne, b->nb, gg_type_size(b->type))) FAIL("elements of the destination lie on one another, so the result would depend on their order");
+    if (gg_overlaps(a, b)) FAIL("source and destination share memory, so the result would depend on the order of copying");
+    y->type = b->type;
+    memcpy(y->ne, b->ne, sizeof y->ne);
+    memcpy(y->nb, b->nb, sizeof y->nb);
+    return 0;
+}
+
+/* The place of `like` in the memory it lies in, with elements of y's type. */
+static void set_place(gg_tensor *y, const gg_tensor *like)
+{
+    int64_t size = gg_type_size(y->type), like_size = gg_type_size(like->type);
+    memcpy(y->ne, like->ne, sizeof y->ne);
+    for (int i = 0; i < GG_MAX_DIMS; i++) y->nb[i] = like->nb[i] / like_size * size;
+    y->root_offset = like->root_offset / like_size * size;
+}
+
+int32_t gg_shape_view_as(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    y->type = a->type;
+    set_place(y, source(g, y, 1));
+    return check_window(g, a, y, y->root_offset, err);
+}
+
+int32_t gg_shape_view_as_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 0), *like = source(g, y, 1);
+    gg_tensor window = {.type = GG_TYPE_F32};
+    if (check_type(cotangent, GG_TYPE_F32, "the cotangent", err) < 0) return -1;
+    y->type = GG_TYPE_F32;
+    if (gg_set_ne(y, y->ne, err) < 0) return -1;
+    if (!gg_same_shape(cotangent, like)) FAIL("the cotangent does not have the shape of the view");
+    set_place(&window, like);
+    if (window.root_offset + gg_span(&window) > gg_span(y)) FAIL("the view does not lie in a tensor of this shape");
+    return 0;
+}
+
+int32_t gg_shape_cleared(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    gg_tensor window = {.type = GG_TYPE_F32};
+    if (check_type(source(g, y, 0), GG_TYPE_F32, "the operand", err) < 0 || like(y, source(g, y, 0), err) < 0) return -1;
+    set_place(&window, source(g, y, 1));
+    if (window.root_offset + gg_span(&window) > gg_span(y)) FAIL("the window does not lie in the operand");
+    return 0;
+}
+
 int32_t gg_shape_view_back(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *cotangent = source(g, y, 0);

@@ -50,6 +50,29 @@ static inline bool gg_is_contiguous(const gg_tensor *t)
     return true;
 }
 
+/* Whether two tensors may have bytes in common, judged by where each begins and ends. */
+static inline bool gg_overlaps(const gg_tensor *a, const gg_tensor *b)
+{
+    return a->root == b->root && a->root_offset < b->root_offset + gg_span(b) &&
+           b->root_offset < a->root_offset + gg_span(a);
+}
+
+/* Whether no two elements lie on one another: taken by rising stride, each dimension steps over those before it. */
+static inline bool gg_is_injective(const int64_t *ne, const int64_t *nb, int64_t element_nbytes)
+{
+    bool    taken[GG_MAX_DIMS] = {false};
+    int64_t span = element_nbytes; /* bytes from the first element to the end of the last, in the dimensions taken */
+    for (int n = 0; n < GG_MAX_DIMS; n++) {
+        int next = -1;
+        for (int d = 0; d < GG_MAX_DIMS; d++)
+            if (!taken[d] && (next < 0 || nb[d] < nb[next])) next = d;
+        taken[next] = true;
+        if (ne[next] > 1 && nb[next] < span) return false;
+        span += (ne[next] - 1) * nb[next];
+    }
+    return true;
+}
+
 static inline int32_t gg_param_i32(const gg_tensor *t, int word) { return t->op_params[word]; }
 
 static inline float gg_param_f32(const gg_tensor *t, int word)

@@ -1,0 +1,199 @@
+"""CPY into memory that others read: what is read before sees the old values, what is read after the new ones."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ggmlgraph as gg
+from ggmlgraph import cgraph
+from ggmlgraph.cgraph import Record, dense_strides
+from ggmlgraph.dialect import DIALECTS, LOSS, PARAM, TYPES
+from ggmlgraph.errors import GGError, UnsupportedError
+from ggmlgraph.rewrite import rewrite
+
+D_MODEL, N_SLOTS = 4, 3
+
+
+class File:
+    """Records of a graph by hand: every method adds one and returns its index."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def leaf(self, name: str, values: Any, flags: int = 0) -> int:
+        data = np.asarray(values, np.float32)
+        return self._add(name, "NONE", data.shape, (), flags=flags, data=lambda: [data.tobytes()])
+
+    def node(self, name: str, op: str, shape: tuple[int, ...], *src: int, **fields: Any) -> int:
+        return self._add(name, op, shape, src, **fields)
+
+    def view(self, name: str, a: int, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> int:
+        """offset, strides: in elements, numpy order."""
+        nb = [4 * s for s in reversed(strides)]
+        nb += [nb[-1] * shape[0]] * (4 - len(nb))
+        return self._add(name, "VIEW", shape, (a,), op_params=struct.pack("<Q", 4 * offset), nb=tuple(nb))
+
+    def cpy(self, name: str, a: int, b: int) -> int:
+        self.records.append(Record(name, "F32", self.records[b].ne, self.records[b].nb, "CPY", src=(a, b)))
+        return len(self.records) - 1
+
+    def _add(self, name: str, op: str, shape: tuple[int, ...], src: tuple[int, ...], **fields: Any) -> int:
+        ne = (*reversed(shape), *[1] * (4 - len(shape)))
+        fields.setdefault("nb", dense_strides(TYPES["F32"], ne))
+        self.records.append(Record(name, "F32", ne, op=op, src=src, **fields))
+        return len(self.records) - 1
+
+    def save(self, path: Path, dialect: str = "v2") -> Path:
+        """Leafs as they are, then nodes in the order they were added, which means something here."""
+        placed = cgraph.order(
+            self.records, [i for i, r in enumerate(self.records) if r.op != "NONE"], DIALECTS[dialect]
+        )
+        with path.open("wb") as stream:
+            cgraph.emit(stream, placed, DIALECTS[dialect], 4096)
+        return path
+
+
+def cache_graph() -> File:
+    """Row 1 of a cache is set to k = 1, 2, 3, 4; `before` and `after` are sums of the cache."""
+    f = File()
+    cache, k = f.leaf("cache", np.zeros((N_SLOTS, D_MODEL))), f.leaf("k", [1, 2, 3, 4])
+    whole = f.view("whole", cache, (N_SLOTS, D_MODEL), 0, (D_MODEL, 1))
+    f.node("before", "SUM", (1,), whole)
+    f.cpy("written", k, f.view("row", cache, (D_MODEL,), D_MODEL, (1,)))
+    f.node("after", "SUM", (1,), whole)
+    return f
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_is_read_after_a_copy_into_a_cache_sees_it(dialect: str, tmp_path: Path) -> None:
+    with gg.Runtime(cache_graph().save(tmp_path / "graph.bin", dialect), threads=1) as rt:
+        before, after = rt.forward("before", "after")
+        assert (before.item(), after.item()) == (0, 10)
+
+
+def test_a_copy_into_a_leaf_lasts(tmp_path: Path) -> None:
+    with gg.Runtime(cache_graph().save(tmp_path / "graph.bin"), threads=1) as rt:
+        rt.forward("before")
+        np.testing.assert_array_equal(rt.get("cache"), [[0] * 4, [1, 2, 3, 4], [0] * 4])
+        assert rt.forward("before")[0].item() == 10
+        rt.set("k", np.ones(4, np.float32))
+        assert rt.forward("after")[0].item() == 4
+
+
+def test_a_later_copy_over_an_earlier_one_wins(tmp_path: Path) -> None:
+    f = File()
+    cache, a, b = f.leaf("cache", np.zeros(6)), f.leaf("a", [1, 1, 1, 1]), f.leaf("b", [5, 5])
+    first = f.cpy("first", a, f.view("front", cache, (4,), 0, (1,)))
+    f.cpy("second", b, f.view("middle", cache, (2,), 1, (1,)))
+    f.node("sum", "SUM", (1,), first)
+    with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
+        assert rt.forward("sum")[0].item() == 12
+        np.testing.assert_array_equal(rt.get("cache"), [1, 5, 5, 1, 0, 0])
+
+
+def test_a_copy_into_a_transposed_window_goes_where_it_lies(tmp_path: Path) -> None:
+    f = File()
+    cache, a = f.leaf("cache", np.zeros((4, 3))), f.leaf("a", [[1, 2, 3, 4]])
+    column = f.view("column", cache, (4, 1), 1, (3, 1))
+    row = f.node("row", "TRANSPOSE", (1, 4), column, nb=(12, 4, 48, 48))
+    f.cpy("written", a, row)
+    with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
+        rt.forward("written")
+        np.testing.assert_array_equal(rt.get("cache")[:, 1], [1, 2, 3, 4])
+        assert rt.get("cache").sum() == 10
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def gradient_graph() -> File:
+    """cache = u * u, of which row 1 becomes w * w; the loss adds up the cache before, and the cache times factors after."""
+    f = File()
+    w = f.leaf("w", [1, 2, 3, 4], PARAM)
+    u = f.leaf("u", np.arange(12).reshape(3, 4) / 10, PARAM)
+    factors = f.leaf("factors", np.arange(1, 13).reshape(3, 4))
+    cache = f.node("cache", "SQR", (3, 4), u)
+    square = f.node("square", "SQR", (4,), w)
+    early = f.node("early", "SUM", (1,), cache)
+    f.cpy("written", square, f.view("row", cache, (4,), 4, (1,)))
+    late = f.node("late", "SUM", (1,), f.node("weighted", "MUL", (3, 4), cache, factors))
+    f.node("loss", "ADD", (1,), late, early, flags=LOSS)
+    return f
+
+
+def test_gradient_through_a_copy_is_that_of_the_slice_and_zero_for_what_was_overwritten(tmp_path: Path) -> None:
+    with gg.Runtime(gradient_graph().save(tmp_path / "graph.bin"), threads=1) as rt:
+        rt.backward({})
+        u, w = np.arange(12).reshape(3, 4) / 10, np.array([1.0, 2, 3, 4])
+        factors = np.arange(1.0, 13).reshape(3, 4)
+        np.testing.assert_allclose(rt.gradient("w"), 2 * w * factors[1], rtol=1e-6)
+        kept = np.array([[1], [0], [1]])
+        np.testing.assert_allclose(rt.gradient("u"), 2 * u * (kept * factors + 1), rtol=1e-6)
+
+
+def test_a_derivative_that_needs_overwritten_values_is_refused_by_name(tmp_path: Path) -> None:
+    f = File()
+    w, zeros = f.leaf("w", [1, 2, 3, 4], PARAM), f.leaf("zeros", [0, 0, 0, 0])
+    doubled = f.node("doubled", "SCALE", (4,), w, op_params=struct.pack("<f", 2))
+    square = f.node("square", "SQR", (4,), doubled)  # whose derivative reads `doubled`
+    f.cpy("written", zeros, doubled)
+    f.node("loss", "ADD", (1,), f.node("sum", "SUM", (1,), square), f.node("zero", "SUM", (1,), doubled), flags=LOSS)
+    with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
+        assert rt.forward("loss")[0].item() == 4 * (1 + 4 + 9 + 16)
+        with pytest.raises(UnsupportedError, match="the gradient of sqr needs doubled, which cpy overwrites"):
+            rt.train_program  # noqa: B018
+
+
+# ---------------------------------------------------------------- what depends on an order nobody gave
+
+
+def test_a_destination_whose_elements_overlap_is_refused(tmp_path: Path) -> None:
+    f = File()
+    cache, a = f.leaf("cache", np.zeros(5)), f.leaf("a", np.zeros((2, 4)))
+    f.cpy("written", a, f.view("windows", cache, (2, 4), 0, (1, 1)))
+    with pytest.raises(GGError, match="lie on one another"):
+        gg.Runtime(f.save(tmp_path / "graph.bin"))
+
+
+def test_a_copy_within_one_memory_is_refused_where_the_two_overlap(tmp_path: Path) -> None:
+    for offset, fits in ((2, False), (4, True)):
+        f = File()
+        x = f.leaf("x", np.arange(8))
+        f.cpy("written", f.view("a", x, (4,), 0, (1,)), f.view("b", x, (4,), offset, (1,)))
+        path = f.save(tmp_path / "graph.bin")
+        if not fits:
+            with pytest.raises(GGError, match="share memory"):
+                gg.Runtime(path)
+            continue
+        with gg.Runtime(path, threads=1) as rt:
+            rt.forward("written")
+            np.testing.assert_array_equal(rt.get("x"), [0, 1, 2, 3, 0, 1, 2, 3])
+
+
+# ---------------------------------------------------------------- casts and second exports
+
+
+def cast_graph() -> File:
+    f = File()
+    x = f.leaf("x", [1, 2, 3, 4])
+    cast = f.node("cast", "CPY", (4,), x, len(f.records))
+    f.node("y", "SUM", (1,), cast)
+    return f
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_cast_is_a_new_tensor(dialect: str, tmp_path: Path) -> None:
+    with gg.Runtime(cast_graph().save(tmp_path / "graph.bin", dialect), threads=1) as rt:
+        assert rt.forward("y")[0].item() == 10
+
+
+@pytest.mark.parametrize("make", [cache_graph, cast_graph, gradient_graph])
+def test_a_second_export_is_the_first_byte_for_byte(make: Any, tmp_path: Path) -> None:
+    first = make().save(tmp_path / "first.bin")
+    rewrite(first, tmp_path / "second.bin", "v2", "v2")
+    assert (tmp_path / "second.bin").read_bytes() == first.read_bytes()
