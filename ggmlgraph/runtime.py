@@ -411,8 +411,8 @@ class Runtime:
         return {name: roles[kind] for name, kind in self.metadata.inputs.items() if kind in roles}
 
     def feed_arrays(self, arrays: Mapping[str, ArrayLike], weight: ArrayLike | None = None, n_parts: int = 1) -> None:
-        """Fill inputs by name. Positions and loss_weights, where the graph has them, are set too, the latter to `weight`,
-        default 1/n for n rows in each of n_parts micro-batches."""
+        """Fill inputs by name. Positions and loss_weights, where the graph has them, are set too, the latter to
+        `weight`, default 1/n for n rows in all of n_parts micro-batches."""
         for name, kind in self.metadata.inputs.items():
             if kind == "positions":
                 leaf = self._leaf(name)
@@ -479,8 +479,8 @@ class Runtime:
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
     ) -> StepResult:
-        """One AdamW update on tokens, targets int32 (batch * accumulate, ctx); or on inputs by name, each with `accumulate`
-        times the graph's first axis.
+        """One AdamW update on tokens, targets int32 (batch * accumulate, ctx); or on inputs by name, each with
+        `accumulate` times the graph's first axis.
 
         clip: largest global gradient norm, 0 for none. A gradient norm that is not finite changes nothing.
         """

@@ -112,7 +112,7 @@ def test_a_copy_into_a_transposed_window_goes_where_it_lies(tmp_path: Path) -> N
 
 
 def gradient_graph() -> File:
-    """cache = u * u, of which row 1 becomes w * w; the loss adds up the cache before, and the cache times factors after."""
+    """cache = u * u, of which row 1 becomes w * w; the loss is its sum before, plus that of cache * factors after."""
     f = File()
     w = f.leaf("w", [1, 2, 3, 4], PARAM)
     u = f.leaf("u", np.arange(12).reshape(3, 4) / 10, PARAM)
