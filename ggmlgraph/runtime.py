@@ -467,7 +467,8 @@ class Runtime:
         n = self.accumulate
         if values.shape not in ((n * shape[0], *shape[1:]), (n, *shape)):
             raise ShapeError(f"{name}: a step takes {n} x {list(shape)}, got {list(values.shape)}")
-        return values.reshape(n, *shape)[k]
+        part: NDArray[Any] = values.reshape(n, *shape)[k]
+        return part
 
     def step(
         self,
