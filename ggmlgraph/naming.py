@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
-from ggmlgraph.stored import Joined, Stored
+from ggmlgraph.stored import Joined, Stored, joined
 
 ABSENT = None  # what a key that is not there reads as; a null is the same
 
@@ -255,11 +255,27 @@ class Format:
         """What the checkpoint's values lack: our gains are 1 where those of some are 0."""
         return 1.0 if self.gains_less_one and name.endswith("_norm.weight") else 0.0
 
-    def with_prefix(self, tensors: dict[str, Stored]) -> dict[str, Stored]:
-        """The tensors of a checkpoint, named as if they were of the model with its head."""
-        if not self.prefix or any(name.startswith(self.prefix) for name in tensors):
-            return tensors
-        return {self.prefix + name: stored for name, stored in tensors.items()}
+    def arranged(self, tensors: Mapping[str, Stored]) -> dict[str, Stored | Joined]:
+        """The tensors of a checkpoint, named as if they were of the model with its head, and experts in one.
+
+        Raises FormatError if an expert is missing, or is of another shape than the others.
+        """
+        prefix = "" if any(name.startswith(self.prefix) for name in tensors) else self.prefix
+        stacks = any("{e}" in theirs for theirs in (self.tensors or {}).values())
+        named: dict[str, Stored | Joined] = {}
+        experts: dict[str, dict[int, Stored]] = {}
+        for name, stored in tensors.items():
+            expert = re.fullmatch(r"(.*\.experts\.)(\d+)(\..*)", name) if stacks else None
+            if expert:
+                experts.setdefault(f"{prefix}{expert[1]}{{e}}{expert[3]}", {})[int(expert[2])] = stored.stacked()
+            else:
+                named[prefix + name] = stored
+        for name, parts in experts.items():
+            missing = next((e for e in range(len(parts)) if e not in parts), None)
+            if missing is not None:
+                raise FormatError(f"{name.replace('{e}', str(missing))} is missing")
+            named[name] = joined(name, [parts[e] for e in range(len(parts))], 0)
+        return named
 
     def skips(self, name: str) -> bool:
         """Whether a tensor of the checkpoint is known to be no weight."""

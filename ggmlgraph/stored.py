@@ -56,6 +56,10 @@ class Stored:
         offset = self.offset + begin * strides[0] * itemsize(self.dtype)
         return replace(self, offset=offset, shape=(end - begin, *self.shape[1:]))
 
+    def stacked(self) -> Stored:
+        """The same elements with an axis of size 1 before the others."""
+        return replace(self, shape=(1, *self.shape), strides=self.strides and (1, *self.strides))
+
     def transposed(self) -> Stored:
         """The same elements with their axes reversed."""
         strides = dense_strides(self.shape) if self.strides is None else self.strides

@@ -58,12 +58,17 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
 
 
+def n_ff(n_embd: int) -> int:
+    """The paper's width of the hidden layer: 8/3 n_embd, rounded up to a multiple of 256."""
+    return -(-8 * n_embd // 3 // 256) * 256
+
+
 def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     """SwiGLU, (batch, ctx, n_embd) -> same."""
     n_embd = x.shape[-1]
-    n_ff = c.n_ff or -(-8 * n_embd // 3 // 256) * 256
-    gate = gg.silu(p.linear("ffn_gate", x, n_ff))
-    return p.linear("ffn_down", gate * p.linear("ffn_up", x, n_ff), n_embd, init=gg.residual(0.02, c.n_layer))
+    width = c.n_ff or n_ff(n_embd)
+    gate = gg.silu(p.linear("ffn_gate", x, width))
+    return p.linear("ffn_down", gate * p.linear("ffn_up", x, width), n_embd, init=gg.residual(0.02, c.n_layer))
 
 
 def logits(

@@ -18,7 +18,7 @@ from ggmlgraph import cli, convert, naming, sources, spm
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.generate import Generator, open_model
-from ggmlgraph.models import gpt2, gpt_neox, llama
+from ggmlgraph.models import gpt2, gpt_neox, llama, mixtral
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling
 from ggmlgraph.tracer import trace
@@ -168,7 +168,7 @@ LLAMA_PAIRS = {
 
 def weights(config: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Random weights of a model, by our names."""
-    model = {llama.Config: llama, gpt2.Config: gpt2}.get(type(config), gpt_neox)
+    model = {llama.Config: llama, gpt2.Config: gpt2, mixtral.Config: mixtral}.get(type(config), gpt_neox)
     rng = np.random.default_rng(0)
     nodes = [node for node in trace(model.loss, config, ctx=4).nodes if node.initializer]
     return {node.name: rng.standard_normal(tuple(map(int, node.shape))).astype("<f4") for node in nodes}
@@ -248,6 +248,49 @@ def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
 def test_a_gguf_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(ck.gguf_bytes(LLAMA_PAIRS, weights(LLAMA)))
     assert_equal(stored_weights(converted(tmp_path / "m.gguf", tmp_path / "graph.bin")), weights(LLAMA))
+
+
+MIXTRAL = mixtral.Config(n_vocab=11, n_embd=8, n_head=4, n_layer=2, n_ff=12, n_expert=3)
+MIXTRAL_JSON = LLAMA_JSON | {"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2}
+
+
+def test_a_gguf_file_of_a_llama_with_experts_is_a_mixtral(tmp_path: Path) -> None:
+    pairs = LLAMA_PAIRS | {"llama.expert_count": 3, "llama.expert_used_count": 2}
+    (tmp_path / "m.gguf").write_bytes(ck.gguf_bytes(pairs, weights(MIXTRAL)))
+    assert sources.find(tmp_path / "m.gguf").architecture == "mixtral"
+    assert_equal(stored_weights(converted(tmp_path / "m.gguf", tmp_path / "graph.bin")), weights(MIXTRAL))
+
+
+def mixtral_tensors() -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of a Mixtral as files have them, each expert's apart."""
+    stacked = as_there(weights(MIXTRAL), naming.formats("mixtral")["huggingface"], MIXTRAL)
+    apart = {name: array for name, array in stacked.items() if "{e}" not in name}
+    for name, array in stacked.items():
+        apart |= {name.replace("{e}", str(e)): array[e] for e in range(3)} if "{e}" in name else {}
+    return apart
+
+
+def test_experts_that_lie_apart_become_one_tensor(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf", MIXTRAL_JSON, mixtral_tensors())
+    assert_equal(stored_weights(converted(folder, tmp_path / "graph.bin")), weights(MIXTRAL))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.pop("model.layers.1.block_sparse_moe.experts.0.w1.weight"), "experts.0.w1.weight is missing"),
+        (lambda t: t.update({"model.layers.1.block_sparse_moe.experts.1.w1.weight": np.ones(3, "<f4")}), "do not fit"),
+        (lambda t: t.pop("model.layers.1.block_sparse_moe.experts.2.w1.weight"), "of another shape"),
+    ],
+)
+def test_experts_that_are_missing_or_do_not_fit_are_refused(
+    change: Callable[[Any], None], reason: str, tmp_path: Path
+) -> None:
+    tensors = mixtral_tensors()
+    change(tensors)
+    folder = write_folder(tmp_path / "hf", MIXTRAL_JSON, tensors)
+    with pytest.raises(FormatError, match=reason):
+        converted(folder, tmp_path / "graph.bin")
 
 
 def llama2c_bytes() -> bytes:

@@ -52,7 +52,7 @@ def _source(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
         architecture=architecture,
         format=known,
         config=fields,
-        tensors=known.with_prefix(tensors),
+        tensors=named(path, lambda: known.arranged(tensors)),
         n_ctx=count(config.get("max_position_embeddings")),
         tokenizer=tokenizer,
         no_tokenizer=reason,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ggmlgraph import naming
 from ggmlgraph.naming import Format
-from ggmlgraph.sources.source import Source, find_tokenizer
+from ggmlgraph.sources.source import Source, find_tokenizer, named
 from ggmlgraph.stored import Stored
 
 TOKENS = "token_embd.weight"
@@ -17,7 +18,9 @@ def file(path: Path, tensors: dict[str, Stored], architecture: str, config: dict
     """The tensors as those of a model; their names are of a format that is known of it, or ours."""
     formats = naming.formats(architecture) if architecture in naming.architectures() else {}
     candidates = [Format(id=architecture, sizes={}), *formats.values()]
-    known = next((f for f in candidates if f.theirs(TOKENS) in f.with_prefix(tensors)), candidates[0])
+    known = next(
+        (f for f in candidates if f.theirs(TOKENS) in named(path, partial(f.arranged, tensors))), candidates[0]
+    )
     tokenizer, reason = find_tokenizer(path.parent)
     return Source(
         kind="file of tensors",
@@ -25,7 +28,7 @@ def file(path: Path, tensors: dict[str, Stored], architecture: str, config: dict
         architecture=architecture,
         format=known,
         config=config,
-        tensors=known.with_prefix(tensors),
+        tensors=named(path, lambda: known.arranged(tensors)),
         n_ctx=config.get("n_ctx"),
         tokenizer=tokenizer,
         no_tokenizer=reason,

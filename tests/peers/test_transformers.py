@@ -38,6 +38,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, heads of another size": ("Llama", LLAMA | {"head_dim": 20}),
     "mistral": ("Mistral", LLAMA | ROPE | {"sliding_window": 16}),
     "mistral without window": ("Mistral", LLAMA | {"sliding_window": None, "head_dim": 10}),
+    "mixtral": ("Mixtral", LLAMA | ROPE | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "mixtral of one expert in three": ("Mixtral", LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 1}),
     "qwen2": ("Qwen2", LLAMA | ROPE),
     "qwen2, tied": ("Qwen2", LLAMA | {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", LLAMA | ROPE | {"head_dim": 20}),
@@ -78,6 +80,25 @@ def converted(folder: Path, out: Path) -> tuple[sources.Source, Path]:
     return source, out
 
 
+def gradients_of(model: Any) -> dict[str, Any]:
+    """By the names that the parameters have in files, where two are others than in memory."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad.numpy()
+        layer, experts, kind = name.partition(".mlp.experts.")
+        stored = f"{layer}.block_sparse_moe.experts.{{e}}"
+        if kind == "gate_up_proj":
+            found[f"{stored}.w1.weight"], found[f"{stored}.w3.weight"] = np.split(gradient, 2, axis=1)
+        elif experts:
+            found[f"{stored}.w2.weight"] = gradient
+        else:
+            name = name.replace("mlp.gate.", "block_sparse_moe.gate.")
+            found["embed_out.weight" if name == "lm_head.weight" and "GPTNeoX" in type(model).__name__ else name] = (
+                gradient
+            )
+    return found
+
+
 def as_here(theirs: dict[str, Any], name: str, source: sources.Source) -> Any:
     """An array of theirs as that of our parameter."""
     array = theirs[source.format.theirs(name)]
@@ -111,9 +132,7 @@ def test_loss_and_every_gradient_are_those_of_transformers(model: Any, folder: P
     loss = torch.nn.functional.cross_entropy(logits.reshape(-1, N_VOCAB), torch.tensor(y.astype(np.int64)).reshape(-1))
     loss.backward()
     source, graph = converted(folder, tmp_path / "graph.bin")
-    gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
-    if source.architecture == "gpt_neox":  # another name in memory than in the file
-        gradients["embed_out.weight"] = gradients.pop("lm_head.weight", gradients.get("embed_out.weight"))
+    gradients = gradients_of(model)
     with Runtime(graph, threads=1) as runtime:
         assert runtime.backward((x, y)) == pytest.approx(loss.item(), abs=1e-4)
         for name in runtime.params:

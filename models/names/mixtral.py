@@ -1,0 +1,41 @@
+"""What other formats call the parameters and sizes of models/mixtral.py: as those of LLaMA, plus the experts.
+
+Hugging Face keeps each expert's matrices apart, w1 the gate, w3 up, w2 down. A GGUF file calls the model "llama".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ggmlgraph.models.names import llama
+from ggmlgraph.naming import Key
+
+HUGGING_FACE = replace(
+    llama.HUGGING_FACE,
+    id="mixtral",
+    sizes={
+        **llama.HUGGING_FACE.sizes,
+        "n_expert": Key(("num_local_experts",)),
+        "n_expert_used": Key(("num_experts_per_tok",)),
+    },
+    tensors={
+        **{ours: theirs for ours, theirs in llama.TENSORS.items() if ".mlp." not in theirs},
+        "blk.{i}.ffn_gate_inp": "model.layers.{i}.block_sparse_moe.gate",
+        "blk.{i}.ffn_gate_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w1",
+        "blk.{i}.ffn_up_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w3",
+        "blk.{i}.ffn_down_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w2",
+    },
+    only=(*llama.SAME_MODEL, (Key(("sliding_window",)), ("none",))),
+)
+
+GGUF = replace(
+    llama.GGUF,
+    sizes={
+        **llama.GGUF.sizes,
+        "n_expert": Key(("llama.expert_count",)),
+        "n_expert_used": Key(("llama.expert_used_count",)),
+    },
+    only=tuple(setting for setting in llama.GGUF.only if str(setting[0]) != "llama.expert_count"),
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}
