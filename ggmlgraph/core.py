@@ -22,6 +22,7 @@ from ggmlgraph.errors import (
     MemoryLimitError,
     ShapeError,
     UnsupportedError,
+    UsageError,
 )
 from ggmlgraph.optable import TABLE, Op
 
@@ -175,10 +176,21 @@ class CoreGraph:
         return ffi.buffer(data, lib.gg_nbytes(self.handle, tensor_id))
 
 
-def peak_flops(isa: str | None, threads: int) -> float:
-    """Floating-point operations per second of multiply-adds in registers: the best of four short measurements."""
-    level = ffi.NULL if isa is None else isa.encode()
-    return float(max(lib.gg_peak_flops(level, threads, 0.05) for _ in range(4)))
+MATMUL_PRECISIONS = {"float32": lib.GG_MATMUL_FLOAT32, "bf16": lib.GG_MATMUL_BF16}
+
+
+def matmul_precision_number(name: str) -> int:
+    """GG_MATMUL_* of a name in MATMUL_PRECISIONS. Raises UsageError for any other."""
+    if name not in MATMUL_PRECISIONS:
+        raise UsageError(f"matmul precision {name!r} is not one of {', '.join(MATMUL_PRECISIONS)}")
+    return int(MATMUL_PRECISIONS[name])
+
+
+def peak_flops(isa: str | None, threads: int, matmul_precision: str = "float32") -> float:
+    """Floating-point operations per second of the multiply-adds that products of this precision use, in registers: the
+    best of four short measurements."""
+    level, precision = ffi.NULL if isa is None else isa.encode(), matmul_precision_number(matmul_precision)
+    return float(max(lib.gg_peak_flops(level, precision, threads, 0.05) for _ in range(4)))
 
 
 @cache

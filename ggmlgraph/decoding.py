@@ -108,10 +108,10 @@ class _Reader:
         if handle == ffi.NULL:
             raise exception(err)
         graph = CoreGraph(handle)
-        self.program: Program = Program(graph, runtime.isa, 1)
+        self.program: Program = Program(graph, runtime.isa, 1, runtime.matmul_precision)
         threads = min(runtime.threads, max(1, round(self.program.cost().flops / FLOPS_PER_THREAD)))
         if threads > 1:
-            self.program = Program(graph, runtime.isa, threads)
+            self.program = Program(graph, runtime.isa, threads, runtime.matmul_precision)
         runtime.check_memory(self.program)
         self._tokens = self._leaf(fused, feeds["tokens"], (batch, n))
         self._positions = self._leaf(fused, feeds["positions"], (n,)) if feeds.get("positions", -1) >= 0 else None

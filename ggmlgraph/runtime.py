@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph import limits, machine, metadata
-from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.core import CoreGraph, exception, ffi, lib, matmul_precision_number, new_error
 from ggmlgraph.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.dim import evaluate
 from ggmlgraph.errors import FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
@@ -69,11 +69,11 @@ class Cost:
 class Program:
     """A fused graph with its plan: what is run."""
 
-    def __init__(self, graph: CoreGraph, isa: str | None, threads: int) -> None:
+    def __init__(self, graph: CoreGraph, isa: str | None, threads: int, matmul_precision: str = "float32") -> None:
         self.graph = graph
         err = new_error()
-        level = ffi.NULL if isa is None else isa.encode()
-        handle = lib.gg_exec_new(graph.handle, level, threads, err)
+        level, precision = ffi.NULL if isa is None else isa.encode(), matmul_precision_number(matmul_precision)
+        handle = lib.gg_exec_new(graph.handle, level, precision, threads, err)
         if handle == ffi.NULL:
             raise exception(err)
         self.handle = ffi.gc(handle, lib.gg_exec_free)
@@ -131,7 +131,15 @@ class TrainProgram(Program):
     recompute: how much of the forward pass is computed again instead of kept, 0 to `max_recompute`.
     """
 
-    def __init__(self, forward: CoreGraph, accumulate: int, isa: str | None, threads: int, recompute: int = 0) -> None:
+    def __init__(
+        self,
+        forward: CoreGraph,
+        accumulate: int,
+        isa: str | None,
+        threads: int,
+        matmul_precision: str,
+        recompute: int = 0,
+    ) -> None:
         err = new_error()
         self.loss = next(i for i in range(len(forward)) if forward.tensor(i).flags & LOSS)
         if lib.gg_grad(forward.handle, self.loss, err) < 0:
@@ -161,7 +169,7 @@ class TrainProgram(Program):
                 self.params[forward.name(t.src[0])] = t.src[0]
                 self.moments[forward.name(t.src[0])] = (t.src[2], t.src[3])
                 self.sum_sqr = t.src[5]
-        super().__init__(forward, isa, threads)
+        super().__init__(forward, isa, threads, matmul_precision)
 
 
 class Runtime:
@@ -169,7 +177,9 @@ class Runtime:
 
     path: graph.bin, in any dialect. threads: default every processor this process may use. batch, ctx: default the
     sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the patterns that become one op.
-    limits: the largest graph to take from the file. Raises FormatError (a bad file; with the byte offset),
+    matmul_precision: "float32", or "bf16": matrix products round their operands to bfloat16 and add in float32, as
+    torch.set_float32_matmul_precision names it; the fused attention computes in float32 either way. limits: the
+    largest graph to take from the file. Raises FormatError (a bad file; with the byte offset),
     UnsupportedError, LimitError, MemoryLimitError (a program does not fit `memory_limit` in bytes, default what the
     machine has free, even where activations are computed again).
     """
@@ -186,12 +196,14 @@ class Runtime:
         dialect: str = "auto",
         fusions: Collection[str] = frozenset(FUSIONS),
         limits: Limits = limits.DEFAULT,
+        matmul_precision: str = "float32",
     ) -> None:
+        matmul_precision_number(matmul_precision)
         base = import_file(path, dialect, limits)
         meta = read_metadata(base)
         apply_flags(base, meta)
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
-        self._open(base, meta, threads, memory_limit, sum(FUSIONS[name] for name in set(fusions)))
+        self._open(base, meta, threads, memory_limit, sum(FUSIONS[name] for name in set(fusions)), matmul_precision)
         self._resize(base, batch, ctx)
         self.accumulate = accumulate
         for name, op in self.metadata.exact.items():
@@ -199,12 +211,21 @@ class Runtime:
             if lib.gg_refine(self.graph.handle, self.graph.find(name), op.encode(), err) < 0:
                 raise exception(err, "metadata: ")
 
-    def _open(self, base: CoreGraph, meta: Metadata, threads: int, memory_limit: int | None, fusions: int) -> None:
+    def _open(
+        self,
+        base: CoreGraph,
+        meta: Metadata,
+        threads: int,
+        memory_limit: int | None,
+        fusions: int,
+        matmul_precision: str,
+    ) -> None:
         self.metadata = meta
         self.threads = threads
         self.memory_limit = memory_limit
         self._fusions = fusions
         self.isa = machine.isa()
+        self.matmul_precision = matmul_precision
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
         self._base = base
         self._loss = -1
@@ -230,7 +251,7 @@ class Runtime:
     def at(self, batch: int | None = None, ctx: int | None = None) -> Runtime:
         """The same weights at another batch or context, default as here; lives as long as this one."""
         other = object.__new__(Runtime)
-        other._open(self.graph, self.metadata, self.threads, self.memory_limit, self._fusions)
+        other._open(self.graph, self.metadata, self.threads, self.memory_limit, self._fusions, self.matmul_precision)
         other._resize(self.graph, batch or self.sizes.get("batch"), ctx or self.sizes.get("ctx"))
         other.accumulate = 1
         return other
@@ -369,7 +390,8 @@ class Runtime:
             if len(losses) != 1:
                 raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
             self._loss = self._mean_of(losses[0])
-        return TrainProgram(self._fused([self._loss], train=True), self.accumulate, self.isa, self.threads, recompute)
+        forward = self._fused([self._loss], train=True)
+        return TrainProgram(forward, self.accumulate, self.isa, self.threads, self.matmul_precision, recompute)
 
     def _mean_of(self, loss: int) -> int:
         """What a micro-batch adds to the loss: its share, unless loss_weights see to that."""
@@ -395,7 +417,7 @@ class Runtime:
     def program(self, *outputs: str) -> Program:
         """What runs the forward graph of these outputs."""
         if outputs not in self._programs:
-            program = Program(self.fused(*outputs), self.isa, self.threads)
+            program = Program(self.fused(*outputs), self.isa, self.threads, self.matmul_precision)
             self.check_memory(program)
             self._programs[outputs] = program
         return self._programs[outputs]

@@ -45,6 +45,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float = 0.1
     clip: float = 1.0  # largest gradient norm; 0: any
     seed: int = 0
+    matmul_precision: Literal["float32", "bf16"] = "float32"
     eval_every: int = 50  # steps; 0: at the end only
     sample_every: int = 100
     save_every: int = 100

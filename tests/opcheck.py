@@ -29,8 +29,8 @@ class Call:
     operands: list[int]  # each operand as the op sees it
     y: int
 
-    def program(self, isa: str, threads: int) -> Program:
-        return Program(self.graph, isa, threads)
+    def program(self, isa: str, threads: int, matmul_precision: str = "float32") -> Program:
+        return Program(self.graph, isa, threads, matmul_precision)
 
     def result(self, program: Program, tensor_id: int | None = None) -> Any:
         """A tensor's values in numpy order, with all four axes."""

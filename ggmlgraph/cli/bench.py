@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +14,7 @@ import click
 import numpy as np
 
 from ggmlgraph import machine, profiler
-from ggmlgraph.cli import memory
+from ggmlgraph.cli import memory, precision
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.generate import n_vocab_of
@@ -28,6 +29,7 @@ N_WARMUP = 1  # steps that take memory and start threads
 @click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens per window.  [default: the graph's]")
 @click.option("--threads", type=int, help="[default: all processors]")
 @memory.option
+@precision.option
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps that are measured.")
 @click.option("--profile", is_flag=True, help="Show the time by kind of node.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -37,6 +39,7 @@ def command(
     ctx: int | None,
     threads: int | None,
     memory_limit: int | None,
+    matmul_precision: str,
     steps: int,
     profile: bool,
     as_json: bool,
@@ -47,7 +50,9 @@ def command(
     change from one second to the next.
     """
     before = machine.peak_memory()
-    with Runtime(graph, threads=threads, batch=batch, ctx=ctx, memory_limit=memory_limit) as runtime:
+    with Runtime(
+        graph, threads=threads, batch=batch, ctx=ctx, memory_limit=memory_limit, matmul_precision=matmul_precision
+    ) as runtime:
         step = random_step(runtime)
         for _ in range(N_WARMUP):
             step()
@@ -92,12 +97,13 @@ def time_steps(runtime: Runtime, step: Callable[[], None], n_steps: int) -> dict
     """Steps with the peak measured before and after each; rates from medians."""
     cost = runtime.train_program.cost()
     batch, ctx = runtime.window
-    seconds, peaks = [], [peak_flops(runtime.isa, runtime.threads)]
+    measure_peak = partial(peak_flops, runtime.isa, runtime.threads, runtime.matmul_precision)
+    seconds, peaks = [], [measure_peak()]
     for _ in range(n_steps):
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-        peaks.append(peak_flops(runtime.isa, runtime.threads))
+        peaks.append(measure_peak())
     shares = [cost.flops / s / ((a + b) / 2) for s, a, b in zip(seconds, peaks, peaks[1:], strict=False)]
     typical = median(seconds)
     return {
@@ -114,6 +120,7 @@ def time_steps(runtime: Runtime, step: Callable[[], None], n_steps: int) -> dict
         "ctx": ctx,
         "threads": runtime.threads,
         "isa": runtime.isa or isa_levels()[0],
+        "matmul_precision": runtime.matmul_precision,
     }
 
 
@@ -121,7 +128,8 @@ def _report(runtime: Runtime, r: dict[str, Any]) -> Iterator[str]:
     name = runtime.metadata.model or "unnamed"
     seconds = r["all_step_seconds"]
     yield f"model    {name}: {runtime.n_params:,} parameters, batch {r['batch']}, ctx {r['ctx']}"
-    yield f"machine  {r['threads']} threads, {r['isa']}, {r['peak_flops_per_second'] / 1e9:,.1f} GFLOP/s at the peak"
+    peak = f"{r['peak_flops_per_second'] / 1e9:,.1f} GFLOP/s at the peak"
+    yield f"machine  {r['threads']} threads, {precision.level(runtime)}, {peak}"
     yield (
         f"step     {r['step_seconds']:.4f} s, median of {len(seconds)} from {min(seconds):.4f} to {max(seconds):.4f}; "
         f"{r['flops'] / 1e9:,.2f} GFLOP in matrix products"

@@ -15,9 +15,9 @@ from click.core import ParameterSource
 
 from ggmlgraph import checkpoint, rundir, wave
 from ggmlgraph import tokenizer as tokenizers
-from ggmlgraph.cli import memory
+from ggmlgraph.cli import memory, precision
 from ggmlgraph.console import Console, Rate, duration, nbytes
-from ggmlgraph.core import isa_levels, peak_flops
+from ggmlgraph.core import peak_flops
 from ggmlgraph.data import Dataset, TokenFile, prepare
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.generate import Generator, n_vocab_of
@@ -51,6 +51,7 @@ WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 @click.option("--clip", type=float, default=DEFAULTS.clip, show_default=True,
               help="Largest gradient norm; 0: any.")  # fmt: skip
 @click.option("--threads", type=int, help="[default: all processors]")
+@precision.option
 @memory.option
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True,
               help="Of the data's order and of samples.")  # fmt: skip
@@ -136,6 +137,7 @@ def _open(
         ctx=merged.get("ctx"),
         accumulate=merged["accumulate"],
         memory_limit=memory_limit,
+        matmul_precision=merged["matmul_precision"],
     )
     merged["batch"], merged["ctx"] = runtime.window
     merged["data"] = tuple(merged["data"]) or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
@@ -252,8 +254,8 @@ def _rate(runtime: Runtime, config: TrainConfig) -> Rate:
         n_steps=config.steps,
         tokens=config.windows_per_step * config.ctx,
         flops=runtime.train_program.cost().flops * config.accumulate,
-        peak=peak_flops(runtime.isa, runtime.threads),
-        measure_peak=partial(peak_flops, runtime.isa, runtime.threads),
+        peak=peak_flops(runtime.isa, runtime.threads, runtime.matmul_precision),
+        measure_peak=partial(peak_flops, runtime.isa, runtime.threads, runtime.matmul_precision),
     )
 
 
@@ -278,8 +280,7 @@ def _summary(
     if program.recompute:
         yield f"         activations computed again: {program.recompute} of {program.max_recompute} parts"
     yield (
-        f"machine  {runtime.threads} threads, {runtime.isa or isa_levels()[0]}, "
-        f"{rate.peak / 1e9:,.0f} GFLOP/s at the peak"
+        f"machine  {runtime.threads} threads, {precision.level(runtime)}, {rate.peak / 1e9:,.0f} GFLOP/s at the peak"
     )
 
 

@@ -117,7 +117,10 @@ int32_t gg_accumulate(gg_graph *g, gg_error *err);                 /* sum micro-
 int32_t gg_adamw(gg_graph *g, gg_error *err);
 
 /* ---- running ---- */
-gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t n_threads, gg_error *err); /* plans, allocates nothing */
+/* How matrix products read their operands: as they are, or each rounded to the nearest bfloat16. They add in float32. */
+enum { GG_MATMUL_FLOAT32 = 0, GG_MATMUL_BF16 = 1 };
+/* Plans, allocates nothing. isa: a level's name, or NULL for the best. */
+gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err);
 void gg_exec_free(gg_exec *e);
 int64_t gg_exec_arena_nbytes(const gg_exec *e); /* memory of all non-leaf tensors */
 int64_t gg_exec_live_nbytes(const gg_exec *e);  /* the most of it that is in use at once: the lower bound */
@@ -132,7 +135,8 @@ void gg_exec_profile(gg_exec *e, double *seconds);
 /* ---- machine ---- */
 const char *gg_isa_name(int32_t level);        /* levels compiled in, best first; NULL past the last */
 int32_t gg_isa_supported(int32_t level);       /* whether this CPU runs it */
-double gg_peak_flops(const char *isa, int32_t n_threads, double seconds); /* measured multiply-adds per second x 2 */
+/* Measured multiply-adds per second x 2, of the instructions that products of this precision use. */
+double gg_peak_flops(const char *isa, int32_t matmul_precision, int32_t n_threads, double seconds);
 
 /* ---- first weights ---- */
 /* n numbers mean + std * normal out of as many random words (n rounded up to even): the same bytes at every level. */

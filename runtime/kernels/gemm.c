@@ -2,8 +2,9 @@
  * a register-blocked tile reads in order. Called by products.c and cross_entropy.c.
  *
  * A panel is a tile's height of A (or width of B) by the block's inner size, inner index slowest; panels at the
- * matrix's edge are filled up with zeros. Strides matter to packing alone, so one tile serves every transposition;
- * where C is narrow and A's rows lie without gaps, its tile reads A where it is.
+ * matrix's edge are filled up with zeros. Strides matter to packing alone, so one tile serves every transposition, and
+ * so does precision: a product in bf16 differs in what panels hold. Where C is narrow and A's rows lie without gaps, a
+ * product of floats reads A where it is.
  * Threads pack shared blocks together and then take tiles from a common counter: the tiles are independent, so it
  * does not matter which thread computes one, and a slow core takes fewer.
  */
@@ -42,30 +43,98 @@ static int64_t block_size(int64_t n, int64_t most, int64_t unit)
 
 /* ---------------------------------------------------------------- packing */
 
+/* What a panel holds: floats; floats rounded to bfloat16; or, where the level multiplies these, words of two of them,
+ * of inner indices 2 k and 2 k + 1. */
+typedef enum format { FLOATS, ROUNDED, PAIRS } format;
+
+#if defined(__AVX512BF16__)
+static const format bf16_format = PAIRS;
+#else
+static const format bf16_format = ROUNDED;
+#endif
+
+/* Words that n_inner elements take. */
+static int64_t depth_of(format f, int64_t n_inner) { return f == PAIRS ? ceil_div(n_inner, 2) : n_inner; }
+
 /* An operand's block on its way into panels: its strides over a panel's width and over the inner index. */
 typedef struct source {
     const float *data;
     int64_t      across, along, n_across, n_inner;
 } source;
 
-/* Panel number `panel` of the block, to its place in dst. */
-ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const source *s, int64_t panel)
+/* One panel of floats. */
+ALWAYS_INLINE void pack_floats(float *restrict dst, int width, const source *s)
 {
-    const float *src = s->data + panel * width * s->across;
-    int64_t n_across = gg_min_i64(width, s->n_across - panel * width);
-    dst += panel * width * s->n_inner;
-    if (n_across == width && s->across == 1) {
+    const float *src = s->data;
+    if (s->n_across == width && s->across == 1) {
         for (int64_t k = 0; k < s->n_inner; k++)
             memcpy(dst + k * width, src + k * s->along, (size_t)width * sizeof(float));
-    } else if (n_across == width && s->along == 1) {
+    } else if (s->n_across == width && s->along == 1) {
         int i = 0;
         for (; i + 4 <= width; i += 4) gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, 4);
         if (i < width) gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, 2);
     } else {
-        if (n_across < width) memset(dst, 0, (size_t)(width * s->n_inner) * sizeof(float));
+        if (s->n_across < width) memset(dst, 0, (size_t)(width * s->n_inner) * sizeof(float));
         for (int64_t k = 0; k < s->n_inner; k++)
-            for (int64_t i = 0; i < n_across; i++) dst[k * width + i] = src[i * s->across + k * s->along];
+            for (int64_t i = 0; i < s->n_across; i++) dst[k * width + i] = src[i * s->across + k * s->along];
     }
+}
+
+static void round_floats(float *restrict dst, const float *restrict src, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + GG_LANES <= n; i += GG_LANES) gg_store(dst + i, gg_round_bf16(gg_load(src + i)));
+    if (i < n) gg_store_n(dst + i, gg_round_bf16(gg_load_n(src + i, n - i)), n - i);
+}
+
+/* Two vectors, rounded: the first in the lower halves, the second in the upper. */
+ALWAYS_INLINE gg_vec pair_up(gg_vec first, gg_vec second)
+{
+    return (gg_vec)((gg_uvec)gg_round_bf16(first) >> 16 | (gg_uvec)gg_round_bf16(second));
+}
+
+/* n_pairs pairs of rows of `width` floats. */
+ALWAYS_INLINE void pair_rows(float *restrict dst, const float *restrict src, int width, int64_t n_pairs)
+{
+    for (int64_t k = 0; k < n_pairs; k++, dst += width, src += 2 * width) {
+        int i = 0;
+        for (; i + GG_LANES <= width; i += GG_LANES)
+            gg_store(dst + i, pair_up(gg_load(src + i), gg_load(src + width + i)));
+        if (i < width)
+            gg_store_n(dst + i, pair_up(gg_load_n(src + i, width - i), gg_load_n(src + width + i, width - i)),
+                       width - i);
+    }
+}
+
+/* One panel of bfloat16, by way of floats that stay in L1. */
+ALWAYS_INLINE void pack_bf16(float *restrict dst, int width, const source *s)
+{
+    enum { CHUNK = 16, WIDEST = TILE_ROWS > TILE_COLS ? TILE_ROWS : TILE_COLS };
+    _Alignas(GG_ALIGN) float floats[CHUNK * WIDEST];
+    for (int64_t k = 0; k < s->n_inner; k += CHUNK) {
+        source chunk = *s;
+        chunk.data += k * s->along;
+        chunk.n_inner = gg_min_i64(CHUNK, s->n_inner - k);
+        pack_floats(floats, width, &chunk);
+        if (bf16_format == PAIRS) {
+            if (chunk.n_inner % 2) memset(floats + chunk.n_inner * width, 0, (size_t)width * sizeof(float));
+            pair_rows(dst + k / 2 * width, floats, width, ceil_div(chunk.n_inner, 2));
+        } else {
+            round_floats(dst + k * width, floats, chunk.n_inner * width);
+        }
+    }
+}
+
+/* Panel number `panel` of the block, to its place in dst. */
+ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const source *s, int64_t panel, format f)
+{
+    int64_t first = panel * width;
+    source strip = *s;
+    strip.data += first * s->across;
+    strip.n_across = gg_min_i64(width, s->n_across - first);
+    dst += first * depth_of(f, s->n_inner);
+    if (f == FLOATS) pack_floats(dst, width, &strip);
+    else pack_bf16(dst, width, &strip);
 }
 
 /* ---------------------------------------------------------------- tiles */
@@ -75,27 +144,36 @@ typedef struct block {
     const float *a, *b; /* packed; a as it lies in memory where a_row is not 0, its rows then that far apart */
     int64_t      a_row;
     float       *c;
-    int64_t      c_row, n_rows, n_cols, n_inner;
+    int64_t      c_row, n_rows, n_cols;
+    int64_t      depth; /* words that a sum takes from a panel */
+    format       format;
     bool         accumulate;
 } block;
 
-/* C's tile from A's element (i, k) at a[row[i] + k * step]. */
+ALWAYS_INLINE gg_vec add_product(const float *a, gg_vec b, gg_vec sum, format f)
+{
+#if defined(__AVX512BF16__)
+    if (f == PAIRS) return gg_dot_bf16(a, b, sum);
+#endif
+    (void)f;
+    return gg_fma(gg_splat(*a), b, sum);
+}
+
+/* C's tile from A's word (i, k) at a[row[i] + k * step]. */
 ALWAYS_INLINE void multiply_tile(const float *restrict a, const int64_t *row, int64_t step, const float *restrict b,
-                                 int64_t n_inner, float *restrict c, int64_t c_row, bool accumulate)
+                                 int64_t depth, format f, float *restrict c, int64_t c_row, bool accumulate)
 {
     gg_vec sum[TILE_ROWS][TILE_VECS] = {0};
     for (int i = 0; i < TILE_ROWS; i++) { /* C is far away by now, and needed all at once at the end */
         __builtin_prefetch(c + i * c_row, 1);
         __builtin_prefetch(c + i * c_row + TILE_COLS - 1, 1);
     }
-    for (int64_t k = 0; k < n_inner; k++) {
+    for (int64_t k = 0; k < depth; k++) {
         gg_vec b_row[TILE_VECS];
         for (int v = 0; v < TILE_VECS; v++) b_row[v] = gg_load(b + v * GG_LANES);
 #pragma GCC unroll 16
-        for (int i = 0; i < TILE_ROWS; i++) {
-            gg_vec element = gg_splat(a[row[i]]);
-            for (int v = 0; v < TILE_VECS; v++) sum[i][v] = gg_fma(element, b_row[v], sum[i][v]);
-        }
+        for (int i = 0; i < TILE_ROWS; i++)
+            for (int v = 0; v < TILE_VECS; v++) sum[i][v] = add_product(a + row[i], b_row[v], sum[i][v], f);
         a += step;
         b += TILE_COLS;
     }
@@ -107,30 +185,30 @@ ALWAYS_INLINE void multiply_tile(const float *restrict a, const int64_t *row, in
         }
 }
 
-static void tile_packed(const float *a, const float *b, int64_t n_inner, float *c, int64_t c_row, bool accumulate)
+static void tile_packed(const block *s, const float *a, const float *b, float *c, int64_t c_row, bool accumulate)
 {
     int64_t row[TILE_ROWS];
     for (int i = 0; i < TILE_ROWS; i++) row[i] = i;
-    multiply_tile(a, row, TILE_ROWS, b, n_inner, c, c_row, accumulate);
+    if (s->format == PAIRS && bf16_format == PAIRS)
+        multiply_tile(a, row, TILE_ROWS, b, s->depth, PAIRS, c, c_row, accumulate);
+    else
+        multiply_tile(a, row, TILE_ROWS, b, s->depth, FLOATS, c, c_row, accumulate);
 }
 
 /* Rows past the n_rows that A has repeat its last. */
-static void tile_direct(const float *a, int64_t a_row, int64_t n_rows, const float *b, int64_t n_inner, float *c,
-                        int64_t c_row, bool accumulate)
+static void tile_direct(const block *s, const float *a, int64_t n_rows, const float *b, float *c, int64_t c_row,
+                        bool accumulate)
 {
     int64_t row[TILE_ROWS];
-    for (int i = 0; i < TILE_ROWS; i++) row[i] = gg_min_i64(i, n_rows - 1) * a_row;
-    multiply_tile(a, row, 1, b, n_inner, c, c_row, accumulate);
+    for (int i = 0; i < TILE_ROWS; i++) row[i] = gg_min_i64(i, n_rows - 1) * s->a_row;
+    multiply_tile(a, row, 1, b, s->depth, FLOATS, c, c_row, accumulate);
 }
 
 static void tile(const block *s, const float *a, const float *b, float *c, int64_t c_row, bool accumulate,
                  int64_t n_rows)
 {
-    if (s->a_row) {
-        tile_direct(a, s->a_row, n_rows, b, s->n_inner, c, c_row, accumulate);
-    } else {
-        tile_packed(a, b, s->n_inner, c, c_row, accumulate);
-    }
+    if (s->a_row) tile_direct(s, a, n_rows, b, c, c_row, accumulate);
+    else tile_packed(s, a, b, c, c_row, accumulate);
 }
 
 /* A tile of which only n_rows x n_cols lie in C. */
@@ -148,10 +226,10 @@ static void edge_tile(const block *s, const float *a, const float *b, float *c, 
 /* Tiles [i, i_end) of tile column j. */
 static void run_column(const block *s, int64_t i, int64_t i_end, int64_t j)
 {
-    const float *b = s->b + j * TILE_COLS * s->n_inner;
+    const float *b = s->b + j * TILE_COLS * s->depth;
     int64_t n_cols = gg_min_i64(TILE_COLS, s->n_cols - j * TILE_COLS);
     for (; i < i_end; i++) {
-        const float *a = s->a + i * TILE_ROWS * (s->a_row ? s->a_row : s->n_inner);
+        const float *a = s->a + i * TILE_ROWS * (s->a_row ? s->a_row : s->depth);
         float *c = s->c + i * TILE_ROWS * s->c_row + j * TILE_COLS;
         int64_t n_rows = gg_min_i64(TILE_ROWS, s->n_rows - i * TILE_ROWS);
         if (n_rows == TILE_ROWS && n_cols == TILE_COLS) {
@@ -185,6 +263,7 @@ static void run_tiles(const block *s, int64_t t, int64_t end)
 typedef struct team {
     const gg_task   *task; /* whose barrier to meet in; NULL for one thread */
     int              ith, nth;
+    format           format;
     int64_t          max_rows, max_cols;
     float           *a[2], *b[2];
     _Atomic int64_t *next_tile[2];
@@ -194,7 +273,7 @@ typedef struct team {
 ALWAYS_INLINE void pack_panels(const team *t, float *dst, int width, const source *s)
 {
     int64_t n_panels = ceil_div(s->n_across, width), end = n_panels * (t->ith + 1) / t->nth;
-    for (int64_t p = n_panels * t->ith / t->nth; p < end; p++) pack_panel(dst, width, s, p);
+    for (int64_t p = n_panels * t->ith / t->nth; p < end; p++) pack_panel(dst, width, s, p, t->format);
 }
 
 /* The packed block's tiles, a few at a time. */
@@ -220,9 +299,9 @@ static void multiply(const gg_gemm *g, const team *t)
 {
     int64_t rows = block_size(g->n_rows, t->max_rows, TILE_ROWS);
     int64_t cols = block_size(g->n_cols, t->max_cols, TILE_COLS);
-    int64_t inner = block_size(g->n_inner, GG_GEMM_INNER, 4);
+    int64_t inner = block_size(g->n_inner, t->format == PAIRS ? 2 * GG_GEMM_INNER : GG_GEMM_INNER, 4);
     int64_t step = 0, n_b = 0;
-    bool direct = g->a.col == 1 && g->n_cols <= DIRECT_COLS;
+    bool direct = t->format == FLOATS && g->a.col == 1 && g->n_cols <= DIRECT_COLS;
     if (t->nth > 1 && t->ith == 0) atomic_store_explicit(t->next_tile[0], 0, memory_order_relaxed);
     for (int64_t j = 0; j < g->n_cols; j += cols)
         for (int64_t k = 0; k < g->n_inner; k += inner, n_b++) {
@@ -235,26 +314,29 @@ static void multiply(const gg_gemm *g, const team *t)
                 if (!direct) pack_panels(t, t->a[step % 2], TILE_ROWS, &a);
                 block s = {.a = direct ? a.data : t->a[step % 2], .a_row = direct ? g->a.row : 0, .b = t->b[n_b % 2],
                            .c = g->c + i * g->c_row + j, .c_row = g->c_row, .n_rows = n_rows, .n_cols = n_cols,
-                           .n_inner = n_inner,
+                           .depth = depth_of(t->format, n_inner), .format = t->format,
                            .accumulate = g->accumulate || k > 0};
                 share_tiles(t, &s, step);
             }
         }
 }
 
+static format format_of(const gg_task *task) { return task->matmul_precision == GG_MATMUL_BF16 ? bf16_format : FLOATS; }
+
 void GG_ISA_NAME(gg_gemm_together)(const gg_gemm *g, const gg_task *task, char *work)
 {
     float *a = (float *)(work + GG_GEMM_COUNTERS), *b = a + 2 * GG_GEMM_ROWS * GG_GEMM_INNER;
-    team t = {.task = task, .ith = task->ith, .nth = task->nth, .max_rows = GG_GEMM_ROWS, .max_cols = GG_GEMM_COLS,
+    team t = {.task = task, .ith = task->ith, .nth = task->nth, .format = format_of(task),
+              .max_rows = GG_GEMM_ROWS, .max_cols = GG_GEMM_COLS,
               .a = {a, a + GG_GEMM_ROWS * GG_GEMM_INNER}, .b = {b, b + GG_GEMM_COLS * GG_GEMM_INNER},
               .next_tile = {(_Atomic int64_t *)work, (_Atomic int64_t *)(work + GG_ALIGN)}};
     multiply(g, &t);
 }
 
-void GG_ISA_NAME(gg_gemm_alone)(const gg_gemm *g, char *work)
+void GG_ISA_NAME(gg_gemm_alone)(const gg_gemm *g, const gg_task *task, char *work)
 {
     float *a = (float *)work, *b = a + GG_GEMM_ALONE_ROWS * GG_GEMM_INNER;
-    team t = {.ith = 0, .nth = 1, .max_rows = GG_GEMM_ALONE_ROWS, .max_cols = GG_GEMM_ALONE_COLS,
-              .a = {a, a}, .b = {b, b}};
+    team t = {.ith = 0, .nth = 1, .format = format_of(task),
+              .max_rows = GG_GEMM_ALONE_ROWS, .max_cols = GG_GEMM_ALONE_COLS, .a = {a, a}, .b = {b, b}};
     multiply(g, &t);
 }

@@ -1,5 +1,6 @@
 /* gemm.h - the one matrix product that every kernel uses: C = A B or C += A B in float32, any strides of A and B.
  *
+ * The task's matmul_precision says whether elements of A and B are rounded to bfloat16 on the way.
  * Each element is summed over the inner dimension in one order, whatever the number of threads and whichever of
  * the two entries computes it.
  */
@@ -29,6 +30,6 @@ typedef struct gg_gemm {
 void GG_ISA_NAME(gg_gemm_together)(const gg_gemm *g, const gg_task *task, char *work);
 
 /* By the calling thread, in GG_GEMM_ALONE_NBYTES of its own. */
-void GG_ISA_NAME(gg_gemm_alone)(const gg_gemm *g, char *work);
+void GG_ISA_NAME(gg_gemm_alone)(const gg_gemm *g, const gg_task *task, char *work);
 
 #endif

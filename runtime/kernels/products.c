@@ -17,7 +17,7 @@ static void products(const gg_task *task, int64_t n_matrices, int64_t n_terms, t
     for (int64_t i = task->ith; i < n_alone; i += task->nth)
         for (int64_t k = 0; k < n_terms; k++) {
             gg_gemm g = term_of(task, i, k);
-            GG_ISA_NAME(gg_gemm_alone)(&g, task->work + task->ith * (int64_t)GG_GEMM_ALONE_NBYTES);
+            GG_ISA_NAME(gg_gemm_alone)(&g, task, task->work + task->ith * (int64_t)GG_GEMM_ALONE_NBYTES);
         }
     for (int64_t i = n_alone; i < n_matrices; i++)
         for (int64_t k = 0; k < n_terms; k++) {

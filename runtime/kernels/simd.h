@@ -33,6 +33,7 @@ enum { GG_LANES = 4 };
 
 typedef float gg_vec __attribute__((vector_size(GG_LANES * 4)));
 typedef int32_t gg_ivec __attribute__((vector_size(GG_LANES * 4)));
+typedef uint32_t gg_uvec __attribute__((vector_size(GG_LANES * 4)));
 
 static inline gg_vec gg_load(const float *p)
 {
@@ -108,6 +109,25 @@ static inline gg_vec gg_min(gg_vec a, gg_vec b)
     return gg_select(a < b, a, b);
 #endif
 }
+
+/* Each lane's nearest bfloat16, ties to even, which is the upper half of a float32; NaN stays NaN. */
+static inline gg_vec gg_round_bf16(gg_vec v)
+{
+    gg_uvec bits = (gg_uvec)v, rounded = bits + 0x7fff + (bits >> 16 & 1);
+    gg_vec nearest = gg_select(v == v, (gg_vec)rounded, (gg_vec)(bits | 0x400000));
+    return (gg_vec)((gg_uvec)nearest & 0xffff0000);
+}
+
+#if defined(__AVX512BF16__)
+/* c plus the products of both halves: a pair of bfloat16, the same for all lanes, and each lane's pair of b. Denormal
+ * numbers count as 0. */
+static inline gg_vec gg_dot_bf16(const float *a, gg_vec b, gg_vec c)
+{
+    int32_t pair;
+    memcpy(&pair, a, sizeof pair);
+    return (gg_vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)(pair + (gg_ivec){0}), (__m512bh)b);
+}
+#endif
 
 /* Sum and maximum over the lanes, in a fixed pairwise order: lane i and the lane half a vector on, again and again. */
 static inline float gg_hsum(gg_vec v)

@@ -20,6 +20,7 @@ struct gg_exec {
     gg_plan           plan;
     const gg_kernels *kernels;
     gg_pool          *pool;
+    int32_t           matmul_precision;
     int               n_threads;
     char             *arena; /* allocated by the first run; the scratch memory lies behind the tensors */
     int32_t           begin, end;
@@ -48,12 +49,16 @@ void gg_fault(const gg_task *task, int64_t value, int64_t limit)
 
 /* ---------------------------------------------------------------- life */
 
-gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t n_threads, gg_error *err)
+gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err)
 {
     const gg_kernels *kernels = gg_isa_find(isa, err);
     if (!kernels) return NULL;
     if (n_threads < 1 || n_threads > GG_MAX_THREADS) {
         gg_fail(err, GG_ERR_ARGUMENT, -1, "%d threads are not in 1..%d", n_threads, GG_MAX_THREADS);
+        return NULL;
+    }
+    if (matmul_precision != GG_MATMUL_FLOAT32 && matmul_precision != GG_MATMUL_BF16) {
+        gg_fail(err, GG_ERR_ARGUMENT, -1, "matmul precision %d is not one of GG_MATMUL_*", matmul_precision);
         return NULL;
     }
     gg_exec *e = calloc(1, sizeof *e);
@@ -63,6 +68,7 @@ gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t n_threads, gg_error *
     }
     e->g = g;
     e->kernels = kernels;
+    e->matmul_precision = matmul_precision;
     e->n_threads = n_threads;
     if (gg_plan_make(&e->plan, g, n_threads, err) < 0) {
         gg_exec_free(e);
@@ -111,7 +117,7 @@ static void run_node(gg_exec *e, int32_t id, int ith, gg_kernel *kernel)
     const gg_tensor *y = gg_at(e->g, id);
     exec_task t = {.e = e, .id = id};
     t.task = (gg_task){.y = y, .y_data = data_of(e, id), .work = e->arena + e->plan.arena_nbytes,
-                       .ith = ith, .nth = e->n_threads, .pool = e->pool};
+                       .matmul_precision = e->matmul_precision, .ith = ith, .nth = e->n_threads, .pool = e->pool};
     for (int k = 0; k < GG_MAX_SRC; k++) {
         if (y->src[k] < 0) continue;
         t.task.src[k] = gg_at(e->g, y->src[k]);

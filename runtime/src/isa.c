@@ -6,8 +6,9 @@
 #include "pool.h"
 
 #if defined(__x86_64__)
-extern const gg_kernels gg_kernels_avx512, gg_kernels_avx2, gg_kernels_x86_64_v2;
-static const gg_kernels *const levels[] = {&gg_kernels_avx512, &gg_kernels_avx2, &gg_kernels_x86_64_v2};
+extern const gg_kernels gg_kernels_avx512_bf16, gg_kernels_avx512, gg_kernels_avx2, gg_kernels_x86_64_v2;
+static const gg_kernels *const levels[] = {&gg_kernels_avx512_bf16, &gg_kernels_avx512, &gg_kernels_avx2,
+                                           &gg_kernels_x86_64_v2};
 #elif defined(__aarch64__)
 extern const gg_kernels gg_kernels_neon;
 static const gg_kernels *const levels[] = {&gg_kernels_neon};
@@ -24,14 +25,12 @@ int32_t gg_isa_supported(int32_t level)
     if (!gg_isa_name(level)) return 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    switch (level) {
-    case 0:
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-    case 1: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-    default: return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-    }
+    bool x86_64_v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    bool supported[N_LEVELS] = {avx512 && __builtin_cpu_supports("avx512bf16"), avx512, avx2, x86_64_v2};
+    return supported[level];
 #else
     return 1;
 #endif
@@ -53,6 +52,7 @@ const gg_kernels *gg_isa_find(const char *isa, gg_error *err)
 
 typedef struct peak {
     const gg_kernels *kernels;
+    int32_t           matmul_precision;
     double            seconds;
     double            rate[GG_MAX_THREADS];
 } peak;
@@ -62,15 +62,15 @@ static void measure(void *arg, int ith)
     peak *p = arg;
     double flops = 0, start = gg_now(), elapsed;
     do {
-        flops += p->kernels->fma_loop(20000);
+        flops += p->kernels->peak_loop(20000, p->matmul_precision);
         elapsed = gg_now() - start;
     } while (elapsed < p->seconds);
     p->rate[ith] = flops / elapsed;
 }
 
-double gg_peak_flops(const char *isa, int32_t n_threads, double seconds)
+double gg_peak_flops(const char *isa, int32_t matmul_precision, int32_t n_threads, double seconds)
 {
-    peak p = {.kernels = gg_isa_find(isa, NULL), .seconds = seconds};
+    peak p = {.kernels = gg_isa_find(isa, NULL), .matmul_precision = matmul_precision, .seconds = seconds};
     gg_pool *pool = p.kernels && n_threads >= 1 && n_threads <= GG_MAX_THREADS ? gg_pool_new(n_threads) : NULL;
     if (!pool) return 0;
     gg_pool_run(pool, measure, &p);

@@ -19,6 +19,7 @@ typedef struct gg_task {
     char            *y_data;
     char            *src_data[GG_MAX_SRC];
     char            *work; /* scratch shared by the threads, 64-byte aligned, of the size work.c gave for the node */
+    int32_t          matmul_precision; /* GG_MATMUL_* */
     int              ith, nth;
     gg_pool         *pool;
 } gg_task;
@@ -43,7 +44,7 @@ static inline void gg_share(const gg_task *task, int64_t n, int64_t grain, int64
 struct gg_kernels {
     const char *isa;
     gg_kernel *const *kernel; /* indexed by op */
-    double (*fma_loop)(int64_t n_iterations); /* runs n_iterations, returns the FLOPs done */
+    double (*peak_loop)(int64_t n_iterations, int32_t matmul_precision); /* returns the FLOPs done */
     void (*normals)(int64_t n, const uint64_t *bits, double mean, double std, float *out);
 };
 
