@@ -156,6 +156,22 @@ def _visit(records: Sequence[Record], roots: Sequence[int]) -> list[int]:
     return done
 
 
+def computation(records: Sequence[Record], root: int) -> list[tuple[Any, ...]]:
+    """How a tensor is computed: equal for two graphs that do the same in the same order, whatever their nodes' names,
+    numbers and the types of their weights."""
+    visited = _visit(records, [root])
+    number = {-1: -1, **{index: k for k, index in enumerate(visited)}}
+
+    def step(r: Record) -> tuple[Any, ...]:
+        given = r.name if r.op == "NONE" else ""
+        src = [number[s] for s in r.src]
+        while src and src[-1] < 0:
+            src.pop()
+        return given, r.ne, r.op, r.unary, r.op_params.ljust(N_OP_PARAMS, b"\0"), src
+
+    return [step(records[index]) for index in visited]
+
+
 # ---------------------------------------------------------------- writing
 
 

@@ -42,14 +42,22 @@ def save(
     leaf. corpus: what to train on when no data is given.
     Raises UnsupportedError for an op that the dialect's ggml does not have.
     """
-    names = [node.name or f"node_{i}" for i, node in enumerate(graph.nodes)]
-    records = [_record(graph, i, names[i], seed, weights) for i in range(len(graph.nodes))]
-    has_flags = DIALECTS[dialect].has_flags
-    records.append(leaf(metadata.LEAF_NAME, describe(graph, names, corpus, has_flags=has_flags).encode()))
+    names, has_flags = _names(graph), DIALECTS[dialect].has_flags
+    tensors = records(graph, seed, weights)
+    tensors.append(leaf(metadata.LEAF_NAME, describe(graph, names, corpus, has_flags=has_flags).encode()))
     if tokenizer is not None:
-        records.append(leaf(TOKENIZER_LEAF, tokenizer))
+        tensors.append(leaf(TOKENIZER_LEAF, tokenizer))
     roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
-    cgraph.write(path, records, roots, dialect)
+    cgraph.write(path, tensors, roots, dialect)
+
+
+def _names(graph: Graph) -> list[str]:
+    return [node.name or f"node_{i}" for i, node in enumerate(graph.nodes)]
+
+
+def records(graph: Graph, seed: int = 0, weights: Weights | None = None) -> list[cgraph.Record]:
+    """The graph's tensors as a file holds them. Raises UnsupportedError for an op that no ggml has."""
+    return [_record(graph, i, name, seed, weights) for i, name in enumerate(_names(graph))]
 
 
 def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: bool) -> metadata.Metadata:

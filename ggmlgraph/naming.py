@@ -2,7 +2,8 @@
 
 Each architecture has a module `models/names/ARCHITECTURE.py` with FORMATS: for each kind of checkpoint a `Format`. It
 says by what keys the checkpoint gives the sizes of our Config, what it calls each parameter, and in which order it
-keeps the rows of some. The sources find the format of a checkpoint here; `convert` matches the tensors.
+keeps the rows of some. The sources find the format of a checkpoint here; `convert` matches the tensors; the exports
+read the same tables the other way round.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Value:
         """The value, ABSENT if the checkpoint does not say."""
         raise NotImplementedError
 
+    def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys that say a value, the one to prefer first; none where tensors say it. config: ours, all fields."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Key(Value):
@@ -57,6 +62,10 @@ class Key(Value):
     def of(self, checkpoint: Checkpoint) -> Any:
         found = (checkpoint.get(name) for name in self.names)
         return next((value for value in found if value is not ABSENT), self.default)
+
+    def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+        says_none = value == 0 and self.default == 0 and type(value) is not bool
+        return dict.fromkeys(self.names, ABSENT if says_none else value)
 
     def __str__(self) -> str:
         return " or ".join(self.names)
@@ -151,6 +160,9 @@ class RotaryShare(Value):
         share = n_rot / (n_embd // n_head)
         return share if int(n_embd // n_head * share) == n_rot else math.nextafter(share, math.inf)
 
+    def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {self.n_rot: int((config.get("head_dim") or config["n_embd"] // config["n_head"]) * value)}
+
     def __str__(self) -> str:
         return self.n_rot
 
@@ -229,6 +241,22 @@ class Format:
             if value is ABSENT:
                 raise FormatError(f"it does not say {name} ({self.sizes[name]}): give {name}=...")
         return fields
+
+    def keys(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint of this kind says of a model: `config` turned round. config: all fields, none left open.
+
+        Where several keys may give a size, each that gives no other size does. A null is for a size of 0 that says
+        the model has no such thing.
+        """
+        said: dict[str, Any] = {}
+        for value, choices in self.only:
+            said.update(list(value.keys(choices[0], config).items())[:1])
+        spellings = [value.keys(config[name], config) for name, value in self.sizes.items()]
+        for spelling in spellings:
+            said.update(list(spelling.items())[:1])
+        for spelling in spellings:
+            said = {**spelling, **said}
+        return said
 
     def theirs(self, name: str) -> str:
         """What the checkpoint calls our parameter; "" if it has no such parameter."""

@@ -1,4 +1,4 @@
-"""safetensors files: which tensors are in the file, and where. Used by the sources.
+"""safetensors files: which tensors are in the file, and where. Used by the sources; `write` by `exporthf`.
 
 The `safetensors` package reads them too, but neither bfloat16 as numpy nor a tensor piece by piece. The header is JSON:
 a few kilobytes that say everything, so its checks are short and complete (those of the package, and duplicate keys).
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from ggmlgraph.errors import FormatError
 from ggmlgraph.stored import Stored, check_shape, itemsize, open_regular
@@ -23,6 +26,7 @@ DTYPES = {
     "I8": "i8", "U8": "u8", "I16": "i16", "U16": "u16", "I32": "i32", "U32": "u32", "I64": "i64", "U64": "u64",
 }  # fmt: skip
 
+Chunks = Callable[[], Iterable[NDArray[np.float32]]]
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 
 
@@ -86,3 +90,23 @@ def _place(path: Path, name: str, entry: _Entry, base: int, at: int) -> Stored:
     if begin != at or end - begin != math.prod(shape) * itemsize(dtype):
         raise FormatError(f"{path}: {name!r}, {entry.dtype} {entry.shape}, is said to be bytes {begin} to {end}")
     return Stored(path, base + begin, dtype, shape)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(path: Path, tensors: Mapping[str, tuple[tuple[int, ...], Chunks]]) -> None:
+    """A file of float32 tensors: the shape of each, and what gives its values, flat, in pieces."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants this
+    at = 0
+    for name, (shape, _) in tensors.items():
+        end = at + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": (at, end)}
+        at = end
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, chunks in tensors.values():
+            for values in chunks():
+                file.write(values.data)

@@ -43,7 +43,7 @@ class SpmModel:
     model_type: int = UNIGRAM
     byte_fallback: bool = False
     unk_surface: str = " \u2047 "
-    normalizes: bool = False  # it has a table of character replacements (NFKC and the like)
+    charsmap: bytes = b""  # sentencepiece's table of character replacements (NFKC and the like)
     add_dummy_prefix: bool = True
     remove_extra_whitespaces: bool = True
     escape_whitespaces: bool = True
@@ -51,7 +51,7 @@ class SpmModel:
     @property
     def lossless(self) -> bool:
         """Whether every text comes back from its pieces."""
-        changes = self.normalizes or self.remove_extra_whitespaces or not self.escape_whitespaces
+        changes = bool(self.charsmap) or self.remove_extra_whitespaces or not self.escape_whitespaces
         return self.byte_fallback and SPACE in self.pieces and not changes
 
 
@@ -184,8 +184,8 @@ def _read_normalizer_spec(data: bytes, message: _Field, model: SpmModel) -> None
     """Of NormalizerSpec: precompiled_charsmap = 2 and the booleans 3, 4, 5."""
     for item in _fields(data, message.start, message.end):
         if item.number == 2 and item.wire == _LENGTH and item.end > item.start:
-            model.normalizes = True
-            _check_charsmap(data[item.start : item.end], item.start)
+            model.charsmap = data[item.start : item.end]
+            check_charsmap(model.charsmap, item.start)
         elif item.number == 3:
             model.add_dummy_prefix = bool(item.value)
         elif item.number == 4:
@@ -194,8 +194,8 @@ def _read_normalizer_spec(data: bytes, message: _Field, model: SpmModel) -> None
             model.escape_whitespaces = bool(item.value)
 
 
-def _check_charsmap(charsmap: bytes, offset: int) -> None:
-    """Check that no walk through the normaliser's trie can leave it.
+def check_charsmap(charsmap: bytes, offset: int) -> None:
+    """Check that no walk through the normaliser's trie can leave it; `offset` is where the table is, for the error.
 
     The blob is: uint32 size of the trie, the trie, replacements each ended by a NUL. The trie is darts-clone's
     array of uint32 units: bit 31 marks a value; otherwise bits 10-30 (scaled by 256 if bit 9 is set) xor the unit's
@@ -233,7 +233,7 @@ def _check_vocabulary(data: bytes, model: SpmModel) -> None:
 
 
 def write(model: SpmModel, unk_id: int = 0, bos_id: int = 1, eos_id: int = 2) -> bytes:
-    """A serialized ModelProto of a model that does not normalise; `read` and sentencepiece take it."""
+    """A serialized ModelProto; `read` and sentencepiece take it."""
     message = bytearray()
     for piece, score, kind in zip(model.pieces, model.scores, model.types, strict=True):
         fields = _bytes_field(1, piece.encode()) + struct.pack("<Bf", 2 << 3 | _FIXED32, score) + _varint_field(3, kind)
@@ -242,7 +242,8 @@ def write(model: SpmModel, unk_id: int = 0, bos_id: int = 1, eos_id: int = 2) ->
     trainer += _varint_field(35, int(model.byte_fallback)) + _bytes_field(44, model.unk_surface.encode())
     for k, token in enumerate((unk_id, bos_id, eos_id)):
         trainer += _varint_field(40 + k, token) + _bytes_field(45 + k, model.pieces[token].encode())
-    normalizer = _bytes_field(1, b"identity") + _varint_field(3, int(model.add_dummy_prefix))
+    normalizer = _bytes_field(1, b"user_defined" if model.charsmap else b"identity")
+    normalizer += _bytes_field(2, model.charsmap) + _varint_field(3, int(model.add_dummy_prefix))
     normalizer += _varint_field(4, int(model.remove_extra_whitespaces)) + _varint_field(
         5, int(model.escape_whitespaces)
     )

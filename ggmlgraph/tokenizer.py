@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import spm, tokenizerjson, tokenizersettings, vocabularies
+from ggmlgraph import gguffile, spm, tokenizerjson, tokenizersettings, vocabularies
 from ggmlgraph.corpus import open_source
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import DataError, FormatError, UnsupportedError, UsageError
@@ -339,39 +339,51 @@ class SentencePieceTokenizer(Tokenizer):
         return ids[np.argsort([self._pieces[i][0] for i in ids])]
 
 
-class ByteLevelTokenizer(Tokenizer):
-    """A tokenizer.json of Hugging Face, byte-level BPE; the package `tokenizers` (extra `hf`) does the encoding.
+class HuggingFaceTokenizer(Tokenizer):
+    """A tokenizer.json of Hugging Face; the package `tokenizers` (extra `hf`) does the encoding.
 
     Names of special tokens in a text become these tokens, as they do there. A text longer than some 4000 characters is
-    encoded in segments, cut only between a letter and a space, where every pattern that splits text into words cuts
-    too. (If 65536 characters offer no such cut, one is made anyway.)
+    encoded in segments, cut only between a letter and a space: every pattern that splits text into words cuts
+    there too, and elsewhere no token of the vocabulary spans such a place. (If 65536 characters offer no such cut,
+    one is made anyway.) If a token does span one, the text is not cut at all.
     """
 
     kind = "tokenizer.json"
 
     def __init__(self, data: bytes) -> None:
-        """Raises FormatError, or UnsupportedError for another kind of pipeline or if the package is not installed."""
-        known = tokenizerjson.read(data)
+        """Raises FormatError, or UnsupportedError if the file needs what is not supported or installed."""
+        self.json = tokenizerjson.read(data)
         self._data = data
-        self._pieces = known.pieces
-        self.bos_id, self.eos_id, self.prefixes_space = known.bos_id, known.eos_id, known.prefixes_space
-        self.adds_bos = known.adds_bos
-        self._specials = known.specials
-        self._encoder = _load_encoder(data)
+        self._encoder = tokenizerjson.Encoder(data)
+        self.bos_id, self.eos_id, self.adds_bos = self.json.bos_id, self.json.eos_id, self.json.adds_bos
+        self._byte_level = self.json.file.is_byte_level
+        added = self.json.file.added_tokens
+        self._added = {token.id: b"" if token.special else token.content.encode() for token in added}
+        self._pieces: dict[int, bytes] = {}
+        self.prefixes_space = self._prefixes_space()
 
     @property
     def n_vocab(self) -> int:
-        return len(self._pieces)
+        return len(self.json.names)
+
+    @property
+    def specials(self) -> Mapping[str, int]:
+        return self.json.specials
 
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
-        rest = ""
+        before, rest = "", ""  # the character before the rest, and text not encoded yet
         for chunk in chunks:
             rest += _encodable(chunk)
-            while (cut := self._cut(rest)) is not None:
-                yield self._ids(rest[:cut])
-                rest = rest[cut:]
+            while self._may_cut and (cut := self._cut(rest)) is not None:
+                yield self._ids(before, rest[:cut])
+                before, rest = rest[cut - 1], rest[cut:]
         if rest:
-            yield self._ids(rest)
+            yield self._ids(before, rest)
+
+    @cached_property
+    def _may_cut(self) -> bool:
+        names = [token.content for token in self.json.file.added_tokens] if self._byte_level else self.json.names
+        return not any(_LETTER_THEN_SPACE.search(name) for name in names)
 
     @staticmethod
     def _cut(text: str) -> int | None:
@@ -383,29 +395,67 @@ class ByteLevelTokenizer(Tokenizer):
             return at
         return _MAX_SEGMENT if len(text) >= _MAX_SEGMENT else None
 
-    def _ids(self, text: str) -> Ids:
-        return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
-
-    @property
-    def specials(self) -> Mapping[str, int]:
-        return self._specials
+    def _ids(self, before: str, text: str) -> Ids:
+        """Ids of a segment, which is not taken for the start of a text if there is a character before it."""
+        if self._byte_level or not before:
+            return np.array(self._encoder.encode(text), np.int32)
+        n_before = len(self._encoder.encode(before))
+        return np.array(self._encoder.encode(before + text)[n_before:], np.int32)
 
     def piece(self, token: int) -> bytes:
-        return self._pieces[_checked(token, self)]
+        token = _checked(token, self)
+        if token not in self._pieces:
+            self._pieces[token] = self._added[token] if token in self._added else self._spelt(token)
+        return self._pieces[token]
+
+    def _spelt(self, token: int) -> bytes:
+        """What an id that is no added token adds in the middle of a text."""
+        name = self.json.names[token]
+        if self._byte_level:
+            return tokenizerjson.byte_level(name)
+        if self._falls_back and _BYTE_PIECE.fullmatch(name):
+            return bytes([int(name[3:5], 16)])
+        start = self._encoder.decode([self._anchor])
+        return self._encoder.decode([self._anchor, token]).removeprefix(start).encode()
+
+    @cached_property
+    def _falls_back(self) -> bool:
+        return any(step["type"] == "ByteFallback" for step in tokenizerjson.steps(self.json.file.decoder))
+
+    @cached_property
+    def _anchor(self) -> int:
+        """A token that is decoded the same with another behind it."""
+        for token, name in enumerate(self.json.names):
+            if name and token not in self._added and not _BYTE_PIECE.fullmatch(name):
+                text = self._encoder.decode([token])
+                if text.isalnum() and self._encoder.decode([token, token]).startswith(text):
+                    return token
+        raise UnsupportedError("a tokenizer.json without a token of letters or digits")
+
+    def _prefixes_space(self) -> bool:
+        """Whether a text gets a space in front that decoding takes away."""
+        if self._byte_level:
+            steps = tokenizerjson.steps(self.json.file.pre_tokenizer)
+            return any(step.get("add_prefix_space") is True for step in steps)
+        tokens = (token for token, name in enumerate(self.json.names) if name and token not in self._added)
+        token = next((token for token in tokens if self.piece(token).startswith(b" ")), None)
+        return token is not None and not self._encoder.decode([token]).startswith(" ")
 
     def payload(self) -> bytes:
         return self._data
 
     @classmethod
-    def from_payload(cls, payload: bytes) -> ByteLevelTokenizer:
+    def from_payload(cls, payload: bytes) -> HuggingFaceTokenizer:
         return cls(payload)
 
 
 KINDS: dict[str, type[Tokenizer]] = {
-    t.kind: t for t in (BytesTokenizer, CharsTokenizer, SentencePieceTokenizer, ByteLevelTokenizer)
+    t.kind: t for t in (BytesTokenizer, CharsTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
 }
 
 _MAX_HEADER = 8 * tokenizersettings.MAX_TEMPLATE  # bytes
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+_LETTER_THEN_SPACE = re.compile(f"[^\\W\\d_][ {spm.SPACE}]")
 _MIN_SEGMENT, _MAX_SEGMENT, _WINDOW = 4096, 65536, 256  # characters
 _STAND_INS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))]  # noncharacters, private use
 
@@ -433,7 +483,8 @@ def from_bytes(data: bytes) -> Tokenizer:
 
 
 def load(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file, known by its content: sentencepiece's .model, tokenizer.json, llama2.c's tokenizer.bin.
+    """The tokenizer in a file, known by its content: sentencepiece's .model, tokenizer.json, tiktoken's ranks,
+    llama2.c's tokenizer.bin, or the vocabulary of a GGUF file.
 
     What tokenizer_config.json beside it says is applied.
     Raises FormatError with the byte offset of the first fault, UnsupportedError, or DataError if it cannot be read.
@@ -442,6 +493,8 @@ def load(path: str | Path) -> Tokenizer:
     source = open_source(path)
     with source.open() as stream:
         data = stream.read(spm.MAX_NBYTES + 1)
+    if data.startswith(gguffile.MAGIC):
+        return from_gguf(gguffile.read(path).pairs)
     try:
         return _recognise(data).apply(tokenizersettings.beside(path))
     except FormatError as error:
@@ -450,8 +503,18 @@ def load(path: str | Path) -> Tokenizer:
 
 def _recognise(data: bytes) -> Tokenizer:
     if data.lstrip().startswith(b"{"):
-        return ByteLevelTokenizer(data)
+        return HuggingFaceTokenizer(data)
+    if vocabularies.is_tiktoken(data):
+        return HuggingFaceTokenizer(vocabularies.json_from_tiktoken(data))
     return SentencePieceTokenizer(vocabularies.from_llama2c(data) if vocabularies.is_llama2c(data) else data)
+
+
+def from_gguf(pairs: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer in the keys of a GGUF file. Raises FormatError or UnsupportedError."""
+    settings = tokenizersettings.from_gguf(pairs)
+    if pairs.get("tokenizer.ggml.model") == "gpt2":
+        return HuggingFaceTokenizer(vocabularies.json_from_gguf(pairs)).apply(settings)
+    return SentencePieceTokenizer(vocabularies.from_gguf(pairs)).apply(settings)
 
 
 def train(
@@ -550,20 +613,6 @@ def _load_processor(serialized: bytes) -> Any:
     except RuntimeError as error:
         raise FormatError(f"sentencepiece refuses the model: {error}") from None
     return processor
-
-
-def _load_encoder(data: bytes) -> Any:
-    try:
-        from tokenizers import Tokenizer as Encoder
-    except ImportError:
-        raise UnsupportedError("tokenizer.json needs the package tokenizers: pip install 'ggmlgraph[hf]'") from None
-    try:
-        encoder = Encoder.from_buffer(data)
-    except Exception as error:  # the package has no error type of its own
-        raise FormatError(f"tokenizers refuses the file: {error}") from None
-    encoder.no_truncation()
-    encoder.no_padding()
-    return encoder
 
 
 def _piece_bytes(model: spm.SpmModel, token: int) -> bytes:

@@ -1,150 +1,262 @@
-"""tokenizer.json of Hugging Face, byte-level BPE: a bounded reader for files that nobody vouches for.
+"""tokenizer.json of Hugging Face: a bounded reader for files that nobody vouches for, and a door to the package.
 
-The file describes a pipeline of any kind; the `tokenizers` package runs it. Here it is checked first that it is of the
-kind we can decode piece by piece (GPT-2's, GPT-NeoX's, LLaMA 3's), and that it brings no regular expression of its own,
-since the package's engine backtracks and a text could then take for ever. Used by `tokenizer`.
+The file describes a pipeline that the `tokenizers` package (extra `hf`) runs. Here it is checked first: sizes,
+ids, tables the package would follow blindly, and that it brings no regular expression that is not a known one,
+since the package's engine backtracks and a text could then take for ever. Where the package panics all the same,
+`Encoder` makes an error of it. Used by `tokenizer`; `gguftokenizer` and `vocabularies` share the tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import binascii
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from ggmlgraph import spm
 from ggmlgraph.errors import FormatError, UnsupportedError
 
 MAX_NBYTES = 64 << 20
 MAX_TOKENS = 1 << 20
 MAX_DEPTH = 32
-NORMALIZERS = {"Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
-PRE_TOKENIZERS = {"Sequence", "ByteLevel", "Split", "Digits"}
-PATTERNS = {  # of LLaMA 3 and of Qwen 2; they differ in how many digits go together
-    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|"
-    r"\s+(?!\S)|\s+"
-    for digits in (r"\p{N}{1,3}", r"\p{N}")
-}
-BOS = ("<s>", "<|begin_of_text|>", "<|endoftext|>")
-EOS = ("</s>", "<|end_of_text|>", "<|endoftext|>")
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED = (
+    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{0}|"
+    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{0}|"
+    r"\p{{N}}{1}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|"
+)
+LLAMA3 = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_END}"
+QWEN2 = LLAMA3.replace("{1,3}", "")
+GPT4O = _CASED.format(CONTRACTIONS + "?", "{1,3}") + _END
+TEKKEN = _CASED.format("", "") + _END
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PATTERNS = {LLAMA3, QWEN2, GPT4O, TEKKEN, GPT2, " {2,}"}  # the last: how unigram models join spaces
+BOS = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
+EOS = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
+PROBE = " a\n\u00e9 \u65e5\U0001f600  1"  # a text that makes a pipeline show what it cannot do
 
 
-class _Added(msgspec.Struct):
+class Added(msgspec.Struct):
+    """A token that is found in a text before all else."""
+
     id: int
     content: str
     special: bool = False
-    rstrip: bool = False
 
 
-class _Model(msgspec.Struct):
-    vocab: dict[str, int]
-    type: str = "BPE"
+class Model(msgspec.Struct):
+    """What makes ids of words."""
+
+    vocab: dict[str, int] | list[tuple[str, float]] = {}  # the list: of a unigram model, with scores
+    merges: list[str | tuple[str, str]] = []
+    type: str | None = None
+    byte_fallback: bool = False
+    ignore_merges: bool | None = None
+    unk_id: int | None = None
+    unk_token: str | None = None
 
 
-class _File(msgspec.Struct):
-    model: _Model
-    added_tokens: list[_Added] = []
+class File(msgspec.Struct):
+    """What of the file we look at."""
+
+    model: Model
+    added_tokens: list[Added] = []
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
     decoder: dict[str, Any] | None = None
     post_processor: dict[str, Any] | None = None
 
+    @property
+    def kind(self) -> str:
+        """Type of the model; files of old have none and are BPE."""
+        return self.model.type or ("BPE" if self.model.merges else "Unigram")
+
+    def tokens(self) -> dict[str, int]:
+        """Every token and its id."""
+        vocab = self.model.vocab
+        listed = vocab if isinstance(vocab, dict) else {token: i for i, (token, _) in enumerate(vocab)}
+        return {**listed, **{token.content: token.id for token in self.added_tokens}}
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether tokens are spelt in GPT-2's alphabet of bytes."""
+        return any(step.get("type") == "ByteLevel" for step in steps(self.decoder))
+
 
 @dataclass(frozen=True)
 class TokenizerJson:
-    """What decoding needs; encoding is the package's."""
+    """A file that passed."""
 
-    pieces: list[bytes]  # of each id; none for special tokens and for ids that no token has
+    file: File
+    names: list[str]  # of each id; "" for ids that no token has
     specials: dict[str, int]  # control tokens by name
     bos_id: int | None
     eos_id: int | None
     adds_bos: bool
-    prefixes_space: bool
 
 
 def read(data: bytes) -> TokenizerJson:
-    """Parse and check the file. Raises FormatError, or UnsupportedError for another kind of pipeline."""
+    """Parse and check the file. Raises FormatError, or UnsupportedError for a regular expression that is not known."""
     if len(data) > MAX_NBYTES:
         raise FormatError(f"{len(data)} bytes; a tokenizer.json has at most {MAX_NBYTES}", offset=MAX_NBYTES)
     try:
-        file = msgspec.json.decode(data, type=_File)
+        file = msgspec.json.decode(data, type=File)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"not a tokenizer.json: {error}") from None
-    if file.model.type != "BPE" or (file.decoder or {}).get("type") != "ByteLevel":
-        raise UnsupportedError(
-            "a tokenizer.json that is not byte-level BPE; use the sentencepiece model if there is one"
-        )
-    if any(token.rstrip for token in file.added_tokens):
-        raise UnsupportedError("a tokenizer.json with added tokens that take the spaces behind them")
-    steps = list(_steps(file.pre_tokenizer, PRE_TOKENIZERS))
-    list(_steps(file.normalizer, NORMALIZERS))
+    for part in (file.normalizer, file.pre_tokenizer, file.decoder, file.post_processor):
+        for item in _objects(part):
+            _check(item)
     special = {token.content: token.id for token in file.added_tokens if token.special}
     bos_id = next((special[name] for name in BOS if name in special), None)
     return TokenizerJson(
-        pieces=_pieces(file),
+        file=file,
+        names=_names(file),
         specials=special,
         bos_id=bos_id,
         eos_id=next((special[name] for name in EOS if name in special), None),
         adds_bos=bos_id is not None and special.get(_first_added(file.post_processor)) == bos_id,
-        prefixes_space=any(step.get("add_prefix_space") is True for step in steps),
     )
+
+
+def steps(root: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The steps of a part of the pipeline in order, those inside sequences too."""
+    return (item for item in _objects(root) if isinstance(item.get("type"), str))
+
+
+def _objects(root: Any) -> Iterator[dict[str, Any]]:
+    """Every JSON object in a part of the file, in order. Raises FormatError if it is nested too deep."""
+    stack = [(root, 0)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise FormatError(f"a tokenizer.json nested more than {MAX_DEPTH} deep")
+        if isinstance(item, dict):
+            yield item
+        inner = list(item.values()) if isinstance(item, dict) else item if isinstance(item, list) else []
+        stack += [(value, depth + 1) for value in reversed(inner)]
+
+
+def _check(item: dict[str, Any]) -> None:
+    pattern = item.get("Regex")
+    if pattern is not None and pattern not in PATTERNS:
+        raise UnsupportedError("a tokenizer.json with a regular expression that is not a known one")
+    if item.get("type") == "Precompiled":
+        charsmap(item)
+
+
+def charsmap(step: dict[str, Any]) -> bytes:
+    """The table of a Precompiled normalizer, checked. Raises FormatError."""
+    try:
+        table = base64.b64decode(str(step.get("precompiled_charsmap")), validate=True)
+    except (binascii.Error, ValueError):
+        raise FormatError("a tokenizer.json whose normalization table is not base64") from None
+    spm.check_charsmap(table, 0)
+    return table
 
 
 def _first_added(processor: dict[str, Any] | None) -> str:
     """The token that the post-processor puts before a text; "" if it puts none there."""
-    steps = [processor or {}]
-    if isinstance(inner := steps[0].get("processors"), list):
-        steps = inner
-    for step in steps:
-        template = step.get("single") if isinstance(step, dict) and step.get("type") == "TemplateProcessing" else None
+    for step in steps(processor):
+        template = step.get("single") if step.get("type") == "TemplateProcessing" else None
         if isinstance(template, list) and template and isinstance(template[0], dict):
             token = template[0].get("SpecialToken")
             return str(token.get("id")) if isinstance(token, dict) else ""
     return ""
 
 
-def _steps(root: dict[str, Any] | None, known: set[str]) -> Iterator[dict[str, Any]]:
-    """The steps of a pipeline, which must be of known types, with no regular expression but those of PATTERNS."""
-    stack = [] if root is None else [(root, 0)]
-    while stack:
-        step, depth = stack.pop()
-        if not isinstance(step, dict) or step.get("type") not in known or depth > MAX_DEPTH:
-            kind = step.get("type") if isinstance(step, dict) else step
-            raise UnsupportedError(f"a tokenizer.json with the step {str(kind)[:40]!r}")
-        pattern = step.get("pattern")
-        if pattern is not None and (not isinstance(pattern, dict) or pattern.get("Regex") not in PATTERNS):
-            raise UnsupportedError("a tokenizer.json with a regular expression that is not a known one")
-        yield step
-        inner = step.get("normalizers", step.get("pretokenizers", []))
-        if not isinstance(inner, list):
-            raise FormatError("a tokenizer.json whose sequence is no list")
-        stack += [(item, depth + 1) for item in reversed(inner)]
-
-
-def _pieces(file: _File) -> list[bytes]:
-    ids = {**file.model.vocab, **{token.content: token.id for token in file.added_tokens}}
+def _names(file: File) -> list[str]:
+    ids = file.tokens()
     n = max(ids.values(), default=-1) + 1
     if not ids or min(ids.values()) < 0 or n > MAX_TOKENS or len(set(ids.values())) != len(ids):
         raise FormatError(f"a tokenizer.json of {len(ids)} tokens with ids that repeat or go up to {n - 1}")
-    pieces = [b""] * n
-    for text, token in file.model.vocab.items():
-        pieces[token] = _bytes(text)
-    for added in file.added_tokens:
-        pieces[added.id] = b"" if added.special else added.content.encode()
-    return pieces
+    names = [""] * n
+    for name, token in ids.items():
+        names[token] = name
+    return names
 
 
-def _bytes(text: str) -> bytes:
+# ---------------------------------------------------------------- GPT-2's alphabet of bytes
+
+
+def byte_level(text: str) -> bytes:
     """The bytes that a token's characters stand for; a text of other characters stands for itself."""
     known = [_BYTE_OF.get(c) for c in text]
     return text.encode() if None in known else bytes(known)  # type: ignore[arg-type]
 
 
+def spelt(raw: bytes) -> str:
+    """Bytes in the alphabet."""
+    return "".join(_CHARACTER_OF[byte] for byte in raw)
+
+
 def _byte_of() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes are themselves, the others the characters from U+0100 on."""
+    """Printable Latin-1 bytes are themselves, the others the characters from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
 _BYTE_OF = _byte_of()
+_CHARACTER_OF = {byte: c for c, byte in _BYTE_OF.items()}
+
+
+# ---------------------------------------------------------------- the package
+
+
+class Encoder:
+    """The package's tokenizer for one file. What it raises, panics included, becomes a FormatError."""
+
+    def __init__(self, data: bytes) -> None:
+        """Raises FormatError, UnsupportedError if the package is not installed."""
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise UnsupportedError("tokenizer.json needs the package tokenizers: pip install 'ggmlgraph[hf]'") from None
+
+        def start() -> Any:
+            tokenizer = Tokenizer.from_buffer(data)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids)
+            return tokenizer
+
+        with _silenced():
+            self._tokenizer = _guarded(start)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without those the pipeline puts around it."""
+        return _guarded(lambda: self._tokenizer.encode(text, add_special_tokens=False).ids)  # type: ignore[no-any-return]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids."""
+        return _guarded(lambda: self._tokenizer.decode(ids, skip_special_tokens=False))  # type: ignore[no-any-return]
+
+
+def _guarded(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except BaseException as error:  # a panic is no Exception, and the package has no type of its own for the rest
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise FormatError(f"tokenizers refuses the file: {str(error)[:200]}") from None
+        raise
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Without what Rust prints of a panic, which goes to the descriptor itself."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

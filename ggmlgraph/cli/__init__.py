@@ -19,10 +19,12 @@ import click
 from ggmlgraph import __version__
 from ggmlgraph.errors import GGError
 
-COMMANDS = {  # name: one line of help; the command is `command` in the module ggmlgraph.cli.NAME
+COMMANDS = {  # name: one line of help; the command is `command` in the module ggmlgraph.cli.NAME, - as _
     "models": "List models and their published sizes.",
     "export": "Write a model as a graph file.",
     "convert": "Write a checkpoint of another program as a graph file.",
+    "export-gguf": "Write a model for llama.cpp.",
+    "export-hf": "Write a model for transformers.",
     "train": "Train a graph file on text.",
     "generate": "Continue a text with a trained model.",
     "inspect": "Show what is in a graph file.",
@@ -43,7 +45,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"ggmlgraph.cli.{cmd_name}").command
+        command: click.Command = import_module(f"ggmlgraph.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

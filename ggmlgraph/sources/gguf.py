@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ggmlgraph import gguffile, naming, tokenizersettings, vocabularies
+from ggmlgraph import gguffile, naming
+from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.sources.source import Given, Source, count, named, try_tokenizer
-from ggmlgraph.tokenizer import ByteLevelTokenizer, SentencePieceTokenizer, Tokenizer
 
 
 def file(path: Path, given: Given) -> Source:
@@ -17,7 +15,7 @@ def file(path: Path, given: Given) -> Source:
     identifier = content.pairs.get("general.architecture")
     checkpoint = naming.Checkpoint(content.pairs, content.tensors)
     architecture, known, fields = named(path, lambda: naming.find("gguf", identifier, checkpoint, given))
-    tokenizer, reason = try_tokenizer(lambda: _tokenizer(content.pairs))
+    tokenizer, reason = try_tokenizer(lambda: tokenizers.from_gguf(content.pairs))
     return Source(
         kind="GGUF file",
         path=path,
@@ -29,10 +27,3 @@ def file(path: Path, given: Given) -> Source:
         tokenizer=tokenizer,
         no_tokenizer=reason,
     )
-
-
-def _tokenizer(pairs: Mapping[str, Any]) -> Tokenizer:
-    settings = tokenizersettings.from_gguf(pairs)
-    if pairs.get("tokenizer.ggml.model") == "gpt2":
-        return ByteLevelTokenizer(vocabularies.json_from_gguf(pairs)).apply(settings)
-    return SentencePieceTokenizer(vocabularies.from_gguf(pairs)).apply(settings)

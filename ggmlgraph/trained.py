@@ -1,0 +1,195 @@
+"""A model with its weights, found and checked but not read: what the exports to other programs begin with.
+
+The model must be one of ours, since other programs know it by name: its graph is compared with what the architecture's
+function traces to. Weights are tensors of graph.bin or of a checkpoint, streamed from there. Used by `exportgguf` and
+`exporthf`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlgraph import cgraph, checkpoint, export, metadata, model, naming, rundir, safetensorsfile
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.decoding import OUTPUT
+from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
+from ggmlgraph.metadata import Metadata
+from ggmlgraph.naming import Format
+from ggmlgraph.runtime import identify
+from ggmlgraph.stored import Stored
+from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tracer import Graph, trace
+
+NOT_SAID = ("window",)  # what a kind need not say: within its n_ctx the model is the same
+FEED_FORWARD = ("blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model, opened."""
+
+    path: Path
+    architecture: str  # a model of ggmlgraph.models
+    config: dict[str, Any]  # fields of its Config; sizes left open there are filled in
+    tensors: dict[str, Stored]  # by our names
+    tokenizer: Tokenizer | None
+    n_ctx: int  # how many tokens it looks back on
+
+    def format(self, kind: str) -> Format:
+        """How a kind of checkpoint spells the architecture. Raises UnsupportedError."""
+        known = naming.formats(self.architecture).get(kind)
+        if known is None:
+            raise UnsupportedError(f"{self.path}: {self.architecture} has no {kind} form")
+        return known
+
+
+def find(path: Path, n_ctx: int | None = None) -> Trained:
+    """The model in a run directory (its latest whole checkpoint), a checkpoint or a graph file.
+
+    Raises UnsupportedError for a model that is not one of ours, CheckpointError, FormatError.
+    """
+    graph_path, saved = _locate(path)
+    graph = cgraph.read(graph_path, identify(graph_path))
+    meta = metadata.decode(_leaf(graph, metadata.LEAF_NAME) or b"")
+    ours = _trace(graph_path, meta)
+    _check_same(graph_path, graph, ours)
+    shapes = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
+    stored = _saved(saved, shapes) if saved else _inside(graph_path, graph, shapes)
+    sizes = checkpoint.verify(saved, ()).sizes if saved else meta.sizes
+    return Trained(
+        path=path,
+        architecture=meta.model,
+        config=_filled(dataclasses.asdict(ours.config), shapes),
+        tensors=stored,
+        tokenizer=_tokenizer(graph, rundir.tokenizer_path(graph_path.parent) if saved else None),
+        n_ctx=n_ctx or meta.limits.get("ctx") or sizes.get("ctx") or meta.sizes["ctx"],
+    )
+
+
+def _locate(path: Path) -> tuple[Path, Path | None]:
+    """The graph file, and the checkpoint to take the weights from, if any."""
+    if not path.is_dir():
+        if not path.exists():
+            raise GGError(f"{path}: no such file")
+        return path, None
+    run = path if rundir.graph_path(path).exists() else path.absolute().parent
+    if not rundir.graph_path(run).exists():
+        raise CheckpointError(f"{path} is no run directory: it has no graph.bin")
+    saved = path if run != path else checkpoint.latest(run, (checkpoint.WEIGHTS,))[0]
+    if saved is None:
+        raise CheckpointError(f"{path} has no checkpoint yet")
+    return rundir.graph_path(run), saved
+
+
+def _leaf(graph: cgraph.CGraph, name: str) -> bytes | None:
+    index = graph.find(name)
+    return None if index is None else graph.array(index).tobytes()
+
+
+def _trace(path: Path, meta: Metadata) -> Graph:
+    """What the architecture's own function makes of the file's config."""
+    if meta.model not in model.built_in() or not meta.sizes:
+        raise UnsupportedError(f"{path}: {meta.model!r} is a model of your own, which other programs do not know")
+    loaded = model.load(meta.model)
+    try:
+        config = model.config(loaded, meta.config)
+    except TypeError as error:
+        raise UnsupportedError(f"{path}: not the config of our {meta.model}: {error}") from None
+    return trace(loaded.loss, config, meta.sizes["batch"], meta.sizes["ctx"])
+
+
+def _check_same(path: Path, graph: cgraph.CGraph, ours: Graph) -> None:
+    root, records = graph.find(OUTPUT), export.records(ours)
+    wanted = next(i for i, record in enumerate(records) if record.name == OUTPUT)
+    if root is None or cgraph.computation(graph.records, root) != cgraph.computation(records, wanted):
+        raise UnsupportedError(
+            f"{path}: the graph is not that of our {ours.model}: other programs would compute something else"
+        )
+
+
+def _inside(path: Path, graph: cgraph.CGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """The weights in the graph file itself."""
+    stored = {}
+    for name, shape in shapes.items():
+        index = graph.find(name)
+        assert index is not None  # the graphs are the same
+        stored[name] = Stored(path, graph.offsets[index], graph.records[index].type.lower(), shape)
+    return stored
+
+
+def _saved(directory: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """The weights of a checkpoint."""
+    checkpoint.verify(directory, (checkpoint.WEIGHTS,))
+    stored = safetensorsfile.read(directory / checkpoint.WEIGHTS)
+    if {name: s.shape for name, s in stored.items()} != shapes:
+        raise CheckpointError(f"{directory} is of another graph")
+    return stored
+
+
+def _filled(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The fields, with those left open (0) as the model resolves them."""
+    if "n_head_kv" in config:
+        config["n_head_kv"] = config["n_head_kv"] or config["n_head"]
+    config["n_ff"] = next(shapes[name][-2] for name in FEED_FORWARD if name in shapes)
+    return config
+
+
+def _tokenizer(graph: cgraph.CGraph, beside: Path | None) -> Tokenizer | None:
+    data = _leaf(graph, export.TOKENIZER_LEAF)
+    if data is None and beside is not None and beside.exists():
+        data = beside.read_bytes()
+    return None if data is None else tokenizers.from_bytes(data)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A tensor on its way out, in their order of rows."""
+
+    ours: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterator[NDArray[np.float32]]]  # flat, about a megabyte at a time
+
+
+def outgoing(trained: Trained, known: Format) -> dict[str, Outgoing]:
+    """The tensors by their names. Raises UnsupportedError for one that they do not have."""
+    found = {}
+    for name, stored in trained.tensors.items():
+        theirs = known.theirs(name)
+        if not theirs:
+            raise UnsupportedError(f"{trained.path}: {known.id} has no tensor for {name}")
+        if known.is_transposed(name):
+            stored = stored.transposed()
+        found[theirs] = Outgoing(name, stored.shape, partial(_chunks, name, stored, known, trained.config))
+    return found
+
+
+def _chunks(name: str, stored: Stored, known: Format, config: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
+    order, added = known.row_order(name), np.float32(known.added(name))
+    index = None if order is None else np.argsort(order.index(stored.shape[0], config))
+    for values in stored.chunks(index):
+        yield values - added if added else values
+
+
+def keys(trained: Trained, known: Format) -> dict[str, Any]:
+    """What a checkpoint of this kind says of the model.
+
+    Raises UnsupportedError if that would be read as another model: some kinds cannot say every setting.
+    """
+    said = known.keys(trained.config)
+    tensors = {known.theirs(name): stored for name, stored in trained.tensors.items()}
+    read = known.config(naming.Checkpoint(said, tensors))
+    config_class = model.load(trained.architecture).config
+    assert config_class is not None
+    defaults = _filled(dataclasses.asdict(config_class()), {name: s.shape for name, s in trained.tensors.items()})
+    for name, wanted in trained.config.items():
+        if name not in NOT_SAID and read.get(name, defaults[name]) != wanted:
+            raise UnsupportedError(f"{trained.path}: {known.id} cannot say {name} {wanted!r}")
+    return said
