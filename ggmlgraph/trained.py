@@ -185,7 +185,7 @@ def keys(trained: Trained, known: Format) -> dict[str, Any]:
     """
     said = known.keys(trained.config)
     tensors = {known.theirs(name): stored for name, stored in trained.tensors.items()}
-    read = known.config(naming.Checkpoint(said, tensors))
+    read = known.config(naming.Checkpoint(said, tensors), {})
     config_class = model.load(trained.architecture).config
     assert config_class is not None
     defaults = _filled(dataclasses.asdict(config_class()), {name: s.shape for name, s in trained.tensors.items()})
