@@ -34,9 +34,10 @@ def graph_of(architecture: str, path: Path, tokenizer: Tokenizer | None = None, 
     graph = trace(loaded.loss, model.config(loaded, {**SIZES, **fields}), batch=1, ctx=16)
     rng = np.random.default_rng(0)
     shapes = {node.name: tuple(map(int, node.shape)) for node in graph.nodes if node.initializer}
-    values = {
-        name: (0.3 * rng.standard_normal(shape) + (len(shape) == 1)).astype("<f4") for name, shape in shapes.items()
-    }
+    values = {name: rng.standard_normal(shape).astype("<f4") * np.float32(0.3) for name, shape in shapes.items()}
+    for array in values.values():
+        if array.ndim == 1:
+            array[:] = 1 + array / 4  # near 1, where Gemma's gains less 1 are exact
     weights = {name: (lambda array=array: iter([array.reshape(-1)])) for name, array in values.items()}
     graph.save(path, weights=weights, tokenizer=tokenizer.to_bytes() if tokenizer else None)
     return path
