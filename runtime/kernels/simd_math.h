@@ -69,7 +69,7 @@ static inline gg_vec gg_log(gg_vec a)
 {
     const int32_t sqrt_half = 0x3f3504f3; /* bits of sqrt(1/2) */
     gg_ivec denormal = a < 0x1p-126f;
-    gg_ivec bits = (gg_ivec)gg_select(denormal, a * 0x1p23f, a) - sqrt_half;
+    gg_ivec bits = (gg_ivec)gg_abs(gg_select(denormal, a * 0x1p23f, a)) - sqrt_half; /* of no negative number */
     gg_vec e = __builtin_convertvector((bits >> 23) - (denormal & 23), gg_vec);
     gg_vec f = (gg_vec)((bits & 0x7fffff) + sqrt_half) - 1.0f;
 

@@ -1,0 +1,344 @@
+/* fuzz.c - feeds changed graph files to the importer, and what it accepts to every pass and the kernels.
+ *
+ *     fuzz parse|run CORPUS [SECONDS] [SEED]   change files of a corpus at random; keep those that reach new code
+ *     fuzz bytes CORPUS                        every truncation and every value of every byte of each file
+ *     fuzz replay CORPUS                       each file as it is, parsed and run
+ *
+ * Run by `make fuzz`, under AddressSanitizer and UndefinedBehaviorSanitizer. A finding ends the process: a crash, a
+ * hang, memory beyond twice the file and 16 MiB, a refusal without code, offset or one-line message. The input is then
+ * in ./fuzz-input. The same seed gives the same inputs.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gg_ops.h"
+#include "mutate.h"
+
+enum { MAX_CORPUS = 20000, N_EDGES = 1 << 16, ALLOWANCE = 16 << 20, MAX_RUN_NBYTES = 32 << 20, HANG_SECONDS = 20 };
+
+/* ---------------------------------------------------------------- memory in use */
+
+static int64_t in_use, peak;
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *old, size_t n);
+void  __real_free(void *p);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *old, size_t n);
+void  __wrap_free(void *p);
+
+static void *count(void *p)
+{
+    if (p) in_use += (int64_t)malloc_usable_size(p);
+    if (in_use > peak) peak = in_use;
+    return p;
+}
+
+static void uncount(void *p)
+{
+    if (p) in_use -= (int64_t)malloc_usable_size(p);
+}
+
+void *__wrap_malloc(size_t n) { return count(__real_malloc(n)); }
+void *__wrap_calloc(size_t n, size_t size) { return count(__real_calloc(n, size)); }
+
+/* While it moves, a block may exist twice. */
+void *__wrap_realloc(void *old, size_t n)
+{
+    int64_t before = old ? (int64_t)malloc_usable_size(old) : 0;
+    void *p = __real_realloc(old, n);
+    count(p);
+    if (p) in_use -= before;
+    return p;
+}
+
+void __wrap_free(void *p)
+{
+    uncount(p);
+    __real_free(p);
+}
+
+/* ---------------------------------------------------------------- code reached */
+
+static uint8_t   edges[N_EDGES];
+static uintptr_t previous;
+static int64_t   n_edges;
+
+void __sanitizer_cov_trace_pc(void);
+
+/* Called at every basic block of the core: an edge is a pair of blocks, as AFL counts them. */
+void __sanitizer_cov_trace_pc(void)
+{
+    uintptr_t block = (uintptr_t)__builtin_return_address(0);
+    uint8_t  *edge = &edges[(block ^ previous << 1) % N_EDGES];
+    n_edges += !*edge;
+    *edge = 1;
+    previous = block;
+}
+
+/* ---------------------------------------------------------------- what is checked */
+
+static const char *const names[] = {"accepted", "refused", "run", "trained", "not run"};
+enum { ACCEPTED, REFUSED, RUN, TRAINED, NOT_RUN, N_OUTCOMES };
+static int64_t  outcomes[N_OUTCOMES];
+static int64_t  n_executions;
+static double   slowest;
+static uint8_t *shown; /* ./fuzz-input, mapped: it outlives a crash */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void finding(const char *what, const gg_error *err)
+{
+    fprintf(stderr, "FINDING: %s: [%s] %s\n", what, err->code ? err->code : "", err->message);
+    exit(1);
+}
+
+static void check_refusal(const gg_error *err, int64_t size)
+{
+    bool has_kind = err->kind == GG_ERR_SHAPE || err->kind == GG_ERR_FILE || err->kind == GG_ERR_UNSUPPORTED ||
+                    err->kind == GG_ERR_LIMIT;
+    if (!has_kind || !err->code) finding("a refusal of no kind", err);
+    if (err->offset < 0 || err->offset > size) finding("a refusal without offset", err);
+    if (!err->message[0] || strpbrk(err->message, "\n\r\x1b")) finding("a refusal that is not one line", err);
+}
+
+/* The graph, checked as far as a caller can: NULL if it was refused. */
+static gg_graph *parse(const fuzz_file *f, const char *dialect, const gg_limits *limits)
+{
+    gg_error err = {0};
+    int64_t  before = in_use;
+    memcpy(shown, f->bytes, (size_t)f->size);
+    *(int64_t *)(void *)(shown + FUZZ_MAX_NBYTES) = f->size;
+    uint8_t *exact = malloc((size_t)f->size + 1); /* so that reading past the file's end is seen */
+    if (!exact) exit(2);
+    memcpy(exact, f->bytes, (size_t)f->size);
+    peak = in_use;
+    before = in_use;
+    double begin = now();
+    gg_graph *g = gg_import(exact, f->size, dialect, limits, &err);
+    double seconds = now() - begin;
+    if (seconds > slowest) slowest = seconds;
+    free(exact);
+    n_executions++;
+    outcomes[g ? ACCEPTED : REFUSED]++;
+    if (!g) check_refusal(&err, f->size);
+    if (peak - before > 2 * f->size + ALLOWANCE) finding("too much memory", &err);
+    return g;
+}
+
+/* ---------------------------------------------------------------- running what was accepted */
+
+static bool run_program(gg_graph *g, int32_t n_threads, uint64_t *state)
+{
+    gg_error err;
+    int32_t  level = (int32_t)(fuzz_random(state) % 3);
+    const char *isa = gg_isa_name(level) && gg_isa_supported(level) ? gg_isa_name(level) : NULL;
+    gg_exec *e = gg_exec_new(g, isa, n_threads, &err);
+    bool fits = e && gg_exec_arena_nbytes(e) >= 0 && gg_exec_arena_nbytes(e) <= MAX_RUN_NBYTES &&
+                gg_exec_work_nbytes(e) <= MAX_RUN_NBYTES && gg_exec_flops(e, 0, gg_graph_size(g)) < 1e7;
+    if (fits) gg_exec_run(e, 0, gg_graph_size(g), &err);
+    gg_exec_free(e);
+    return fits;
+}
+
+/* Sizes as metadata in a file could ask for. */
+static gg_graph *resize(const gg_graph *g, uint64_t *state)
+{
+    int32_t ids[8], n = gg_graph_size(g) ? (int32_t)(fuzz_random(state) % 8) : 0;
+    int64_t ne[8 * GG_MAX_DIMS], offsets[8];
+    gg_error err;
+    for (int32_t i = 0; i < n; i++) {
+        ids[i] = (int32_t)(fuzz_random(state) % (uint64_t)gg_graph_size(g));
+        offsets[i] = 4 * (int64_t)(fuzz_random(state) % 64);
+        memcpy(&ne[GG_MAX_DIMS * i], gg_graph_tensor(g, ids[i])->ne, sizeof(int64_t) * GG_MAX_DIMS);
+        ne[GG_MAX_DIMS * i + (int64_t)(fuzz_random(state) % GG_MAX_DIMS)] = (int64_t)(fuzz_random(state) % 9);
+    }
+    return gg_resize(g, n, ids, ne, offsets, &err);
+}
+
+static void run_forward(const gg_graph *g, uint64_t *state)
+{
+    int32_t roots[4], n = 0, size = gg_graph_size(g), enable = (int32_t)(fuzz_random(state) % (GG_FUSE_ALL + 1));
+    gg_error err;
+    for (int32_t id = size - 1; id >= 0 && n < 4; id--)
+        if (id == size - 1 || gg_graph_tensor(g, id)->flags & GG_FLAG_OUTPUT) roots[n++] = id;
+    gg_graph *fused = n ? gg_fuse(g, n, roots, 0, enable, &err) : NULL;
+    outcomes[fused && run_program(fused, 1, state) ? RUN : NOT_RUN]++;
+    gg_graph_free(fused);
+}
+
+static void run_training(const gg_graph *g, uint64_t *state)
+{
+    int32_t loss = -1;
+    gg_error err;
+    for (int32_t id = 0; id < gg_graph_size(g); id++)
+        if (gg_graph_tensor(g, id)->flags & GG_FLAG_LOSS) loss = id;
+    if (loss < 0) return;
+    gg_graph *fused = gg_fuse(g, 1, &loss, 1, GG_FUSE_ALL, &err);
+    for (int32_t id = 0; fused && id < gg_graph_size(fused); id++)
+        if (gg_graph_tensor(fused, id)->flags & GG_FLAG_LOSS) loss = id;
+    if (fused && gg_grad(fused, loss, &err) >= 0 && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state))
+        outcomes[TRAINED]++;
+    gg_graph_free(fused);
+}
+
+static void run(const gg_graph *g, uint64_t *state)
+{
+    gg_graph *resized = resize(g, state);
+    run_forward(g, state);
+    run_training(g, state);
+    if (resized) run_forward(resized, state);
+    gg_graph_free(resized);
+}
+
+/* ---------------------------------------------------------------- the corpus */
+
+static fuzz_file corpus[MAX_CORPUS];
+static int32_t   n_corpus;
+
+static const gg_limits parse_limits = {1 << 16, (int64_t)1 << 40, 1e15};
+static const gg_limits run_limits = {FUZZ_MAX_RECORDS, 1 << 20, 1e6};
+
+static const gg_dialect *dialect_of(const uint8_t *bytes, int64_t size)
+{
+    gg_error err;
+    const char *name = gg_identify(bytes, size, &parse_limits, &err);
+    for (int32_t i = 0; name && i < gg_n_dialects; i++)
+        if (strcmp(gg_dialects[i].name, name) == 0) return &gg_dialects[i];
+    return &gg_dialects[size > 4 && bytes[4] == 1 ? gg_n_dialects - 1 : 0];
+}
+
+static void add(const uint8_t *bytes, int64_t size, const gg_dialect *dialect)
+{
+    if (n_corpus == MAX_CORPUS) return;
+    fuzz_file *f = &corpus[n_corpus++];
+    *f = (fuzz_file){.bytes = malloc((size_t)size + 1), .size = size};
+    if (!f->bytes) exit(2);
+    memcpy(f->bytes, bytes, (size_t)size);
+    f->dialect = dialect ? dialect : dialect_of(bytes, size);
+    fuzz_walk(f);
+}
+
+static void read_corpus(const char *directory)
+{
+    static uint8_t bytes[FUZZ_MAX_NBYTES];
+    struct dirent **entries;
+    int n = scandir(directory, &entries, NULL, alphasort);
+    for (int i = 0; i < n; i++) {
+        char path[1024];
+        snprintf(path, sizeof path, "%s/%s", directory, entries[i]->d_name);
+        int file = entries[i]->d_name[0] == '.' ? -1 : open(path, O_RDONLY);
+        ssize_t size = file < 0 ? -1 : read(file, bytes, sizeof bytes);
+        if (size >= 0) add(bytes, size, NULL);
+        if (file >= 0) close(file);
+        free(entries[i]);
+    }
+    free(entries);
+    if (n_corpus == 0) {
+        fprintf(stderr, "fuzz: no files in %s\n", directory);
+        exit(2);
+    }
+}
+
+/* ---------------------------------------------------------------- modes */
+
+static void fuzz(bool with_run, double seconds, uint64_t seed)
+{
+    static uint8_t bytes[FUZZ_MAX_NBYTES];
+    uint64_t state = seed;
+    for (double end = now() + seconds; now() < end;) {
+        alarm(HANG_SECONDS);
+        for (int k = 0; k < 256; k++) {
+            const fuzz_file *seed_file = &corpus[fuzz_random(&state) % (uint64_t)n_corpus];
+            const fuzz_file *other = &corpus[fuzz_random(&state) % (uint64_t)n_corpus];
+            fuzz_file f = *seed_file;
+            f.bytes = bytes;
+            memcpy(bytes, seed_file->bytes, (size_t)f.size);
+            int64_t before = n_edges;
+            fuzz_mutate(&f, other->dialect == f.dialect ? other : seed_file, &state);
+            if (fuzz_random(&state) % 8 < (with_run ? 6 : 1)) fuzz_repair(&f);
+            bool is_auto = fuzz_random(&state) % 8 == 0;
+            gg_graph *g = parse(&f, is_auto ? "auto" : f.dialect->name, with_run ? &run_limits : &parse_limits);
+            if (g && with_run) run(g, &state);
+            gg_graph_free(g);
+            if (n_edges > before) add(f.bytes, f.size, f.dialect);
+        }
+    }
+}
+
+static void try_bytes(fuzz_file *f)
+{
+    gg_graph_free(parse(f, f->dialect->name, &parse_limits));
+}
+
+static void every_byte(void)
+{
+    static uint8_t bytes[FUZZ_MAX_NBYTES];
+    for (int32_t k = 0; k < n_corpus; k++) {
+        fuzz_file f = corpus[k];
+        f.bytes = bytes;
+        memcpy(bytes, corpus[k].bytes, (size_t)f.size);
+        for (f.size = 0; f.size < corpus[k].size; f.size++) try_bytes(&f);
+        for (int64_t at = 0; at < f.size; at++) {
+            alarm(HANG_SECONDS);
+            for (int new = 0; new < 256; new++) {
+                bytes[at] = (uint8_t)new;
+                if (new != corpus[k].bytes[at]) try_bytes(&f);
+            }
+            bytes[at] = corpus[k].bytes[at];
+        }
+    }
+}
+
+static void replay(void)
+{
+    uint64_t state = 1;
+    for (int32_t k = 0; k < n_corpus; k++) {
+        gg_graph_free(parse(&corpus[k], "auto", &parse_limits));
+        for (int32_t i = 0; i < gg_n_dialects; i++) {
+            gg_graph *g = parse(&corpus[k], gg_dialects[i].name, &run_limits);
+            if (g) run(g, &state);
+            gg_graph_free(g);
+        }
+    }
+}
+
+int main(int n_arguments, char **arguments)
+{
+    if (n_arguments < 3) {
+        fprintf(stderr, "usage: fuzz parse|run|bytes|replay CORPUS [SECONDS] [SEED]\n");
+        return 2;
+    }
+    const char *mode = arguments[1];
+    int file = open("fuzz-input", O_RDWR | O_CREAT, 0644);
+    if (file < 0 || ftruncate(file, FUZZ_MAX_NBYTES + 8) != 0) return 2;
+    shown = mmap(NULL, FUZZ_MAX_NBYTES + 8, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (shown == MAP_FAILED) return 2;
+    read_corpus(arguments[2]);
+    int32_t n_files = n_corpus;
+    double  begin = now();
+    double  seconds = n_arguments > 3 ? strtod(arguments[3], NULL) : 10;
+    if (strcmp(mode, "bytes") == 0) every_byte();
+    else if (strcmp(mode, "replay") == 0) replay();
+    else fuzz(strcmp(mode, "run") == 0, seconds, n_arguments > 4 ? strtoull(arguments[4], NULL, 10) : 1);
+    printf("%s: %lld executions, %.0f/s, slowest %.2f ms, %d files + %d kept, %lld edges;", mode,
+           (long long)n_executions, (double)n_executions / (now() - begin), slowest * 1e3, n_files,
+           n_corpus - n_files, (long long)n_edges);
+    for (int i = 0; i < N_OUTCOMES; i++) printf(" %lld %s%s", (long long)outcomes[i], names[i], i + 1 < N_OUTCOMES ? "," : "\n");
+    return 0;
+}
