@@ -196,7 +196,7 @@ def repeat_back(a: Tensor, shape: Shape) -> Tensor:
 # ---------------------------------------------------------------- normalisation
 
 
-@op("NORM", rows=("a",), inplace=True, by_row=True, vjp=lambda g, y, a: (norm_back(g, a, y.eps),))
+@op("NORM", shape="norm", rows=("a",), inplace=True, by_row=True, vjp=lambda g, y, a: (norm_back(g, a, y.eps),))
 def norm(a: Tensor, eps: float) -> Tensor:
     """(a - mean) / sqrt(variance + eps) over the last axis (Ba et al. 2016)."""
 
@@ -212,7 +212,7 @@ def norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
     """norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
 
 
-@op("RMS_NORM", rows=("a",), inplace=True, by_row=True, vjp=lambda g, y, a: (rms_norm_back(g, a, y.eps),))
+@op("RMS_NORM", shape="norm", rows=("a",), inplace=True, by_row=True, vjp=lambda g, y, a: (rms_norm_back(g, a, y.eps),))
 def rms_norm(a: Tensor, eps: float) -> Tensor:
     """a / sqrt(mean(a^2) + eps) over the last axis (Zhang & Sennrich 2019)."""
 
@@ -378,13 +378,13 @@ def argsort(a: Tensor, order: int = 0) -> Tensor:
 # ---------------------------------------------------------------- attention
 
 
-@op("DIAG_MASK_INF", rows=("a",), kernel="diag_mask", inplace=True,
+@op("DIAG_MASK_INF", shape="diag_mask", rows=("a",), kernel="diag_mask", inplace=True,
     vjp=lambda g, y, a: (diag_mask_zero(g, y.n_past),))  # fmt: skip
 def diag_mask_inf(a: Tensor, n_past: int = 0) -> Tensor:
     """-inf where column > row + n_past: a query attends to itself and what came before."""
 
 
-@op("DIAG_MASK_ZERO", rows=("a",), kernel="diag_mask", inplace=True,
+@op("DIAG_MASK_ZERO", shape="diag_mask", rows=("a",), kernel="diag_mask", inplace=True,
     vjp=lambda g, y, a: (diag_mask_zero(g, y.n_past),))  # fmt: skip
 def diag_mask_zero(a: Tensor, n_past: int = 0) -> Tensor:
     """0 where column > row + n_past."""

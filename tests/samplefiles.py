@@ -20,7 +20,7 @@ from reference import SAMPLES, Sample
 
 from ggmlgraph.cgraph import Record, dump
 from ggmlgraph.core import CoreGraph
-from ggmlgraph.dialect import DIALECTS, LOSS, OUTPUT, PARAM
+from ggmlgraph.dialect import DIALECTS, LOSS, OUTPUT
 from ggmlgraph.errors import GGError, UnsupportedError
 from ggmlgraph.optable import TABLE
 

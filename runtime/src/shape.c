@@ -45,6 +45,18 @@ int32_t gg_shape_same(const gg_graph *g, gg_tensor *y, gg_error *err)
     return like(y, a, err);
 }
 
+int32_t gg_shape_norm(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    if (!(gg_param_f32(y, 0) >= 0)) FAIL_AS("BadOpParams", "eps is %g, not 0 or more", (double)gg_param_f32(y, 0));
+    return gg_shape_same(g, y, err);
+}
+
+int32_t gg_shape_diag_mask(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    if (gg_param_i32(y, 0) < 0) FAIL_AS("BadOpParams", "n_past is %d, not 0 or more", gg_param_i32(y, 0));
+    return gg_shape_same(g, y, err);
+}
+
 /* The result is the first source itself, which the op updates in place. */
 int32_t gg_shape_first(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
@@ -209,6 +221,8 @@ int32_t gg_shape_mul_mat(const gg_graph *g, gg_tensor *y, gg_error *err)
     if (check_f32(g, y, err) < 0) return -1;
     if (a->ne[0] != b->ne[0])
         FAIL("inner sizes %lld and %lld differ", (long long)a->ne[0], (long long)b->ne[0]);
+    if (gg_param_i32(y, 0) != 0 && gg_param_i32(y, 0) != 1)
+        FAIL_AS("BadOpParams", "precision is %d, neither 0 nor 1", gg_param_i32(y, 0));
     y->type = GG_TYPE_F32;
     return check_groups(a, b, err) < 0 ? -1 : gg_set_ne(y, ne, err);
 }

@@ -132,6 +132,12 @@ static gg_graph *parse(const fuzz_file *f, const char *dialect, const gg_limits 
     double begin = now();
     gg_graph *g = gg_import(exact, f->size, dialect, limits, &err);
     double seconds = now() - begin;
+    for (int k = 0; k < 3 && seconds > slowest; k++) { /* of a busy machine, the best of some */
+        gg_error ignored;
+        begin = now();
+        gg_graph_free(gg_import(exact, f->size, dialect, limits, &ignored));
+        if (now() - begin < seconds) seconds = now() - begin;
+    }
     if (seconds > slowest) slowest = seconds;
     free(exact);
     n_executions++;
