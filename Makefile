@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml meson.build $(shell find ggmlgraph models runtime -type f -not -path '*/__pycache__/*')
 ASAN := build/asan
 TSAN := build/tsan
+FUZZ := build/fuzz
+SECONDS ?= 60
 
-.PHONY: demo test lint sanitize tsan bench peers docs clean
+.PHONY: demo test lint sanitize tsan fuzz bench peers docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/ggmlgraph demo
@@ -24,12 +26,25 @@ lint: $(VENV)/installed
 # The C core once more, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(ASAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) $(BIN)/pytest tests/test_ops.py tests/test_runtime.py tests/test_import.py
+	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) $(BIN)/pytest tests/test_ops.py tests/test_runtime.py tests/test_import.py \
+	  tests/test_malformed.py
 
 # And under ThreadSanitizer: kernels, barrier and pool with 1, 2, 3 and 8 threads. A race is printed and fails the target.
 tsan: $(TSAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) \
 	$(BIN)/pytest --capture=sys tests/test_runtime.py tests/test_ops.py -k number_of_threads
+
+# Changed graph files, half of the time through the importer and half of it also through all that runs behind it; then
+# the share of the reader's lines they reach. SECONDS=3600 for an hour.
+fuzz: $(FUZZ)/built
+	rm -rf $(FUZZ)/samples && $(BIN)/python tests/samplefiles.py $(FUZZ)/samples
+	mkdir -p $(FUZZ)/kept
+	cd $(FUZZ) && export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 && \
+	asan/fuzz replay ../../tests/fuzz/corpus samples kept && \
+	asan/fuzz parse $$(( ($(SECONDS) + 1) / 2 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
+	asan/fuzz run $$(( ($(SECONDS) + 1) / 2 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
+	cd $(FUZZ)/coverage && rm -f libcore.a.p/*.gcda && ./fuzz replay ../../../tests/fuzz/corpus ../samples ../kept && \
+	gcov --no-output libcore.a.p/*.gcda | grep -A 1 -E "src/(import|graph|shape[a-z_]*)\.c'"
 
 # Ten to fifteen minutes. ONLY="gemm steps" measures some of: peak gemm steps growth.
 bench: $(VENV)/installed
@@ -60,6 +75,15 @@ $(TSAN)/installed: $(VENV)/installed
 	rm -rf $(TSAN)
 	$(BIN)/pip install --quiet --no-deps --target $(TSAN) . -Csetup-args=-Db_sanitize=thread \
 	  -Csetup-args=-Db_lundef=false -Csetup-args=-Dbuildtype=debugoptimized
+	touch $@
+
+$(FUZZ)/built: $(VENV)/installed $(shell find tests/fuzz -name '*.[ch]')
+	$(BIN)/pip install --quiet 'meson>=1.3' ninja
+	test -d $(FUZZ)/asan || PATH=$(abspath $(BIN)):$$PATH meson setup -Dfuzz=true -Dbuildtype=debugoptimized \
+	  -Db_sanitize=address,undefined -Db_lundef=false $(FUZZ)/asan
+	test -d $(FUZZ)/coverage || PATH=$(abspath $(BIN)):$$PATH meson setup -Dfuzz=true -Dbuildtype=debug -Db_coverage=true \
+	  $(FUZZ)/coverage
+	for build in asan coverage; do PATH=$(abspath $(BIN)):$$PATH meson compile -C $(FUZZ)/$$build fuzz || exit 1; done
 	touch $@
 
 clean:

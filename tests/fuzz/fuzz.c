@@ -1,8 +1,9 @@
 /* fuzz.c - feeds changed graph files to the importer, and what it accepts to every pass and the kernels.
  *
- *     fuzz parse|run CORPUS [SECONDS] [SEED]   change files of a corpus at random; keep those that reach new code
- *     fuzz bytes CORPUS                        every truncation and every value of every byte of each file
- *     fuzz replay CORPUS                       each file as it is, parsed and run
+ *     fuzz parse|run SECONDS SEED CORPUS... KEEP   change files at random; those that reach new code go to KEEP
+ *     fuzz bytes CORPUS...                         every truncation and every value of every byte of each file
+ *     fuzz replay CORPUS...                        each file as it is, parsed and run
+ *     fuzz merge CORPUS... KEEP                    the files that together reach what all do go to KEEP
  *
  * Run by `make fuzz`, under AddressSanitizer and UndefinedBehaviorSanitizer. A finding ends the process: a crash, a
  * hang, memory beyond twice the file and 16 MiB, a refusal without code, offset or one-line message. The input is then
@@ -229,6 +230,20 @@ static const gg_dialect *dialect_of(const uint8_t *bytes, int64_t size)
     return &gg_dialects[size > 4 && bytes[4] == 1 ? gg_n_dialects - 1 : 0];
 }
 
+/* Under a name that follows from its content. */
+static void save(const fuzz_file *f, const char *directory)
+{
+    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a (Fowler, Noll & Vo) */
+    char path[1024];
+    for (int64_t i = 0; i < f->size; i++) hash = (hash ^ f->bytes[i]) * 0x100000001b3;
+    snprintf(path, sizeof path, "%s/%s_%016llx.bin", directory, f->dialect->name, (unsigned long long)hash);
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (file < 0 || write(file, f->bytes, (size_t)f->size) != f->size || close(file) != 0) {
+        fprintf(stderr, "fuzz: cannot write %s\n", path);
+        exit(2);
+    }
+}
+
 static void add(const uint8_t *bytes, int64_t size, const gg_dialect *dialect)
 {
     if (n_corpus == MAX_CORPUS) return;
@@ -254,11 +269,7 @@ static void read_corpus(const char *directory)
         if (file >= 0) close(file);
         free(entries[i]);
     }
-    free(entries);
-    if (n_corpus == 0) {
-        fprintf(stderr, "fuzz: no files in %s\n", directory);
-        exit(2);
-    }
+    if (n >= 0) free(entries);
 }
 
 /* ---------------------------------------------------------------- modes */
@@ -311,40 +322,59 @@ static void every_byte(void)
     }
 }
 
-static void replay(void)
+/* Small files first, so that of those that reach the same the smallest is kept. */
+static int by_size(const void *a, const void *b)
+{
+    int64_t x = ((const fuzz_file *)a)->size, y = ((const fuzz_file *)b)->size;
+    return x < y ? -1 : x > y;
+}
+
+static void replay(const char *keep)
 {
     uint64_t state = 1;
+    qsort(corpus, (size_t)n_corpus, sizeof *corpus, by_size);
     for (int32_t k = 0; k < n_corpus; k++) {
+        int64_t before = n_edges;
+        alarm(HANG_SECONDS);
         gg_graph_free(parse(&corpus[k], "auto", &parse_limits));
         for (int32_t i = 0; i < gg_n_dialects; i++) {
             gg_graph *g = parse(&corpus[k], gg_dialects[i].name, &run_limits);
             if (g) run(g, &state);
             gg_graph_free(g);
         }
+        if (keep && n_edges > before) save(&corpus[k], keep);
     }
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: fuzz parse|run SECONDS SEED CORPUS... KEEP\n"
+                    "       fuzz bytes|replay CORPUS...\n"
+                    "       fuzz merge CORPUS... KEEP\n");
+    return 2;
 }
 
 int main(int n_arguments, char **arguments)
 {
-    if (n_arguments < 3) {
-        fprintf(stderr, "usage: fuzz parse|run|bytes|replay CORPUS [SECONDS] [SEED]\n");
-        return 2;
-    }
-    const char *mode = arguments[1];
+    const char *mode = n_arguments > 2 ? arguments[1] : "", *keep = arguments[n_arguments - 1];
+    bool changes = strcmp(mode, "parse") == 0 || strcmp(mode, "run") == 0, merges = strcmp(mode, "merge") == 0;
+    if (!changes && !merges && strcmp(mode, "bytes") != 0 && strcmp(mode, "replay") != 0) return usage();
+    int first = changes ? 4 : 2, end = merges ? n_arguments - 1 : n_arguments;
+    for (int i = first; i < end; i++) read_corpus(arguments[i]);
     int file = open("fuzz-input", O_RDWR | O_CREAT, 0644);
-    if (file < 0 || ftruncate(file, FUZZ_MAX_NBYTES + 8) != 0) return 2;
+    if (n_corpus == 0 || file < 0 || ftruncate(file, FUZZ_MAX_NBYTES + 8) != 0) return usage();
     shown = mmap(NULL, FUZZ_MAX_NBYTES + 8, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (shown == MAP_FAILED) return 2;
-    read_corpus(arguments[2]);
     int32_t n_files = n_corpus;
     double  begin = now();
-    double  seconds = n_arguments > 3 ? strtod(arguments[3], NULL) : 10;
     if (strcmp(mode, "bytes") == 0) every_byte();
-    else if (strcmp(mode, "replay") == 0) replay();
-    else fuzz(strcmp(mode, "run") == 0, seconds, n_arguments > 4 ? strtoull(arguments[4], NULL, 10) : 1);
+    else if (!changes) replay(merges ? keep : NULL);
+    else fuzz(strcmp(mode, "run") == 0, strtod(arguments[2], NULL), strtoull(arguments[3], NULL, 10));
+    for (int32_t k = n_files; k < n_corpus; k++) save(&corpus[k], keep);
     printf("%s: %lld executions, %.0f/s, slowest %.2f ms, %d files + %d kept, %lld edges;", mode,
            (long long)n_executions, (double)n_executions / (now() - begin), slowest * 1e3, n_files,
            n_corpus - n_files, (long long)n_edges);
-    for (int i = 0; i < N_OUTCOMES; i++) printf(" %lld %s%s", (long long)outcomes[i], names[i], i + 1 < N_OUTCOMES ? "," : "\n");
+    for (int i = 0; i < N_OUTCOMES; i++)
+        printf(" %lld %s%s", (long long)outcomes[i], names[i], i + 1 < N_OUTCOMES ? "," : "\n");
     return 0;
 }
