@@ -19,6 +19,7 @@ from ggmlgraph import checkpoint, rundir
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.decoding import OUTPUT, Decoder, decoder_of
 from ggmlgraph.errors import CheckpointError, DataError, UnsupportedError
+from ggmlgraph.limits import DEFAULT, Limits
 from ggmlgraph.philox import philox
 from ggmlgraph.runtime import Cost, Runtime
 from ggmlgraph.sampling import Sampling, choose
@@ -219,10 +220,12 @@ def n_vocab_of(runtime: Runtime) -> int:
     return runtime.graph.shape(tensor_id)[-1]
 
 
-def open_model(path: Path, *, threads: int | None = None, ctx: int | None = None) -> tuple[Runtime, Tokenizer]:
+def open_model(
+    path: Path, *, threads: int | None = None, ctx: int | None = None, limits: Limits = DEFAULT
+) -> tuple[Runtime, Tokenizer]:
     """A model and its tokenizer from a run directory (its latest whole checkpoint), a checkpoint or a graph file."""
     if not path.is_dir():
-        runtime = Runtime(path, threads=threads, ctx=ctx)
+        runtime = Runtime(path, threads=threads, ctx=ctx, limits=limits)
         return runtime, tokenizer_of(runtime, None)
     run = path if rundir.graph_path(path).exists() else path.absolute().parent
     if not rundir.graph_path(run).exists():
@@ -234,7 +237,8 @@ def open_model(path: Path, *, threads: int | None = None, ctx: int | None = None
             raise CheckpointError(f"{path} has no checkpoint yet")
         found = latest
     manifest = checkpoint.verify(found, ())
-    runtime = Runtime(rundir.graph_path(run), threads=threads, ctx=ctx or manifest.sizes.get("ctx"))
+    ctx = ctx or manifest.sizes.get("ctx")
+    runtime = Runtime(rundir.graph_path(run), threads=threads, ctx=ctx, limits=limits)
     checkpoint.load_weights(runtime, found)
     return runtime, tokenizer_of(runtime, rundir.tokenizer_path(run))
 

@@ -22,6 +22,7 @@ from samplefiles import records_of, to_bytes
 
 from ggmlgraph import cgraph, metadata
 from ggmlgraph.cgraph import Record
+from ggmlgraph.cli import run
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM, TYPES, Dialect
 from ggmlgraph.errors import DataError, FormatError, GGError, LimitError, ShapeError, UnsupportedError
@@ -542,6 +543,15 @@ def test_a_graph_larger_than_allowed_is_refused(sample: Sample, limits: Limits, 
         import_file(path, sample.dialect.name, limits)
     assert caught.value.code == code
     assert caught.value.offset is not None
+
+
+@pytest.mark.parametrize("command", ["inspect", "train", "bench", "generate"])
+def test_limits_are_options_of_the_commands_that_open_files(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "graph.bin").write_bytes(SAMPLES[4].content)
+    assert run([command, str(tmp_path / "graph.bin"), "--max-tensors", "2"]) == 1
+    assert "byte 0x8: 6 tensors, at most 2 are allowed" in capsys.readouterr().err
 
 
 def test_a_broadcast_view_is_charged_for_the_elements_it_shows() -> None:

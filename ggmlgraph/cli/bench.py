@@ -14,10 +14,11 @@ import click
 import numpy as np
 
 from ggmlgraph import machine, profiler
-from ggmlgraph.cli import memory, precision
+from ggmlgraph.cli import limits, memory, precision
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.generate import n_vocab_of
+from ggmlgraph.limits import Limits
 from ggmlgraph.runtime import Batch, Runtime
 
 N_WARMUP = 1  # steps that take memory and start threads
@@ -30,6 +31,7 @@ N_WARMUP = 1  # steps that take memory and start threads
 @click.option("--threads", type=int, help="[default: all processors]")
 @memory.option
 @precision.option
+@limits.options
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps that are measured.")
 @click.option("--profile", is_flag=True, help="Show the time by kind of node.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -40,6 +42,7 @@ def command(
     threads: int | None,
     memory_limit: int | None,
     matmul_precision: str,
+    limits: Limits,
     steps: int,
     profile: bool,
     as_json: bool,
@@ -51,7 +54,13 @@ def command(
     """
     before = machine.peak_memory()
     with Runtime(
-        graph, threads=threads, batch=batch, ctx=ctx, memory_limit=memory_limit, matmul_precision=matmul_precision
+        graph,
+        threads=threads,
+        batch=batch,
+        ctx=ctx,
+        memory_limit=memory_limit,
+        matmul_precision=matmul_precision,
+        limits=limits,
     ) as runtime:
         step = random_step(runtime)
         for _ in range(N_WARMUP):

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from ggmlgraph import wave
+from ggmlgraph.cli import limits
 from ggmlgraph.generate import Generator, open_model
+from ggmlgraph.limits import Limits
 from ggmlgraph.sampling import Sampling
 
 SAMPLING = Sampling()
@@ -26,6 +28,7 @@ SAMPLING = Sampling()
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True)
 @click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens looked back on.  [default: as trained]")
 @click.option("--threads", type=int, help="[default: all processors]")
+@limits.options
 def command(
     path: Path,
     prompt: str | None,
@@ -36,10 +39,11 @@ def command(
     seed: int,
     ctx: int | None,
     threads: int | None,
+    limits: Limits,
 ) -> None:
     """Continue a text with the model in a run directory (its latest checkpoint), a checkpoint, or a graph file."""
     how = Sampling(temperature, top_k, top_p, seed)
-    runtime, tokenizer = open_model(path, threads=threads, ctx=ctx)
+    runtime, tokenizer = open_model(path, threads=threads, ctx=ctx, limits=limits)
     with runtime:
         is_wave = wave.is_wave(runtime.metadata.corpus, tokenizer)
         start = prompt if prompt is not None else wave.PROMPT if is_wave else ""

@@ -11,9 +11,11 @@ import click
 
 from ggmlgraph import rundir
 from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.cli import limits
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import CoreGraph, lib
 from ggmlgraph.dialect import DIALECTS, LOSS, OUTPUT
+from ggmlgraph.limits import Limits
 from ggmlgraph.runtime import Program, Runtime, identify
 
 N_LARGEST = 5
@@ -26,11 +28,14 @@ N_LARGEST = 5
 @click.option("--batch", type=click.IntRange(1, 1 << 20), help="Plan for this batch.  [default: the graph's]")
 @click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Plan for this context.  [default: the graph's]")
 @click.option("--dialect", type=click.Choice(list(DIALECTS)), help="Which ggml the file is of.  [default: found out]")
-def command(path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None, dialect: str | None) -> None:
+@limits.options
+def command(
+    path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None, dialect: str | None, limits: Limits
+) -> None:
     """Show what is in a graph file: model, inputs, parameters, memory plan."""
     file = rundir.graph_path(path) if path.is_dir() else path
-    dialect = dialect or identify(file)
-    with Runtime(file, batch=batch, ctx=ctx, memory_limit=1 << 62, dialect=dialect) as runtime:
+    dialect = dialect or identify(file, limits)
+    with Runtime(file, batch=batch, ctx=ctx, memory_limit=1 << 62, dialect=dialect, limits=limits) as runtime:
         sections = [_head(file, dialect, runtime), _parameters(runtime), _programs(runtime)]
         if nodes:
             sections.append(_nodes("graph", runtime.graph, runtime.metadata.where))

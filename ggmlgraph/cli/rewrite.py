@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from ggmlgraph.cli import limits
 from ggmlgraph.console import nbytes
 from ggmlgraph.dialect import DIALECTS
+from ggmlgraph.limits import Limits
 from ggmlgraph.rewrite import rewrite
 from ggmlgraph.runtime import identify
 
@@ -19,11 +21,12 @@ from ggmlgraph.runtime import identify
 @click.option(
     "--from", "source_dialect", type=click.Choice(list(DIALECTS)), help="Which ggml IN is of.  [default: found out]"
 )
-def command(source: Path, target: Path, dialect: str, source_dialect: str | None) -> None:
+@limits.options
+def command(source: Path, target: Path, dialect: str, source_dialect: str | None, limits: Limits) -> None:
     """Write the graph file IN as OUT in another dialect of ggml's format, weights and all.
 
     v2 is the last ggml that reads graphs (2024-11-04), v2a the one in llama-cpp-python 0.3.1, v1 ggml-python 0.0.37.
     """
-    written = rewrite(source, target, dialect, source_dialect or identify(source))
+    written = rewrite(source, target, dialect, source_dialect or identify(source, limits))
     size = nbytes(target.stat().st_size)
     click.echo(f"{target}: {dialect}, {len(written.leafs)} leafs, {len(written.nodes)} nodes, {size}")

@@ -15,12 +15,13 @@ from click.core import ParameterSource
 
 from ggmlgraph import checkpoint, rundir, wave
 from ggmlgraph import tokenizer as tokenizers
-from ggmlgraph.cli import memory, precision
+from ggmlgraph.cli import limits, memory, precision
 from ggmlgraph.console import Console, Rate, duration, nbytes
 from ggmlgraph.core import peak_flops
 from ggmlgraph.data import Dataset, TokenFile, prepare
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.generate import Generator, n_vocab_of
+from ggmlgraph.limits import Limits
 from ggmlgraph.rundir import RunDirectory
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling
@@ -71,6 +72,7 @@ WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
               help="Tokens of a sample; 0: no samples.")  # fmt: skip
 @click.option("--resume", metavar="auto|DIR", help="Go on from the latest checkpoint in -o, if there is one, or from "
               "a checkpoint DIR. Options not given again are those of the run.")  # fmt: skip
+@limits.options
 @click.pass_context
 def command(
     context: click.Context,
@@ -81,6 +83,7 @@ def command(
     threads: int | None,
     memory_limit: int | None,
     resume: str | None,
+    limits: Limits,
     **options: Any,
 ) -> None:
     """Train GRAPH on text and keep everything in a run directory.
@@ -93,7 +96,7 @@ def command(
     with RunDirectory(output) as run:
         start = _start(run, resume)
         before = rundir.read_config(start.parent if start else run.path, TrainConfig) if resume else None
-        config, runtime = _open(graph, before, given, options, threads, memory_limit)
+        config, runtime = _open(graph, before, given, options, threads, memory_limit, limits)
         with runtime:
             _train(run, graph, runtime, config, start, tokenizer)
 
@@ -123,6 +126,7 @@ def _open(
     options: dict[str, Any],
     threads: int | None,
     memory_limit: int | None,
+    limits: Limits,
 ) -> tuple[TrainConfig, Runtime]:
     """The options, resolved: those given, else those of the run, else the graph's or the defaults."""
     if before is not None:
@@ -138,6 +142,7 @@ def _open(
         accumulate=merged["accumulate"],
         memory_limit=memory_limit,
         matmul_precision=merged["matmul_precision"],
+        limits=limits,
     )
     merged["batch"], merged["ctx"] = runtime.window
     merged["data"] = tuple(merged["data"]) or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
