@@ -155,7 +155,8 @@ static bool run_program(gg_graph *g, int32_t n_threads, uint64_t *state)
     gg_error err;
     int32_t  level = (int32_t)(fuzz_random(state) % 3);
     const char *isa = gg_isa_name(level) && gg_isa_supported(level) ? gg_isa_name(level) : NULL;
-    gg_exec *e = gg_exec_new(g, isa, n_threads, &err);
+    int32_t  precision = fuzz_random(state) % 4 ? GG_MATMUL_FLOAT32 : GG_MATMUL_BF16;
+    gg_exec *e = gg_exec_new(g, isa, precision, n_threads, &err);
     bool fits = e && gg_exec_arena_nbytes(e) >= 0 && gg_exec_arena_nbytes(e) <= MAX_RUN_NBYTES &&
                 gg_exec_work_nbytes(e) <= MAX_RUN_NBYTES && gg_exec_flops(e, 0, gg_graph_size(g)) < 1e7;
     if (fits) gg_exec_run(e, 0, gg_graph_size(g), &err);
@@ -178,6 +179,16 @@ static gg_graph *resize(const gg_graph *g, uint64_t *state)
     return gg_resize(g, n, ids, ne, offsets, &err);
 }
 
+/* As generation asks for it: the int32 leafs are ids and positions. */
+static gg_graph *with_cache(const gg_graph *g, uint64_t *state)
+{
+    int32_t inputs[2], n = 0;
+    gg_error err;
+    for (int32_t id = 0; id < gg_graph_size(g) && n < 2; id++)
+        if (gg_graph_tensor(g, id)->op == GG_OP_NONE && gg_graph_tensor(g, id)->type == GG_TYPE_I32) inputs[n++] = id;
+    return n ? gg_cache(g, n, inputs, (int64_t)(fuzz_random(state) % 9), NULL, &err) : NULL;
+}
+
 static void run_forward(const gg_graph *g, uint64_t *state)
 {
     int32_t roots[4], n = 0, size = gg_graph_size(g), enable = (int32_t)(fuzz_random(state) % (GG_FUSE_ALL + 1));
@@ -186,6 +197,9 @@ static void run_forward(const gg_graph *g, uint64_t *state)
         if (id == size - 1 || gg_graph_tensor(g, id)->flags & GG_FLAG_OUTPUT) roots[n++] = id;
     gg_graph *fused = n ? gg_fuse(g, n, roots, 0, enable, &err) : NULL;
     outcomes[fused && run_program(fused, 1, state) ? RUN : NOT_RUN]++;
+    gg_graph *cached = fused ? with_cache(fused, state) : NULL;
+    if (cached) run_program(cached, 1, state);
+    gg_graph_free(cached);
     gg_graph_free(fused);
 }
 
@@ -199,8 +213,11 @@ static void run_training(const gg_graph *g, uint64_t *state)
     gg_graph *fused = gg_fuse(g, 1, &loss, 1, GG_FUSE_ALL, &err);
     for (int32_t id = 0; fused && id < gg_graph_size(fused); id++)
         if (gg_graph_tensor(fused, id)->flags & GG_FLAG_LOSS) loss = id;
-    if (fused && gg_grad(fused, loss, &err) >= 0 && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state))
-        outcomes[TRAINED]++;
+    bool has_gradient = fused && gg_grad(fused, loss, &err) >= 0;
+    gg_graph *again = has_gradient ? gg_recompute(fused, loss, (int32_t)(fuzz_random(state) % 4), &err) : NULL;
+    if (again && gg_adamw(again, &err) >= 0) run_program(again, 1, state);
+    if (has_gradient && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state)) outcomes[TRAINED]++;
+    gg_graph_free(again);
     gg_graph_free(fused);
 }
 
