@@ -9,6 +9,7 @@ Tensors of a file are numbered leafs first, then nodes, in the order of `ggml_bu
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ggmlgraph.dialect import ALL_FLAGS, DIALECTS, MAGIC, PARAM, TYPES, Dialect, Layout, Variation
-from ggmlgraph.durable import replacing
+from ggmlgraph.durable import WriteBehind, replacing
 from ggmlgraph.errors import FormatError, GGError, LimitError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def write(
     size_eval_slack: int | None = None,
 ) -> None:
     """Write a file at once or not at all."""
-    with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
+    with replacing(Path(path)) as temporary, io.BufferedWriter(WriteBehind(temporary)) as stream:
         dump(stream, records, roots, dialect, size_eval_slack)
 
 

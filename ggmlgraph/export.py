@@ -100,11 +100,11 @@ def _record(graph: Graph, i: int, name: str, seed: int, weights: Weights | None)
     )
 
 
-def _weights(node: Node, name: str, seed: int, weights: Weights | None) -> Callable[[], Iterator[bytes]]:
-    def chunks() -> Iterator[bytes]:
+def _weights(node: Node, name: str, seed: int, weights: Weights | None) -> Callable[[], Iterator[memoryview]]:
+    def chunks() -> Iterator[memoryview]:
         assert node.initializer is not None
         for values in weights[name]() if weights else node.initializer.chunks(name, node.shape, seed):
-            yield values.tobytes()
+            yield values.data.cast("B")
 
     return chunks
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -344,6 +345,7 @@ class Graph:
         save(self, Path(path), seed=seed, weights=weights, tokenizer=tokenizer, corpus=corpus, dialect=dialect)
 
 
+@cache
 def _is_ours(filename: str) -> bool:
     path = Path(filename)
     return PACKAGE in path.parents and PACKAGE / "models" not in path.parents
