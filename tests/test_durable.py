@@ -21,7 +21,7 @@ def test_a_file_written_behind_has_the_bytes_that_were_written(tmp_path: Path, m
 
 def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(OSError), durable.replacing(tmp_path / "file") as temporary:  # noqa: PT012
+    with pytest.raises(OSError), durable.replacing(tmp_path / "file") as temporary:
         temporary.write_bytes(b"half")
         raise OSError
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
