@@ -84,10 +84,8 @@ class Generator:
         """The last n tokens, the first of them begin-of-text if the model's texts begin so."""
         if len(tokens) <= n:
             return tokens
-        last = tokens[len(tokens) - n :]
-        if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None and n > 1:
-            last[0] = self.tokenizer.bos_id
-        return last
+        beginning = self.tokenizer.beginning
+        return (beginning + tokens[len(tokens) - n + len(beginning) :])[:n]
 
     def _known(self, text: _Text) -> int:
         """How many of its tokens, not the last, the decoder has read already."""
@@ -125,9 +123,7 @@ class Generator:
 
     def ids(self, prompt: str) -> Ids:
         """Of a prompt as the model's texts begin: behind a begin-of-text token if it expects one, never empty."""
-        ids = self.tokenizer.encode(prompt)
-        if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None:
-            return np.concatenate([np.array([self.tokenizer.bos_id], np.int32), ids])
+        ids = np.concatenate([np.array(self.tokenizer.beginning, np.int32), self.tokenizer.encode(prompt)])
         return ids if ids.size else first_token(self.tokenizer)
 
     def text(

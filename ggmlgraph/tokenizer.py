@@ -84,6 +84,11 @@ class Tokenizer(ABC):
         return "".join([*map(decoder.push, tokens), decoder.finish()])
 
     @property
+    def beginning(self) -> list[int]:
+        """What the model's texts begin with: bos_id, or nothing."""
+        return [self.bos_id] if self.adds_bos and self.bos_id is not None else []
+
+    @property
     def specials(self) -> Mapping[str, int]:
         """Control tokens by name, which no text is encoded as unless the tokenizer itself does so."""
         return {}

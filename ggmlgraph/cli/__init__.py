@@ -27,6 +27,8 @@ COMMANDS = {  # name: one line of help; the command is `command` in the module g
     "export-hf": "Write a model for transformers.",
     "train": "Train a graph file on text.",
     "generate": "Continue a text with a trained model.",
+    "chat": "Talk with a model.",
+    "eval": "Measure how well a model predicts a text, or picks the right answers.",
     "inspect": "Show what is in a graph file.",
     "rewrite": "Write a graph file in another dialect of ggml's format.",
     "bench": "Measure training steps of a graph file.",

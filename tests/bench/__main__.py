@@ -1,4 +1,4 @@
-"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth]`, all of them by default. Run by `make bench`.
+"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode]`, by default all. Run by `make bench`.
 
 Each prints tables and writes every measurement to build/bench/NAME.json. Quote medians of paired ratios: on a shared
 machine a single time says little.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import decode
 import gemm
 import growth
 import peak
@@ -17,7 +18,7 @@ from workloads import WORKLOADS
 
 from ggmlgraph import machine
 
-NAMES = ("peak", "gemm", "steps", "growth")
+NAMES = ("peak", "gemm", "steps", "growth", "decode")
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
         if name == "steps":
             steps.main(a.out, a.threads, a.rounds, a.workloads.split(","), a.batch)
         else:
-            {"peak": peak, "gemm": gemm, "growth": growth}[name].main(a.out, a.threads, a.rounds)
+            {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode}[name].main(a.out, a.threads, a.rounds)
 
 
 if __name__ == "__main__":

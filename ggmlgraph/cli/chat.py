@@ -1,0 +1,83 @@
+"""`ggmlgraph chat MODEL`: a conversation on the terminal, or with the lines of standard input."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from ggmlgraph.chat import Conversation, Template
+from ggmlgraph.cli import limits, sampling
+from ggmlgraph.corpus import open_source
+from ggmlgraph.errors import DataError
+from ggmlgraph.generate import Generator, open_model
+from ggmlgraph.limits import Limits
+from ggmlgraph.sampling import Sampling
+
+PROMPT = "> "
+
+
+@click.command()
+@click.argument("path", metavar="RUN|CHECKPOINT|GRAPH", type=click.Path(path_type=Path))
+@click.option("--system", help="What the model is told before the first message.")
+@click.option("--template", "template_file", type=click.Path(path_type=Path),
+              help="A chat template (Jinja2).  [default: the model's]")  # fmt: skip
+@click.option("-n", "--predict", type=click.IntRange(1), default=1024, show_default=True, help="Tokens of an answer.")
+@click.option("--stop", multiple=True, help="End an answer before this text. May be given several times.")
+@sampling.options
+@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens looked back on.  [default: as trained]")
+@click.option("--threads", type=int, help="[default: all processors]")
+@limits.options
+def command(
+    path: Path,
+    system: str | None,
+    template_file: Path | None,
+    predict: int,
+    stop: tuple[str, ...],
+    ctx: int | None,
+    threads: int | None,
+    limits: Limits,
+    how: Sampling,
+) -> None:
+    """Talk with a model: each line is a message. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
+    runtime, tokenizer = open_model(path, threads=threads, ctx=ctx, limits=limits)
+    with runtime:
+        source = tokenizer.chat_template if template_file is None else "".join(open_source(template_file).chunks())
+        if source is None:
+            raise DataError("the model has no chat template; give one with --template FILE")
+        conversation = Conversation(Generator(runtime, tokenizer), Template(source, tokenizer), system)
+        with suppress(EOFError):
+            while True:
+                if message := _message():
+                    _tell_answer(conversation, message, predict, how, stop)
+
+
+def _message() -> str:
+    """The next line; raises EOFError after the last. Ctrl-C drops what was typed."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.strip()
+    import readline  # noqa: F401  (line editing and history for input)
+
+    try:
+        return input(PROMPT).strip()
+    except KeyboardInterrupt:
+        click.echo("\nCtrl-D ends the conversation")
+        return ""
+    except EOFError:
+        click.echo()
+        raise
+
+
+def _tell_answer(conversation: Conversation, message: str, n: int, how: Sampling, stop: tuple[str, ...]) -> None:
+    answer = conversation.answer(message, n, how, stop)
+    try:
+        for piece in answer:
+            click.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        answer.close()
+    click.echo()
