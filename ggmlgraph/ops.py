@@ -367,7 +367,7 @@ def get_rows_back(g: Tensor, ids: Tensor, shape: Shape) -> Tensor:
 # ---------------------------------------------------------------- order
 
 
-@op("ARGSORT", shape="argsort", rows=("a",), work="argsort", no_gradient=True)
+@op("ARGSORT", shape="argsort", rows=("a",), work="argsort", no_gradient=True, by_row=True)
 def argsort(a: Tensor, order: int = 0) -> Tensor:
     """Where the elements of each row come from when it is sorted, int32 of a's shape: order 0 rising, 1 falling.
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import ggmlgraph as gg
 from ggmlgraph import generate, wave
 from ggmlgraph.corpus import SINE_ALPHABET
-from ggmlgraph.decoding import WindowDecoder
+from ggmlgraph.decoding import CachedDecoder, WindowDecoder
 from ggmlgraph.errors import CheckpointError, DataError, GGError, UsageError
-from ggmlgraph.generate import Generator
+from ggmlgraph.generate import Generator, Written
 from ggmlgraph.models import llama
 from ggmlgraph.sampling import Sampling, choose
 from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer
@@ -71,9 +72,40 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
         choose(np.array([0, np.nan], np.float32), GREEDY, 0.5)
 
 
+def test_min_p_keeps_what_is_that_likely_measured_by_the_likeliest() -> None:
+    assert shares(Sampling(1.0, top_k=0, top_p=1.0, min_p=0.49)) == pytest.approx([0, 2 / 3, 0, 1 / 3], abs=0.002)
+
+
+def test_min_p_1_keeps_the_likeliest() -> None:
+    assert shares(Sampling(1.0, top_k=0, top_p=1.0, min_p=1.0)) == [0, 1, 0, 0]
+
+
+def test_among_equals_top_k_keeps_the_lower_ids() -> None:
+    drawn = {choose(np.ones(9, np.float32), Sampling(1.0, 3, 1.0), u) for u in np.linspace(0, 0.99, 50)}
+    assert drawn == {0, 1, 2}
+
+
+def test_a_repeated_token_is_penalised() -> None:
+    logits = np.array([3.0, 2.0, -1.0], np.float32)
+    assert choose(logits, Sampling(0, repeat_penalty=2.0), 0.5, [0]) == 1
+    assert choose(-logits, Sampling(0, repeat_penalty=4.0), 0.5, [2]) == 2
+
+
+def test_a_token_longer_ago_than_64_is_not_penalised() -> None:
+    logits = np.array([3.0, 2.0, -1.0], np.float32)
+    assert choose(logits, Sampling(0, repeat_penalty=2.0), 0.5, [0, *[2] * 64]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [((-1.0,), "temperature"), ((float("nan"),), "temperature"), ((1.0, -1), "top-k"), ((1.0, 0, 0.0), "top-p")],
+    [
+        ((-1.0,), "temperature"),
+        ((1.0, 0, 1.0, 0, 2.0), "min-p"),
+        ((1.0, 0, 1.0, 0, 0.0, 0.0), "repeat-penalty"),
+        ((float("nan"),), "temperature"),
+        ((1.0, -1), "top-k"),
+        ((1.0, 0, 0.0), "top-p"),
+    ],
 )
 def test_sampling_options_out_of_range_are_usage_errors(options: tuple[float, ...], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
@@ -136,6 +168,117 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "g.bin", n_vocab=64)
     with pytest.raises(DataError, match="256 ids, the model's n_vocab is 64"):
         Generator(gg.Runtime(path, threads=1), BytesTokenizer())
+
+
+# ---------------------------------------------------------------- windows, batches, stop strings
+
+
+def recomputing(path: Path, batch: int = 1) -> Generator:
+    """Computes the window anew for every token."""
+    runtime = gg.Runtime(path, threads=1)
+    generator = Generator(runtime, BytesTokenizer())
+    generator.decoder = WindowDecoder(runtime, batch)
+    return generator
+
+
+def test_with_its_cache_a_model_says_what_it_says_without(tmp_path: Path) -> None:
+    path = save(tmp_path / "g.bin")
+    cached = Generator(gg.Runtime(path, threads=1), BytesTokenizer())
+    assert isinstance(cached.decoder, CachedDecoder)
+    said = "".join(cached.text("abcd", 40, GREEDY))  # ctx is 8: the window is full again and again
+    assert said == "".join(recomputing(path).text("abcd", 40, GREEDY))
+
+
+def test_a_full_window_goes_on_with_its_last_half(generator: Generator) -> None:
+    ids = list(generator.tokens(np.arange(5, dtype=np.int32), 12, GREEDY))
+    text = [*range(5), *ids]
+    for n in (9, 13):  # tokens read when the window of 8 is full: a slide to the last 4, and one more
+        again = list(generator.tokens(np.array(text[n - 5 : n], np.int32), 1, GREEDY))
+        assert again == [text[n]]
+
+
+def test_a_window_goes_on_behind_the_begin_of_text_token(generator: Generator) -> None:
+    generator.tokenizer.bos_id, generator.tokenizer.adds_bos = 7, True
+    assert generator.ids("ab").tolist() == [7, 97, 98]
+    assert generator._window(list(range(20, 40)), 4) == [7, 37, 38, 39]
+
+
+PROMPTS = ["a", "Once upon", "xyz", "", "a longer prompt than all others"]
+
+
+@pytest.mark.parametrize("how", [GREEDY, Sampling(1.5, seed=5)], ids=["greedy", "drawn"])
+def test_prompts_in_a_batch_are_continued_as_each_alone(how: Sampling, tmp_path: Path) -> None:
+    path = save(tmp_path / "g.bin")
+    together = Generator(gg.Runtime(path, threads=1), BytesTokenizer(), batch=3).texts(PROMPTS, 20, how)
+    alone = Generator(gg.Runtime(path, threads=1), BytesTokenizer())
+    assert together == ["".join(alone.text(prompt, 20, how)) for prompt in PROMPTS]
+
+
+def test_a_text_of_a_batch_ends_by_itself(generator: Generator, tmp_path: Path) -> None:
+    first = "".join(generator.text("a", 9, GREEDY))
+    batch = Generator(gg.Runtime(tmp_path / "g.bin", threads=1), BytesTokenizer(), batch=2)
+    (likeliest,) = generator.tokens(np.array([98], np.int32), 1, GREEDY)
+    batch.tokenizer.eos_id = likeliest
+    texts = batch.texts(["a", "b"], 9, GREEDY)
+    assert texts[1] == "b"
+    assert first.startswith(texts[0])
+
+
+def test_a_stop_string_ends_the_text_before_it(generator: Generator) -> None:
+    said = "".join(generator.text("abc", 40, GREEDY)).removeprefix("abc")
+    stop = said[6:9]
+    assert "".join(generator.text("abc", 40, GREEDY, stop=[stop, "no such text"])) == "abc" + said[: said.index(stop)]
+    assert generator.texts(["abc"], 40, GREEDY, stop=[stop]) == ["abc" + said[: said.index(stop)]]
+
+
+def pieces_of(text: str, stop: list[str]) -> list[str]:
+    """What is shown of a text whose characters come one by one."""
+    tokenizer = CharsTokenizer("".join(sorted(set(text))))
+    written = Written(tokenizer, tokenizer.encode(""), stop)
+    shown = []
+    for token in tokenizer.encode(text):
+        shown.append(written.push(token))
+        if written.stopped:
+            return shown
+    return [*shown, written.finish()]
+
+
+def test_a_stop_string_that_comes_in_pieces_is_not_shown() -> None:
+    assert "".join(pieces_of("one END two", ["END"])) == "one "
+
+
+def test_what_only_looked_like_a_stop_string_is_shown_as_soon_as_that_is_clear() -> None:
+    shown = pieces_of("EN! ENE", ["END"])
+    assert shown[:3] == ["", "", "EN!"]
+    assert "".join(shown) == "EN! ENE"
+
+
+def test_the_earliest_of_several_stop_strings_counts() -> None:
+    assert "".join(pieces_of("abcabd", ["d", "ca"])) == "ab"
+
+
+def test_a_character_is_shown_when_all_its_bytes_are_there() -> None:
+    written = Written(BytesTokenizer(), np.empty(0, np.int32), ["!"])
+    assert [written.push(byte) for byte in "ü€!".encode()] == ["", "ü", "", "", "€", ""]
+
+
+def test_a_text_that_begins_like_the_last_is_read_from_where_it_differs(generator: Generator) -> None:
+    first = list(generator.tokens(np.array([1, 2, 3], np.int32), 2, GREEDY))
+    read: list[int] = []
+    advance = generator.decoder.advance
+
+    def noting(tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        read.extend(tokens[0].tolist())
+        return advance(tokens)
+
+    generator.decoder.advance = noting  # type: ignore[method-assign]
+    prompt = np.array([1, 2, 3, first[0], 9], np.int32)
+    reused = list(generator.tokens(prompt, 1, GREEDY, reuse=True))
+    assert read == [9]
+    assert reused == list(generator.tokens(prompt, 1, GREEDY))
+
+
+# ---------------------------------------------------------------- a model's parts
 
 
 def test_a_graph_file_brings_its_tokenizer(tmp_path: Path) -> None:

@@ -91,11 +91,38 @@ static bool follow_product(const follower *f, int32_t id)
     return true;
 }
 
+/* Rows of one table, or each position's rows of its own matrix of the table. */
 static bool follow_lookup(const follower *f, int32_t id)
 {
     const gg_tensor *y = gg_at(f->g, id);
-    if (positioned(f, y, 0) >= 0) return false;
+    axis of_table, of_ids;
     f->stride[id] = y->ne[0] * f->stride[y->src[1]];
+    if (positioned(f, y, 0) < 0) return true;
+    return positioned(f, y, 1) >= 0 && find_axis(f, y->src[0], &of_table) && find_axis(f, y->src[1], &of_ids) &&
+           of_table.dim >= 2 && of_table.dim == of_ids.dim + 1 && of_table.inner == of_ids.inner;
+}
+
+/* Rows of b, each with the matrices of a that its position's ids choose. */
+static bool follow_experts(const follower *f, int32_t id)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    axis of_b, of_ids;
+    if (positioned(f, y, 0) >= 0 || positioned(f, y, 1) < 0 || positioned(f, y, 2) < 0) return false;
+    if (!find_axis(f, y->src[1], &of_b) || !find_axis(f, y->src[2], &of_ids)) return false;
+    if (of_b.dim != 2 || of_ids.dim != 1 || of_b.inner != of_ids.inner) return false;
+    set_axis(f, id, of_b);
+    return true;
+}
+
+/* Two tensors joined along another dimension. */
+static bool follow_concat(const follower *f, int32_t id)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    axis a, b;
+    if (positioned(f, y, 0) < 0 || positioned(f, y, 1) < 0) return false;
+    if (!find_axis(f, y->src[0], &a) || !find_axis(f, y->src[1], &b)) return false;
+    if (a.dim != b.dim || a.inner != b.inner || a.dim == gg_param_i32(y, 0)) return false;
+    set_axis(f, id, a);
     return true;
 }
 
@@ -108,23 +135,22 @@ static bool follow_axes(const follower *f, int32_t id, const int32_t to[GG_MAX_D
     return true;
 }
 
-/* A window that holds all positions in one dimension of its own, and in the others stays within one. */
+/* A window that holds the whole dimension of positions, and in its other dimensions stays within one step of it. */
 static bool follow_view(const follower *f, int32_t id)
 {
     const gg_tensor *y = gg_at(f->g, id), *whole = gg_at(f->g, y->src[0]);
     axis a;
-    if (!gg_is_contiguous(whole) || !find_axis(f, y->src[0], &a) || a.inner != 1 || whole->ne[a.dim] != f->n)
-        return false;
-    int64_t step = whole->nb[a.dim], offset = gg_param_i64(y, 0), within = offset % step + gg_type_size(y->type);
+    if (!gg_is_contiguous(whole) || !find_axis(f, y->src[0], &a)) return false;
+    int64_t step = whole->nb[a.dim], n_steps = whole->ne[a.dim], offset = gg_param_i64(y, 0), within = offset % step + gg_type_size(y->type);
     int dim = -1;
     for (int i = 0; i < GG_MAX_DIMS; i++) {
         if (y->ne[i] == 1) continue;
-        if (y->nb[i] == step && y->ne[i] == f->n && dim < 0) dim = i;
+        if (y->nb[i] == step && y->ne[i] == n_steps && dim < 0) dim = i;
         else if (y->nb[i] < step) within += (y->ne[i] - 1) * y->nb[i];
-        else if (y->nb[i] % (step * f->n) != 0) return false;
+        else if (y->nb[i] % (step * n_steps) != 0) return false;
     }
-    if (dim < 0 || within > step || offset / step % f->n != 0) return false;
-    set_axis(f, id, (axis){dim, 1});
+    if (dim < 0 || within > step || offset / step % n_steps != 0) return false;
+    set_axis(f, id, (axis){dim, a.inner});
     return true;
 }
 
@@ -150,6 +176,8 @@ static bool follow(const follower *f, int32_t id)
     case GG_OP_PERMUTE: return follow_axes(f, id, y->op_params);
     case GG_OP_TRANSPOSE: return follow_axes(f, id, transposed);
     case GG_OP_GET_ROWS: return follow_lookup(f, id);
+    case GG_OP_CONCAT: return follow_concat(f, id);
+    case GG_OP_MUL_MAT_ID: return follow_experts(f, id);
     case GG_OP_MUL_MAT: return follow_product(f, id);
     case GG_OP_ROPE: return f->stride[y->src[1]] == 1 && follow_heads(f, id, 1);
     case GG_OP_ATTENTION: return gg_param_i32(y, 1) == 0 && follow_heads(f, id, 3);
