@@ -34,15 +34,16 @@ tsan: $(TSAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) \
 	$(BIN)/pytest --capture=sys tests/test_runtime.py tests/test_ops.py -k number_of_threads
 
-# Changed graph files, half of the time through the importer and half of it also through all that runs behind it; then
-# the share of the reader's lines they reach. SECONDS=3600 for an hour.
+# Changed graph files: through the importer, through all that runs behind it, and through both readers; then the share
+# of the reader's lines they reach. SECONDS=3600 for an hour. Ends with an error at the first finding.
 fuzz: $(FUZZ)/built
 	rm -rf $(FUZZ)/samples && $(BIN)/python tests/samplefiles.py $(FUZZ)/samples
 	mkdir -p $(FUZZ)/kept
 	cd $(FUZZ) && export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 && \
 	asan/fuzz replay ../../tests/fuzz/corpus samples kept && \
-	asan/fuzz parse $$(( ($(SECONDS) + 1) / 2 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
-	asan/fuzz run $$(( ($(SECONDS) + 1) / 2 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
+	asan/fuzz parse $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
+	asan/fuzz run $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
+	$(BIN)/python tests/readers.py $$(( $(SECONDS) / 5 ))
 	cd $(FUZZ)/coverage && rm -f libcore.a.p/*.gcda && ./fuzz replay ../../../tests/fuzz/corpus ../samples ../kept && \
 	gcov --no-output libcore.a.p/*.gcda | grep -A 1 -E "src/(import|graph|shape[a-z_]*)\.c'"
 
