@@ -444,7 +444,7 @@ class HuggingFaceTokenizer(Tokenizer):
             return any(step.get("add_prefix_space") is True for step in steps)
         tokens = (token for token, name in enumerate(self.json.names) if name and token not in self._added)
         token = next((token for token in tokens if self.piece(token).startswith(b" ")), None)
-        return token is not None and not self._encoder.decode([token]).startswith(" ")
+        return token is not None and self._encoder.decode([token]).encode() == self.piece(token)[1:]
 
     def payload(self) -> bytes:
         return self._data

@@ -61,6 +61,8 @@ class Model(msgspec.Struct):
     ignore_merges: bool | None = None
     unk_id: int | None = None
     unk_token: str | None = None
+    continuing_subword_prefix: str | None = None
+    dropout: float | None = None
 
 
 class File(msgspec.Struct):
@@ -113,6 +115,7 @@ def read(data: bytes) -> TokenizerJson:
     for part in (file.normalizer, file.pre_tokenizer, file.decoder, file.post_processor):
         for item in _objects(part):
             _check(item)
+    _check_model(file.model)
     special = {token.content: token.id for token in file.added_tokens if token.special}
     bos_id = next((special[name] for name in BOS if name in special), None)
     return TokenizerJson(
@@ -149,6 +152,16 @@ def _check(item: dict[str, Any]) -> None:
         raise UnsupportedError("a tokenizer.json with a regular expression that is not a known one")
     if item.get("type") == "Precompiled":
         charsmap(item)
+
+
+def _check_model(model: Model) -> None:
+    if model.dropout:
+        raise UnsupportedError("a tokenizer.json that merges by chance (dropout): a text must always have the same ids")
+    prefix = model.continuing_subword_prefix or ""
+    for merge in model.merges if prefix else ():
+        second = merge.partition(" ")[2] if isinstance(merge, str) else merge[1]
+        if not second.startswith(prefix):  # the package cuts that many bytes off, wherever they end
+            raise FormatError(f"a tokenizer.json with a merge whose second part does not begin with {prefix!r}")
 
 
 def charsmap(step: dict[str, Any]) -> bytes:
