@@ -56,6 +56,8 @@ def _config(model: Trained, said: dict[str, Any], model_type: str) -> dict[str, 
             config.setdefault(place, {})[inner[0]] = value
         else:
             config[key] = value
+    if config.get("head_dim", 0) is None:  # not every model of theirs takes a null for the usual size
+        config["head_dim"] = model.config["n_embd"] // model.config["n_head"]
     config["max_position_embeddings"] = model.n_ctx
     tokenizer = model.tokenizer
     config["bos_token_id"] = tokenizer.bos_id if tokenizer else None

@@ -1,0 +1,68 @@
+"""Exported folders in transformers: logits, weights, token ids."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from test_exports import MODELS, graph_of
+
+from ggmlgraph import exporthf, trained
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.runtime import Runtime
+from ggmlgraph.tokenizer import BytesTokenizer
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+N_IDS = 48
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_of_every_architecture_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    architecture, fields = MODELS[name]
+    graph = graph_of(architecture, tmp_path / "g.bin", BytesTokenizer(), **fields)
+    exporthf.export(trained.find(graph, 64), tmp_path / "hf")
+    ids = np.random.default_rng(1).integers(0, 256, N_IDS)
+    model, told = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        theirs = model.eval()(torch.tensor(ids[None])).logits[0].numpy()
+    with Runtime(graph, threads=1, batch=1, ctx=N_IDS) as runtime:
+        ours = runtime.forward("logits", tokens=ids[None].astype(np.int32))[0].reshape(N_IDS, -1)
+    assert np.abs(ours - theirs).max() < 5e-4
+    assert np.abs(ours).max() > 1
+
+
+def test_what_transformers_saves_again_is_the_same_bytes(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    exporthf.export(trained.find(graph_of("llama", tmp_path / "g.bin", BytesTokenizer())), tmp_path / "hf")
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").save_pretrained(tmp_path / "again")
+    first, second = (load_file(tmp_path / folder / "model.safetensors") for folder in ("hf", "again"))
+    assert {k: v.tobytes() for k, v in first.items()} == {k: v.tobytes() for k, v in second.items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-spm/tokenizer.model", "sentencepiece-ja/test_ja_model.model", "gptneox-shakespeare/tokenizer.json"]
+)
+def test_token_ids_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    if not (SHARED / name).exists():
+        pytest.skip(f"{SHARED / name} is not there")
+    tokenizer = tokenizers.load(SHARED / name)
+    graph = graph_of("llama", tmp_path / "g.bin", tokenizer, n_vocab=tokenizer.n_vocab, n_layer=1)
+    exporthf.export(trained.find(graph), tmp_path / "hf")
+    theirs: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    text = (SHARED / "corpora" / "wagahaiwa_nekodearu.txt").read_text().splitlines()[:200]
+    text += (SHARED / "corpora" / "botchan_en.txt").read_text().splitlines()[:200]
+    assert [theirs.encode(line, add_special_tokens=False) for line in text] == [
+        tokenizer.encode(line).tolist() for line in text
+    ]
