@@ -738,6 +738,18 @@ TOKENIZERS = {
     "an id beyond all": {"model": {"type": "BPE", "vocab": {"a": 1 << 40}}},
     "a negative id": {"model": {"type": "BPE", "vocab": {"a": -1}}},
     "no tokens": {"model": {"type": "BPE", "vocab": {}}},
+    "a prefix that merges do not have": {
+        "model": {
+            "type": "BPE",
+            "vocab": {"a": 0, "\u00e9": 1, "a\u00e9": 2},
+            "merges": [["a", "\u00e9"]],
+            "continuing_subword_prefix": "x",
+        },
+    },
+    "a merge of what is no token": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}},
+    "a merge that is no pair": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a"]}},
+    "a merge into what is no token": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"]}},
+    "an impossible dropout": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 2.0}},
     "another model": {"model": {"type": "Unigram", "vocab": {}}},
     "another decoder": {"decoder": {"type": "Metaspace"}},
     "an unknown step": {"pre_tokenizer": {"type": "Metaspace"}},

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import checkpoints as ck
 import numpy as np
 import pytest
 
 from ggmlgraph import convert, sources
+from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.generate import Generator, open_model
 from ggmlgraph.runtime import Runtime
+from ggmlgraph.sampling import Sampling
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -161,3 +165,51 @@ def test_both_spellings_of_the_configuration_are_the_same_model(folder: Path) ->
         (folder / "config.json").write_text(json.dumps(spelling))
         found.append(sources.find(folder).config)
     assert found[0] == found[1]
+
+
+# ---------------------------------------------------------------- trained models
+
+STORIES, NEOX = ck.SHARED / "stories260K", ck.SHARED / "gptneox-shakespeare"
+N_GREEDY = 200
+PROMPTS = {
+    STORIES / "hf": (STORIES / "tok512.model", ("Once upon a time", "Tom had a dog", "The sun was hot. Lily and")),
+    NEOX / "sharded": (NEOX / "tokenizer.json", ("ROMEO:", "To be, or not to be", "First Citizen:\nWhat")),
+}
+
+
+@pytest.mark.parametrize("folder", PROMPTS, ids=lambda folder: folder.parent.name)
+def test_greedy_text_is_that_of_transformers_for_200_tokens(folder: Path, tmp_path: Path) -> None:
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there")
+    file, prompts = PROMPTS[folder]
+    tokenizer = tokenizers.load(file)
+    convert.convert(sources.find(folder), tmp_path / "graph.bin", batch=1, ctx=256, tokenizer=tokenizer)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    runtime, _ = open_model(tmp_path / "graph.bin", threads=1, ctx=256)
+    with runtime:
+        generator = Generator(runtime, tokenizer)
+        for prompt in prompts:
+            ids = generator.ids(prompt)
+            found = [int(token) for token in generator.tokens(ids, N_GREEDY, Sampling(temperature=0))]
+            asked = torch.tensor(ids[None].astype(np.int64))
+            config = transformers.GenerationConfig(max_new_tokens=N_GREEDY, do_sample=False, pad_token_id=0)
+            wanted = theirs.generate(asked, attention_mask=torch.ones_like(asked), generation_config=config)
+            assert found == wanted[0, len(ids) :].tolist()[: len(found)], prompt
+            assert len(found) == N_GREEDY or tokenizer.eos_id in wanted[0].tolist()
+
+
+def test_weights_rounded_to_bf16_give_the_logits_of_transformers_with_these_weights(tmp_path: Path) -> None:
+    path = STORIES / "hf" / "pytorch_model.bf16.bin"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(STORIES / "hf", dtype=torch.float32)
+    rounded = {name: value.float() for name, value in torch.load(path, weights_only=True).items()}
+    theirs.load_state_dict(rounded, strict=False)
+    theirs.tie_weights()
+    ids = np.load(STORIES / "ref_logits_transformers.npz")["ids"].astype(np.int32)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(ids[None].astype(np.int64))).logits.numpy()
+    convert.convert(sources.find(path), tmp_path / "graph.bin", batch=1, ctx=len(ids), tokenizer=None)
+    with Runtime(tmp_path / "graph.bin", threads=1) as runtime:
+        found = runtime.forward("logits", tokens=ids[None])[0].reshape(wanted.shape)
+    assert np.abs(found - wanted).max() < 5e-4
