@@ -25,10 +25,11 @@ class Rate:
     """What turns seconds per step into what is shown."""
 
     n_steps: int  # of the whole run
-    tokens: int  # a step
+    tokens: int  # a step; or samples
     flops: float  # a step
     peak: float  # flop/s of the machine
     measure_peak: Callable[[], float]
+    unit: str = "tokens"
 
 
 class Console:
@@ -41,6 +42,7 @@ class Console:
         self._live = Live(console=self._rich, auto_refresh=False) if self._rich.is_terminal else None
         self._step_s = 0.0  # smoothed
         self._val_loss: float | None = None
+        self._val_accuracy: float | None = None
         self._last_line = -PLAIN_EVERY
 
     def __enter__(self) -> Console:
@@ -62,7 +64,8 @@ class Console:
         """Show a step. On a terminal every one, elsewhere those with a validation loss and one every few seconds."""
         step_s = self._rate.tokens / metrics.tokens_per_s
         self._step_s = SMOOTHING * self._step_s + (1 - SMOOTHING) * step_s if self._step_s else step_s
-        self._val_loss = metrics.val_loss if metrics.val_loss is not None else self._val_loss
+        if metrics.val_loss is not None:
+            self._val_loss, self._val_accuracy = metrics.val_loss, metrics.val_accuracy
         line = self._line(metrics)
         if self._live:
             self._live.update(Text(line), refresh=True)
@@ -74,7 +77,13 @@ class Console:
         parts = [f"step {m.step:>{len(str(self._rate.n_steps))}}/{self._rate.n_steps}", f"loss {_number(m.loss)}"]
         if self._val_loss is not None:
             parts.append(f"val {self._val_loss:.4f}")
-        parts += [f"lr {m.lr:.2e}", f"grad {_number(m.grad_norm)}", f"{self._rate.tokens / self._step_s:,.0f} tokens/s"]
+        if self._val_accuracy is not None:
+            parts.append(f"right {self._val_accuracy:.1%}")
+        parts += [
+            f"lr {m.lr:.2e}",
+            f"grad {_number(m.grad_norm)}",
+            f"{self._rate.tokens / self._step_s:,.0f} {self._rate.unit}/s",
+        ]
         parts.append(f"{self._share_of_peak():.0%} of peak")
         parts.append(f"ETA {duration((self._rate.n_steps - m.step) * self._step_s)}")
         return "  ".join(parts)

@@ -188,7 +188,7 @@ class Dataset:
         """First tokens of the windows at the given places of an epoch's order."""
         bits = philox(self.seed, f"data epoch {epoch}").random_raw(1 + _ROUNDS)
         offset = int(bits[0]) % self._n_offsets
-        return offset + self.ctx * _permute(places, self.windows_per_epoch, bits[1:])
+        return offset + self.ctx * permute(places, self.windows_per_epoch, bits[1:])
 
     def _windows(self, ids: NDArray[Any], starts: NDArray[np.int64]) -> tuple[Batch, Batch]:
         windows = ids[starts[:, None] + np.arange(self.ctx + 1)].astype(np.int32)
@@ -206,7 +206,7 @@ class Dataset:
 _ROUNDS = 8
 
 
-def _permute(places: NDArray[np.int64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+def permute(places: NDArray[np.int64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Where a random permutation of 0 .. n - 1, chosen by the keys, sends each of `places`, in constant memory.
 
     A Feistel network permutes the numbers of 2 b bits; while its result is n or more, it is applied again, which keeps

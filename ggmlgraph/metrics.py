@@ -17,13 +17,14 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """One line of the file. loss and grad_norm are null where they were not finite and the update was skipped."""
 
     step: int  # from 1
-    tokens: int  # seen so far
+    tokens: int  # seen so far; samples, if the data are samples
     loss: float | None  # before the update, nats per token
     lr: float
     grad_norm: float | None  # global L2 norm before clipping
     tokens_per_s: float
     elapsed_s: float  # of training, over all resumes
     val_loss: float | None = None  # after the update; absent where not evaluated
+    val_accuracy: float | None = None  # share of answers that are right, where the data are samples with targets
 
 
 class MetricsFile:

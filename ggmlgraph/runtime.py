@@ -31,6 +31,7 @@ from ggmlgraph.errors import FormatError, GGError, MemoryLimitError, ShapeError,
 from ggmlgraph.limits import Limits
 from ggmlgraph.metadata import Metadata
 from ggmlgraph.optable import TABLE
+from ggmlgraph.roles import Roles, assign
 
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"
@@ -197,11 +198,13 @@ class Runtime:
         fusions: Collection[str] = frozenset(FUSIONS),
         limits: Limits = limits.DEFAULT,
         matmul_precision: str = "float32",
+        roles: Roles | None = None,
     ) -> None:
         matmul_precision_number(matmul_precision)
         base = import_file(path, dialect, limits)
         meta = read_metadata(base)
         apply_flags(base, meta)
+        meta = meta if roles is None else assign(base, meta, roles)
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
         self._open(base, meta, threads, memory_limit, sum(FUSIONS[name] for name in set(fusions)), matmul_precision)
         self._resize(base, batch, ctx)
@@ -316,6 +319,10 @@ class Runtime:
             raise GGError(f"{name!r} is computed, not stored")
         flat = np.frombuffer(self.graph.leaf_bytes(tensor_id), DTYPES[self.graph.dtype(tensor_id)])
         return flat.reshape(self.graph.shape(tensor_id))
+
+    def input(self, name: str) -> NDArray[Any]:
+        """The memory of an input or parameter, as it lies in the graph: shape and dtype are what `set` takes."""
+        return self._leaf(name)
 
     def tokenizer_bytes(self) -> bytes | None:
         """The tokenizer that travels in the file, for `tokenizer.from_bytes`."""
@@ -460,6 +467,14 @@ class Runtime:
         Where a training program exists, its forward half is run, so that evaluation needs no memory of its own.
         """
         self.feed(tokens, targets, weight)
+        return self._run_loss()
+
+    def loss_of(self, arrays: Mapping[str, ArrayLike]) -> float:
+        """Loss of inputs by name, without gradients."""
+        self.feed_arrays(arrays)
+        return self._run_loss()
+
+    def _run_loss(self) -> float:
         train = self._train
         if train is None:
             return float(self.forward("loss")[0].item())

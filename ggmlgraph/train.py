@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ from ggmlgraph.data import Dataset
 from ggmlgraph.errors import CheckpointError, GGError, UsageError
 from ggmlgraph.metrics import MetricsFile, StepMetrics
 from ggmlgraph.rundir import RunDirectory
-from ggmlgraph.runtime import Runtime, StepResult
+from ggmlgraph.runtime import Batch, Runtime, StepResult
 
 FINAL_LR = 0.1  # of the peak, where cosine and linear schedules end, as in nanoGPT
 EVAL_TOKENS = 1 << 15  # of the validation part, at most, each time it is evaluated
@@ -35,6 +35,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a run; `run/config.json` holds them."""
 
     data: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()  # NAME=FILE.npy, instead of a text
+    targets: str | None = None  # FILE.npy
+    params: tuple[str, ...] = ()  # see roles.Roles
+    loss: str | None = None
     steps: int = 300
     batch: int = 16  # windows of a micro-batch
     accumulate: int = 1  # micro-batches of a step
@@ -120,21 +124,54 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+class Source(Protocol):
+    """Where a run's data come from: a text (`Text`) or numpy files (samples.Samples)."""
+
+    digest: str
+
+    def batch(self, step: int, n: int) -> Batch:
+        """The n windows or samples of step 0, 1, ...: the same whenever they are asked for."""
+
+    def evaluate(self, runtime: Runtime) -> tuple[float, float | None]:
+        """Mean loss of the part kept for validation, and the share of right answers where that means something."""
+
+
+class Text:
+    """Windows of a text; see data.Dataset."""
+
+    def __init__(self, dataset: Dataset, digest: str) -> None:
+        self.dataset, self.digest = dataset, digest
+
+    def batch(self, step: int, n: int) -> Batch:
+        """n windows: tokens and targets."""
+        return self.dataset.batch(step, n)
+
+    def evaluate(self, runtime: Runtime) -> tuple[float, None]:
+        """Mean loss over the first EVAL_TOKENS of the validation part, nats per token."""
+        batch, ctx = runtime.window
+        total, n_windows = 0.0, 0
+        for tokens, targets, n_rows in self.dataset.validation_batches(batch, EVAL_TOKENS):
+            weights = np.zeros((batch, ctx), np.float32)
+            weights[:n_rows] = 1.0 / ctx
+            total += runtime.loss(tokens, targets, weights)
+            n_windows += n_rows
+        return total / n_windows, None
+
+
 class Trainer:
     """One run. `sample(step)` is a text the model makes up, or None for no samples."""
 
     def __init__(
         self,
         runtime: Runtime,
-        dataset: Dataset,
+        source: Source,
         config: TrainConfig,
         run: RunDirectory,
         *,
-        data_digest: str,
         sample: Callable[[int], str] | None,
     ) -> None:
-        self.runtime, self.dataset, self.config, self.run_directory = runtime, dataset, config, run
-        self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data_digest)
+        self.runtime, self.source, self.config, self.run_directory = runtime, source, config, run
+        self.origin = Origin(config.seed, config.windows_per_step, config.ctx, source.digest)
         self.progress = Progress()
         self._sample = sample
 
@@ -173,12 +210,13 @@ class Trainer:
         config, progress = self.config, self.progress
         started = time.perf_counter()
         lr = config.lr_at(progress.step + 1)
-        batch = self.dataset.batch(progress.step, config.windows_per_step)
+        batch = self.source.batch(progress.step, config.windows_per_step)
+        n_tokens = config.windows_per_step * config.ctx
         result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip)
         seconds = time.perf_counter() - started
         progress.step += 1
-        progress.n_tokens += batch[0].size
-        val_loss = self.evaluate() if self._due(config.eval_every) else None
+        progress.n_tokens += n_tokens
+        val_loss, val_accuracy = self.evaluate() if self._due(config.eval_every) else (None, None)
         progress.elapsed_s += time.perf_counter() - started
         line = StepMetrics(
             step=progress.step,
@@ -186,9 +224,10 @@ class Trainer:
             loss=_finite(result.loss),
             lr=lr,
             grad_norm=_finite(result.grad_norm),
-            tokens_per_s=round(batch[0].size / seconds, 1),
+            tokens_per_s=round(n_tokens / seconds, 1),
             elapsed_s=round(progress.elapsed_s, 3),
             val_loss=val_loss,
+            val_accuracy=val_accuracy,
         )
         if (problem := metrics.write(line)) is not None:
             console.say(f"warning: {self.run_directory.metrics_path}: {problem}")
@@ -211,16 +250,10 @@ class Trainer:
                 "checkpoint with --resume auto"
             )
 
-    def evaluate(self) -> float | None:
-        """Mean loss over the first EVAL_TOKENS of the validation part, nats per token; None if it is not finite."""
-        batch, ctx = self.runtime.window
-        total, n_windows = 0.0, 0
-        for tokens, targets, n_rows in self.dataset.validation_batches(batch, EVAL_TOKENS):
-            weights = np.zeros((batch, ctx), np.float32)
-            weights[:n_rows] = 1.0 / ctx
-            total += self.runtime.loss(tokens, targets, weights)
-            n_windows += n_rows
-        return _finite(total / n_windows)
+    def evaluate(self) -> tuple[float | None, float | None]:
+        """What `source.evaluate` finds; a loss that is not finite is None."""
+        loss, accuracy = self.source.evaluate(self.runtime)
+        return _finite(loss), accuracy
 
     # ------------------------------------------------------------ saving
 
@@ -242,10 +275,10 @@ def _finite(value: float) -> float | None:
 
 
 def _difference(saved: Origin, now: Origin) -> str:
-    names = {"seed": "--seed", "windows_per_step": "--batch x --accumulate", "ctx": "--ctx", "data": "the text"}
+    names = {"seed": "--seed", "windows_per_step": "--batch x --accumulate", "ctx": "--ctx", "data": "the data"}
     parts = []
     for field, name in names.items():
         before, after = getattr(saved, field), getattr(now, field)
         if before != after:
-            parts.append("the text is another one" if field == "data" else f"{name} was {before}, now {after}")
+            parts.append("the data are others" if field == "data" else f"{name} was {before}, now {after}")
     return ", ".join(parts)

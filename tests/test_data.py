@@ -290,17 +290,17 @@ def test_seeds_differ_in_order(tokens: TokenFile) -> None:
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 9))
 def test_permutation_is_a_permutation(n: int, seed: int) -> None:
-    from ggmlgraph.data import _permute
+    from ggmlgraph.data import permute
 
-    order = _permute(np.arange(n), n, philox(seed, "test").random_raw(8))
+    order = permute(np.arange(n), n, philox(seed, "test").random_raw(8))
     assert np.array_equal(np.sort(order), np.arange(n))
 
 
 def test_permutation_puts_every_window_everywhere() -> None:
     """Where the first of 5 windows goes over 2000 keys: chi-squared, 4 degrees of freedom, 0.1 % level."""
-    from ggmlgraph.data import _permute
+    from ggmlgraph.data import permute
 
-    places = [int(_permute(np.zeros(1, np.int64), 5, philox(0, str(i)).random_raw(8))[0]) for i in range(2000)]
+    places = [int(permute(np.zeros(1, np.int64), 5, philox(0, str(i)).random_raw(8))[0]) for i in range(2000)]
     counts = np.bincount(places, minlength=5)
     assert ((counts - 400) ** 2 / 400).sum() < 18.5
 

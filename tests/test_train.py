@@ -30,7 +30,7 @@ from ggmlgraph.metrics import MetricsFile, StepMetrics
 from ggmlgraph.models import baby_llama
 from ggmlgraph.rundir import RunDirectory
 from ggmlgraph.tokenizer import CharsTokenizer
-from ggmlgraph.train import TrainConfig, Trainer
+from ggmlgraph.train import Text, TrainConfig, Trainer
 
 SIZES = {"batch": 2, "ctx": 16}
 OPTIONS = ["--batch", "2", "--ctx", "16", "--eval-every", "7", "--save-every", "5", "--sample-every", "6",
@@ -66,7 +66,7 @@ def trainer(graph: Path, path: Path, accumulate: int = 1, **options: Any) -> Tra
     runtime = gg.Runtime(graph, threads=1, batch=config.batch, accumulate=accumulate)
     tokens = prepare(["builtin:sine"], CharsTokenizer(SINE_ALPHABET), path / "tokens")
     dataset = Dataset(tokens, config.ctx, config.seed, n_vocab=8)
-    return Trainer(runtime, dataset, config, RunDirectory(path), data_digest=tokens.header.digest, sample=None)
+    return Trainer(runtime, Text(dataset, tokens.header.digest), config, RunDirectory(path), sample=None)
 
 
 def console() -> Console:
@@ -199,7 +199,7 @@ def test_going_back_in_the_same_directory_is_refused(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [(["--seed", "1"], "--seed was 0, now 1"), (["--batch", "4"], "--batch x --accumulate was 2, now 4"),
-     (["--ctx", "8"], "--ctx was 16, now 8"), (["--data", "{text}"], "the text is another one")],
+     (["--ctx", "8"], "--ctx was 16, now 8"), (["--data", "{text}"], "the data are others")],
     ids=["seed", "batch", "ctx", "data"],
 )  # fmt: skip
 def test_what_decides_the_data_cannot_change_on_resume(
@@ -238,7 +238,7 @@ def test_accumulated_micro_batches_are_one_batch(graph: Path, tmp_path: Path) ->
 
 
 def test_the_validation_loss_does_not_depend_on_the_batch(graph: Path, tmp_path: Path) -> None:
-    values = [trainer(graph, tmp_path / str(batch), batch=batch).evaluate() for batch in (1, 2, 7)]
+    values = [trainer(graph, tmp_path / str(batch), batch=batch).evaluate()[0] for batch in (1, 2, 7)]
     assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-6)
 
 

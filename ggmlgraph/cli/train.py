@@ -18,15 +18,17 @@ from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.cli import limits, memory, precision
 from ggmlgraph.console import Console, Rate, duration, nbytes
 from ggmlgraph.core import peak_flops
-from ggmlgraph.data import Dataset, TokenFile, prepare
+from ggmlgraph.data import Dataset, prepare
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.generate import Generator, n_vocab_of
 from ggmlgraph.limits import Limits
+from ggmlgraph.roles import TARGETS, Roles
 from ggmlgraph.rundir import RunDirectory
 from ggmlgraph.runtime import Runtime
+from ggmlgraph.samples import Samples
 from ggmlgraph.sampling import Sampling
 from ggmlgraph.tokenizer import Tokenizer
-from ggmlgraph.train import TrainConfig, Trainer
+from ggmlgraph.train import Text, TrainConfig, Trainer
 
 DEFAULTS = TrainConfig()
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
@@ -38,6 +40,13 @@ WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
               "[default: the text the graph names]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("run"), show_default=True,
               help="The run directory.")  # fmt: skip
+@click.option("--input", multiple=True, metavar="NAME=FILE.npy", help="Samples for an input of the graph, along the "
+              "first axis; instead of text. Repeat for several inputs.")  # fmt: skip
+@click.option("--targets", metavar="FILE.npy", help="Class numbers: the loss becomes the cross-entropy with them.")
+@click.option("--params", multiple=True, metavar="PATTERN", help="Names of the leafs to train, such as '*.weight'.  "
+              "[default: those that the graph marks]")  # fmt: skip
+@click.option("--loss", metavar="NAME", help="The scalar to minimise or, with --targets, the logits.  "
+              "[default: what the graph marks, or calls loss or logits]")  # fmt: skip
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="A sentencepiece model, if the graph has none.")
 @click.option("--steps", type=click.IntRange(1), default=DEFAULTS.steps, show_default=True, help="Optimiser steps.")
 @click.option("--batch", type=click.IntRange(1, 1 << 20), help="Windows per micro-batch.  [default: the graph's]")
@@ -86,7 +95,7 @@ def command(
     limits: Limits,
     **options: Any,
 ) -> None:
-    """Train GRAPH on text and keep everything in a run directory.
+    """Train GRAPH on text, or any graph of ggml's on numpy files, and keep everything in a run directory.
 
     Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on; a second one ends at once.
     """
@@ -134,16 +143,20 @@ def _open(
     else:
         merged = {k: v for k, v in options.items() if v is not None}
         merged.setdefault("warmup", min(100, merged["steps"] // WARMUP_SHARE))
+    is_text = not (merged["input"] or merged.get("targets"))
     runtime = Runtime(
         graph,
+        roles=_roles(merged, is_text),
         threads=threads,
-        batch=merged.get("batch"),
-        ctx=merged.get("ctx"),
+        batch=merged.get("batch") if is_text else None,
+        ctx=merged.get("ctx") if is_text else None,
         accumulate=merged["accumulate"],
         memory_limit=memory_limit,
         matmul_precision=merged["matmul_precision"],
         limits=limits,
     )
+    if not is_text:
+        return _for_samples(merged, runtime), runtime
     merged["batch"], merged["ctx"] = runtime.window
     merged["data"] = tuple(merged["data"]) or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
     if not merged["data"]:
@@ -151,9 +164,40 @@ def _open(
     return TrainConfig(**merged), runtime
 
 
+def _files(config: Mapping[str, Any]) -> dict[str, Path]:
+    """Inputs' names and files, of --input and --targets. Raises UsageError."""
+    files: dict[str, Path] = {}
+    for word in config["input"]:
+        name, equals, path = word.partition("=")
+        if not (name and equals and path) or name in files:
+            raise UsageError(f"--input {word}: expected NAME=FILE.npy, each NAME once")
+        files[name] = Path(path)
+    return files | ({TARGETS: Path(config["targets"])} if config.get("targets") else {})
+
+
+def _roles(config: Mapping[str, Any], is_text: bool) -> Roles | None:
+    params, loss, targets = tuple(config["params"]), config.get("loss"), bool(config.get("targets"))
+    if is_text and not (params or loss):
+        return None
+    inputs = tuple(name for name in _files(config) if name != TARGETS)
+    return Roles(params=params, inputs=inputs, loss=loss, targets=targets)
+
+
+def _for_samples(merged: dict[str, Any], runtime: Runtime) -> TrainConfig:
+    if merged["data"]:
+        raise UsageError("--data is a text: give --data or --input, not both")
+    rows = Samples(_files(merged), runtime, merged["seed"]).rows
+    if merged.get("batch", rows) != rows or merged.get("ctx", 1) != 1:
+        raise UsageError(f"a run of this graph takes {rows} samples, which only --accumulate can multiply")
+    return TrainConfig(**{**merged, "batch": rows, "ctx": 1, "predict": 0})
+
+
 def _train(
     run: RunDirectory, graph: Path, runtime: Runtime, config: TrainConfig, start: Path | None, tokenizer: Path | None
 ) -> None:
+    if config.input or config.targets:
+        _train_on_samples(run, graph, runtime, config, start)
+        return
     chosen = _tokenizer(runtime, run, start, tokenizer)
     tokens = prepare(config.data, chosen, run.tokens_path)
     dataset = Dataset(tokens, config.ctx, config.seed, n_vocab=n_vocab_of(runtime))
@@ -166,28 +210,51 @@ def _train(
         assert generator is not None
         return "".join(generator.text(prompt, config.predict, Sampling(seed=config.seed), f"sample {step}"))
 
-    trainer = Trainer(
-        runtime, dataset, config, run, data_digest=tokens.header.digest, sample=sample if generator else None
-    )
+    source = Text(dataset, tokens.header.digest)
+    trainer = Trainer(runtime, source, config, run, sample=sample if generator else None)
     if start is not None:
         trainer.resume(start)
-    run.put_graph(graph)
     if runtime.tokenizer_bytes() is None:
         run.put_tokenizer(chosen.to_bytes())
+    data = f"text     {tokens.name}: {dataset.n_train:,} tokens to train on, {dataset.n_val:,} to validate"
+    if not _run(run, graph, trainer, start, data, needs):
+        return
+    click.echo(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
+    if generator is not None:
+        text = sample(trainer.progress.step)
+        click.echo(text)
+        if wave.is_wave(runtime.metadata.corpus, chosen):
+            click.echo("\n".join(wave.report(text, prompt, chosen)))
+
+
+def _train_on_samples(
+    run: RunDirectory, graph: Path, runtime: Runtime, config: TrainConfig, start: Path | None
+) -> None:
+    source = Samples(_files(msgspec.structs.asdict(config)), runtime, config.seed)
+    needs = _memory(runtime, config, None)
+    trainer = Trainer(runtime, source, config, run, sample=None)
+    if start is not None:
+        trainer.resume(start)
+    data = f"samples  {source.name}: {source.n_train:,} to train on, {source.n_val:,} to validate"
+    _run(run, graph, trainer, start, data, needs)
+
+
+def _run(
+    run: RunDirectory, graph: Path, trainer: Trainer, start: Path | None, data: str, needs: Mapping[str, int]
+) -> bool:
+    """Train, and say what happens; whether all steps were done."""
+    runtime, config = trainer.runtime, trainer.config
+    run.put_graph(graph)
     run.put_config(config)
     rate = _rate(runtime, config)
-    for line in _summary(runtime, config, tokens, dataset, needs, rate):
+    for line in _summary(runtime, config, data, needs, rate):
         click.echo(line)
     if start is not None:
         click.echo(f"resumed from {start}, step {trainer.progress.step} of {config.steps}")
     with Console(rate) as console:
         finished = trainer.run(console)
     _tell_end(run, trainer, finished)
-    if finished and generator is not None:
-        text = sample(trainer.progress.step)
-        click.echo(text)
-        if wave.is_wave(runtime.metadata.corpus, chosen):
-            click.echo("\n".join(wave.report(text, prompt, chosen)))
+    return finished
 
 
 def _tokenizer(runtime: Runtime, run: RunDirectory, start: Path | None, path: Path | None) -> Tokenizer:
@@ -261,25 +328,23 @@ def _rate(runtime: Runtime, config: TrainConfig) -> Rate:
         flops=runtime.train_program.cost().flops * config.accumulate,
         peak=peak_flops(runtime.isa, runtime.threads, runtime.matmul_precision),
         measure_peak=partial(peak_flops, runtime.isa, runtime.threads, runtime.matmul_precision),
+        unit="samples" if config.input or config.targets else "tokens",
     )
 
 
 def _summary(
     runtime: Runtime,
     config: TrainConfig,
-    tokens: TokenFile,
-    dataset: Dataset,
+    data: str,
     needs: Mapping[str, int],
     rate: Rate,
 ) -> Iterator[str]:
     micro = f"{config.accumulate} x " if config.accumulate > 1 else ""
     used = ", ".join(f"{name} {nbytes(n)}" for name, n in needs.items() if n)
     yield f"model    {runtime.metadata.model or 'unnamed'}: {runtime.n_params:,} parameters"
-    yield f"text     {tokens.name}: {dataset.n_train:,} tokens to train on, {dataset.n_val:,} to validate"
-    yield (
-        f"step     {micro}{config.batch} windows of {config.ctx} tokens: {rate.tokens:,} tokens, "
-        f"{rate.flops / 1e9:,.2f} GFLOP"
-    )
+    yield data
+    what = f"windows of {config.ctx} tokens: {rate.tokens:,} tokens" if rate.unit == "tokens" else "samples"
+    yield f"step     {micro}{config.batch} {what}, {rate.flops / 1e9:,.2f} GFLOP"
     yield f"memory   {nbytes(sum(needs.values()))} at the peak: {used}"
     program = runtime.train_program
     if program.recompute:
@@ -300,8 +365,6 @@ def _tell_end(run: RunDirectory, trainer: Trainer, finished: bool) -> None:
         f"step {progress.step} of {config.steps}, {duration(progress.elapsed_s)}{skipped}, "
         f"memory of the process {nbytes(peak)}, saved in {saved}"
     )
-    if finished:
-        click.echo(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
-    else:
+    if not finished:
         where = shlex.quote(str(run.path))
         click.echo(f"stopped; go on with: ggmlgraph train {where}/graph.bin -o {where} --resume auto")
