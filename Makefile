@@ -37,10 +37,11 @@ tsan: $(TSAN)/installed
 # Changed graph files: through the importer, through all that runs behind it, and through both readers; then the share
 # of the reader's lines they reach. SECONDS=3600 for an hour. Ends with an error at the first finding.
 fuzz: $(FUZZ)/built
-	rm -rf $(FUZZ)/samples && $(BIN)/python tests/samplefiles.py $(FUZZ)/samples
+	rm -rf $(FUZZ)/samples $(FUZZ)/six && $(BIN)/python tests/samplefiles.py $(FUZZ)/samples $(FUZZ)/six
 	mkdir -p $(FUZZ)/kept
 	cd $(FUZZ) && export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 && \
 	asan/fuzz replay ../../tests/fuzz/corpus samples kept && \
+	asan/fuzz bytes six && \
 	asan/fuzz parse $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
 	asan/fuzz run $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
 	$(BIN)/python tests/readers.py $$(( $(SECONDS) / 5 ))

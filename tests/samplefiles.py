@@ -1,10 +1,10 @@
 """Small valid graph files, made from the op table's samples: what malformed files are made of.
 
 `one_op` is a file with one op on the operands of a sample, each float32 leaf a parameter, ending in a loss where the
-op's result is float32. Used by test_malformed.py, test_readers.py and, as a program that fills a directory, by
-`make fuzz`:
+op's result is float32; `six` are larger. Used by test_malformed.py, test_readers.py and, as a program that fills two
+directories, by `make fuzz`:
 
-    python tests/samplefiles.py DIRECTORY
+    python tests/samplefiles.py ONE_OP SIX
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from opcheck import build
+import numpy as np
+import opcheck
 from reference import SAMPLES, Sample
 
+from ggmlgraph import metadata
 from ggmlgraph.cgraph import Record, dump
 from ggmlgraph.core import CoreGraph
-from ggmlgraph.dialect import DIALECTS, LOSS, OUTPUT
+from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.errors import GGError, UnsupportedError
+from ggmlgraph.export import leaf as bytes_leaf
 from ggmlgraph.optable import TABLE
 
 MAX_NBYTES = 3000
@@ -60,7 +65,7 @@ def one_op(sample: Sample, dialect: str = "v2") -> bytes:
     """A file with the op of a sample. Raises UnsupportedError where the dialect has no such op."""
     arrays = sample.arrays()
     trained = frozenset(k for k, a in enumerate(arrays) if a is not None and a.dtype == "float32")
-    graph = build(sample, arrays, trained).graph
+    graph = opcheck.build(sample, arrays, trained).graph
     root = len(graph) - 1
     if graph.dtype(root) == "f32":
         root = graph.node(TABLE["sum"], [root], {})
@@ -98,8 +103,79 @@ def files() -> Iterator[tuple[str, str, bytes]]:
                 yield name, dialect, content
 
 
+# ---------------------------------------------------------------- six files of several ops
+
+
+def build(dialect: str, make: Callable[[CoreGraph], Any], extra: tuple[Record, ...] = ()) -> bytes:
+    graph = CoreGraph()
+    make(graph)
+    graph.set_name(len(graph) - 1, "y", OUTPUT | (LOSS if graph.shape(len(graph) - 1) == (1,) else 0))
+    if not DIALECTS[dialect].param_nodes:
+        records = [replace(r, flags=0) for r in records_of(graph)]
+    else:
+        records = records_of(graph)
+    return to_bytes([*records, *extra], [len(graph) - 1], dialect)
+
+
+def leaf(graph: CoreGraph, name: str, shape: tuple[int, ...], dtype: str = "f32", flags: int = 0) -> int:
+    tensor_id = graph.leaf(dtype, shape, flags, name)
+    if dtype == "f32":
+        n = int(np.prod(shape))
+        graph.leaf_bytes(tensor_id)[:] = np.linspace(-1, 1, n, dtype=np.float32).tobytes()
+    return tensor_id
+
+
+def node(graph: CoreGraph, op: str, *src: int, shape: tuple[int, ...] | None = None, **params: Any) -> int:
+    defaults = {p.name: p.default for p in TABLE[op].params}
+    strides = params.pop("strides", None)
+    return graph.node(TABLE[op], src, defaults | params, shape, strides)
+
+
+def mlp(g: CoreGraph) -> None:
+    w, x = leaf(g, "w", (3, 4), flags=PARAM), leaf(g, "x", (2, 4), flags=INPUT)
+    node(g, "sum", node(g, "silu", node(g, "mul_mat", w, x)))
+
+
+def attention(g: CoreGraph) -> None:
+    positions = leaf(g, "positions", (3,), "i32")
+    x = node(g, "rope", leaf(g, "x", (3, 2, 4)), positions, -1, n_dims=4)
+    scores = node(g, "mul_mat", node(g, "permute", x, axis0=0, axis1=2, axis2=1, axis3=3),
+                  node(g, "permute", x, axis0=0, axis1=2, axis2=1, axis3=3))  # fmt: skip
+    node(g, "soft_max", node(g, "diag_mask_inf", node(g, "scale", scores, s=0.5)), -1)
+
+
+def norms(g: CoreGraph) -> None:
+    x = node(g, "rms_norm", leaf(g, "x", (2, 4)), eps=1e-5)
+    node(g, "norm", node(g, "mul", x, leaf(g, "gain", (4,))), eps=1e-5)
+
+
+def views(g: CoreGraph) -> None:
+    x = leaf(g, "x", (4, 6))
+    part = node(g, "view", x, offset=8, shape=(3, 2), strides=(4, 24, 72, 72))
+    again = node(g, "view", part, offset=4, shape=(2, 1), strides=(4, 24, 48, 48))
+    node(g, "reshape", node(g, "cont", node(g, "transpose", again), shape=(1, 2)), shape=(2,))
+
+
+def rows(g: CoreGraph) -> None:
+    ids = leaf(g, "ids", (3,), "i32", INPUT)
+    table = leaf(g, "table", (5, 4), flags=PARAM)
+    leaf(g, "note", (16,), "i8")
+    node(g, "repeat", node(g, "get_rows", table, ids), shape=(6, 4))
+
+
+def six() -> Iterator[tuple[str, str, bytes]]:
+    """(name, dialect, content) of six files: a dialect each, views, metadata, several types."""
+    note = metadata.Metadata(model="none", inputs={"x": "tokens"}).encode()
+    yield "v2", "v2", build("v2", mlp)
+    yield "v2a", "v2a", build("v2a", attention)
+    yield "v1", "v1", build("v1", norms)
+    yield "view", "v2", build("v2", views)
+    yield "metadata", "v2", build("v2", norms, (bytes_leaf(metadata.LEAF_NAME, note),))
+    yield "types", "v2", build("v2", rows)
+
+
 if __name__ == "__main__":
-    directory = Path(sys.argv[1])
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, dialect, content in files():
-        (directory / f"{dialect}_{name}.bin").write_bytes(content)
+    for directory, made in ((Path(sys.argv[1]), files()), (Path(sys.argv[2]), six())):
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, dialect, content in made:
+            (directory / f"{dialect}_{name}.bin").write_bytes(content)

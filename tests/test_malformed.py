@@ -11,24 +11,20 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from samplefiles import records_of, to_bytes
+from samplefiles import build, leaf, node, six
 
-from ggmlgraph import cgraph, metadata
-from ggmlgraph.cgraph import Record
+from ggmlgraph import cgraph
 from ggmlgraph.cli import run
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM, TYPES, Dialect
-from ggmlgraph.errors import DataError, FormatError, GGError, LimitError, ShapeError, UnsupportedError
-from ggmlgraph.export import leaf as bytes_leaf
+from ggmlgraph.errors import DataError, FormatError, GGError, LimitError, MemoryLimitError, ShapeError, UnsupportedError
 from ggmlgraph.limits import Limits
-from ggmlgraph.optable import TABLE
 from ggmlgraph.runtime import Program, Runtime, import_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,72 +111,7 @@ def f32(value: float) -> bytes:
     return struct.pack("<f", value)
 
 
-def build(dialect: str, make: Callable[[CoreGraph], Any], extra: tuple[Record, ...] = ()) -> bytes:
-    graph = CoreGraph()
-    make(graph)
-    graph.set_name(len(graph) - 1, "y", OUTPUT | (LOSS if graph.shape(len(graph) - 1) == (1,) else 0))
-    if not DIALECTS[dialect].param_nodes:
-        records = [replace(r, flags=0) for r in records_of(graph)]
-    else:
-        records = records_of(graph)
-    return to_bytes([*records, *extra], [len(graph) - 1], dialect)
-
-
-def leaf(graph: CoreGraph, name: str, shape: tuple[int, ...], dtype: str = "f32", flags: int = 0) -> int:
-    tensor_id = graph.leaf(dtype, shape, flags, name)
-    if dtype == "f32":
-        n = int(np.prod(shape))
-        graph.leaf_bytes(tensor_id)[:] = np.linspace(-1, 1, n, dtype=np.float32).tobytes()
-    return tensor_id
-
-
-def node(graph: CoreGraph, op: str, *src: int, shape: tuple[int, ...] | None = None, **params: Any) -> int:
-    defaults = {p.name: p.default for p in TABLE[op].params}
-    strides = params.pop("strides", None)
-    return graph.node(TABLE[op], src, defaults | params, shape, strides)
-
-
-def mlp(g: CoreGraph) -> None:
-    w, x = leaf(g, "w", (3, 4), flags=PARAM), leaf(g, "x", (2, 4), flags=INPUT)
-    node(g, "sum", node(g, "silu", node(g, "mul_mat", w, x)))
-
-
-def attention(g: CoreGraph) -> None:
-    positions = leaf(g, "positions", (3,), "i32")
-    x = node(g, "rope", leaf(g, "x", (3, 2, 4)), positions, -1, n_dims=4)
-    scores = node(g, "mul_mat", node(g, "permute", x, axis0=0, axis1=2, axis2=1, axis3=3),
-                  node(g, "permute", x, axis0=0, axis1=2, axis2=1, axis3=3))  # fmt: skip
-    node(g, "soft_max", node(g, "diag_mask_inf", node(g, "scale", scores, s=0.5)), -1)
-
-
-def norms(g: CoreGraph) -> None:
-    x = node(g, "rms_norm", leaf(g, "x", (2, 4)), eps=1e-5)
-    node(g, "norm", node(g, "mul", x, leaf(g, "gain", (4,))), eps=1e-5)
-
-
-def views(g: CoreGraph) -> None:
-    x = leaf(g, "x", (4, 6))
-    part = node(g, "view", x, offset=8, shape=(3, 2), strides=(4, 24, 72, 72))
-    again = node(g, "view", part, offset=4, shape=(2, 1), strides=(4, 24, 48, 48))
-    node(g, "reshape", node(g, "cont", node(g, "transpose", again), shape=(1, 2)), shape=(2,))
-
-
-def rows(g: CoreGraph) -> None:
-    ids = leaf(g, "ids", (3,), "i32", INPUT)
-    table = leaf(g, "table", (5, 4), flags=PARAM)
-    leaf(g, "note", (16,), "i8")
-    node(g, "repeat", node(g, "get_rows", table, ids), shape=(6, 4))
-
-
-NOTE = metadata.Metadata(model="none", inputs={"x": "tokens"}).encode()
-SAMPLES = [
-    Sample("v2", build("v2", mlp), DIALECTS["v2"]),
-    Sample("v2a", build("v2a", attention), DIALECTS["v2a"]),
-    Sample("v1", build("v1", norms), DIALECTS["v1"]),
-    Sample("view", build("v2", views), DIALECTS["v2"]),
-    Sample("metadata", build("v2", norms, (bytes_leaf(metadata.LEAF_NAME, NOTE),)), DIALECTS["v2"]),
-    Sample("types", build("v2", rows), DIALECTS["v2"]),
-]
+SAMPLES = [Sample(name, content, DIALECTS[dialect]) for name, dialect, content in six()]
 EACH_SAMPLE = pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
 
 # ---------------------------------------------------------------- the rules
@@ -592,6 +523,30 @@ def test_an_id_out_of_range_is_found_when_it_is_used(bad: int) -> None:
     with pytest.raises(DataError, match=f"id {bad} is not in 0..4") as caught:
         Program(CoreGraph(handle), None, 1).run()
     assert caught.value.code == "BadValue"
+
+
+def test_a_graph_of_more_bytes_than_can_be_counted_is_not_planned() -> None:
+    graph = CoreGraph()
+    x = leaf(graph, "x", (1,))
+    for k in range(4097):
+        graph.set_name(node(graph, "repeat", x, shape=(1 << 24, 1 << 24)), f"y{k}", OUTPUT)  # 2^50 bytes each
+    with pytest.raises(MemoryLimitError, match=r"more than 2\^62 bytes"):
+        Program(graph, None, 1)
+
+
+def test_ids_that_choose_more_rows_than_can_be_counted_are_refused() -> None:
+    graph = CoreGraph()
+    experts, rows, ids = leaf(graph, "w", (1, 1, 1)), leaf(graph, "x", (1, 1, 1)), leaf(graph, "ids", (1, 1), "i32")
+    wide = node(graph, "repeat", experts, shape=(1, 1, 1 << 40))
+    column = node(graph, "view", ids, offset=0, shape=(1 << 20, 1), strides=(4, 0, 0, 0))
+    with pytest.raises(ShapeError, match=r"more than 2\^48 elements in the rows of 1048576 ids"):
+        node(
+            graph,
+            "mul_mat_id",
+            wide,
+            node(graph, "repeat", rows, shape=(1, 1, 1 << 40)),
+            node(graph, "transpose", column),
+        )
 
 
 def test_a_name_that_two_tensors_have_finds_none(tmp_path: Path) -> None:

@@ -124,12 +124,24 @@ static int64_t work_of(const gg_graph *g, const gg_tensor *y, int n_threads)
     return gg_align(gg_ops[y->op].work(y, src, n_threads));
 }
 
-static void assign(gg_plan *plan, planner *p, buffer **order, buffer **placed, int64_t *change, int n_threads)
+/* Whether all buffers together have so few bytes that no offset overflows. */
+static bool is_addressable(const planner *p)
+{
+    const int64_t most = (int64_t)1 << 62;
+    int64_t total = 0;
+    for (int32_t id = 0; id < p->g->n_tensors; id++)
+        if ((total += p->buffers[id].nbytes) > most) return false;
+    return true;
+}
+
+static int32_t assign(gg_plan *plan, planner *p, buffer **order, buffer **placed, int64_t *change, int n_threads,
+                      gg_error *err)
 {
     const gg_graph *g = p->g;
     int32_t n = 0;
     measure_lives(p);
     share_inplace(p);
+    if (!is_addressable(p)) return gg_fail(err, GG_ERR_MEMORY, -1, "the tensors have more than 2^62 bytes");
     for (int32_t id = 0; id < g->n_tensors; id++)
         if (p->buffers[id].nbytes > 0) order[n++] = &p->buffers[id];
     qsort(order, (size_t)n, sizeof *order, by_size);
@@ -141,6 +153,7 @@ static void assign(gg_plan *plan, planner *p, buffer **order, buffer **placed, i
         plan->offsets[id] = is_in ? p->buffers[p->owner[t->root]].offset + t->root_offset : -1;
         plan->work_nbytes = gg_max_i64(plan->work_nbytes, work_of(g, t, n_threads));
     }
+    return 0;
 }
 
 int32_t gg_plan_make(gg_plan *plan, const gg_graph *g, int n_threads, gg_error *err)
@@ -150,14 +163,15 @@ int32_t gg_plan_make(gg_plan *plan, const gg_graph *g, int n_threads, gg_error *
     buffer **order = malloc(n * sizeof *order), **placed = malloc(n * sizeof *placed);
     int64_t *change = calloc(n, sizeof *change);
     *plan = (gg_plan){.offsets = malloc(n * sizeof *plan->offsets)};
-    bool ok = p.buffers && p.owner && order && placed && change && plan->offsets;
-    if (ok) assign(plan, &p, order, placed, change, n_threads);
+    bool has_memory = p.buffers && p.owner && order && placed && change && plan->offsets;
+    int32_t status = has_memory ? assign(plan, &p, order, placed, change, n_threads, err)
+                                : gg_fail(err, GG_ERR_MEMORY, -1, "no memory to plan %d tensors", g->n_tensors);
     free(p.buffers);
     free(p.owner);
     free(order);
     free(placed);
     free(change);
-    return ok ? 0 : gg_fail(err, GG_ERR_MEMORY, -1, "no memory to plan %d tensors", g->n_tensors);
+    return status;
 }
 
 void gg_plan_free(gg_plan *plan) { free(plan->offsets); }

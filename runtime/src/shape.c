@@ -246,6 +246,10 @@ static int32_t check_experts(const gg_tensor *a, const gg_tensor *b, const gg_te
         FAIL("%lld lists of ids for %lld lists of rows", (long long)ids->ne[1], (long long)b->ne[2]);
     if (ids->ne[0] % b->ne[1])
         FAIL("%lld rows do not repeat into %lld ids", (long long)b->ne[1], (long long)ids->ne[0]);
+    int64_t n_in, n_out; /* of the rows that are gathered for the products, and of those that these give */
+    if (!gg_mul_i64(gg_nelements(ids), a->ne[0], &n_in) || n_in > MAX_ELEMENTS ||
+        !gg_mul_i64(gg_nelements(ids), a->ne[1], &n_out) || n_out > MAX_ELEMENTS)
+        FAIL_AS("BadSize", "more than 2^48 elements in the rows of %lld ids", (long long)gg_nelements(ids));
     return 0;
 }
 
