@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS := torch==2.13.0 transformers==5.23.0 llama-cpp-python==0.3.36
 SOURCES := pyproject.toml meson.build $(shell find ggmlgraph models runtime -type f -not -path '*/__pycache__/*')
 ASAN := build/asan
 TSAN := build/tsan
@@ -53,9 +54,9 @@ bench: $(VENV)/installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'
 	$(BIN)/python tests/bench $(ONLY)
 
-# Against the programs we are compared with. They are large: PyTorch is installed only here.
+# Against the programs we are compared with. They are large, and llama.cpp is built, which takes eight minutes once.
 peers: $(VENV)/installed
-	$(BIN)/pip install --quiet 'torch==2.13.0'
+	$(BIN)/pip install --quiet $(PEERS)
 	$(BIN)/pytest tests/peers
 
 docs: $(VENV)/installed

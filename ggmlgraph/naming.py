@@ -224,7 +224,7 @@ class Format:
     rows: Mapping[str, RowOrder | Fused] = field(default_factory=dict)  # ours: how its rows lie there
     transposed: tuple[str, ...] = ()  # ours: matrices that lie there as (in, out)
     gains_less_one: bool = False  # norms' weights there are what is added to 1
-    only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; absent is fine
+    only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; none is fine
     skip: tuple[str, ...] = ()  # tensors that are no weights, whole names: regular expressions
 
     def config(self, checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +235,7 @@ class Format:
         for setting, values in self.only:
             value = setting.of(checkpoint)
             if value is not ABSENT and value not in values:
-                raise UnsupportedError(f"{setting} is {value!r}, our {self.id} has {values[0]!r}")
+                raise UnsupportedError(f"{setting} is {value!r}, our {self.id} has {values[0] if values else None!r}")
         fields = {name: given[name] if name in given else value.of(checkpoint) for name, value in self.sizes.items()}
         for name, value in fields.items():
             if value is ABSENT:
@@ -250,7 +250,7 @@ class Format:
         """
         said: dict[str, Any] = {}
         for value, choices in self.only:
-            said.update(list(value.keys(choices[0], config).items())[:1])
+            said.update(list(value.keys(choices[0] if choices else ABSENT, config).items())[:1])
         spellings = [value.keys(config[name], config) for name, value in self.sizes.items()]
         for spelling in spellings:
             said.update(list(spelling.items())[:1])

@@ -65,6 +65,11 @@ class Stored:
         strides = dense_strides(self.shape) if self.strides is None else self.strides
         return replace(self, shape=self.shape[::-1], strides=strides[::-1])
 
+    def part(self, i: int) -> Stored:
+        """The i-th of a row-major tensor's parts along its first axis."""
+        n = math.prod(self.shape[1:])
+        return replace(self, offset=self.offset + i * n * itemsize(self.dtype), shape=self.shape[1:])
+
     def read(self) -> NDArray[Any]:
         """The values as they are stored (bf16: uint16), in memory of their own."""
         if self.strides is None:

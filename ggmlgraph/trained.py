@@ -162,13 +162,22 @@ def outgoing(trained: Trained, known: Format) -> dict[str, Outgoing]:
     """The tensors by their names. Raises UnsupportedError for one that they do not have."""
     found = {}
     for name, stored in trained.tensors.items():
-        theirs = known.theirs(name)
-        if not theirs:
-            raise UnsupportedError(f"{trained.path}: {known.id} has no tensor for {name}")
-        if known.is_transposed(name):
-            stored = stored.transposed()
-        found[theirs] = Outgoing(name, stored.shape, partial(_chunks, name, stored, known, trained.config))
+        for theirs, part in _named(name, stored, trained, known):
+            found[theirs] = Outgoing(name, part.shape, partial(_chunks, name, part, known, trained.config))
     return found
+
+
+def _named(name: str, stored: Stored, trained: Trained, known: Format) -> Iterator[tuple[str, Stored]]:
+    """What a parameter is there: one tensor, or one for each expert."""
+    theirs = known.theirs(name)
+    if not theirs:
+        raise UnsupportedError(f"{trained.path}: {known.id} has no tensor for {name}")
+    if known.is_transposed(name):
+        stored = stored.transposed()
+    if "{e}" in theirs:
+        yield from ((theirs.replace("{e}", str(e)), stored.part(e)) for e in range(stored.shape[0]))
+    else:
+        yield theirs, stored
 
 
 def _chunks(name: str, stored: Stored, known: Format, config: dict[str, Any]) -> Iterator[NDArray[np.float32]]:

@@ -25,7 +25,7 @@ HUGGING_FACE = replace(
         "blk.{i}.ffn_up_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w3",
         "blk.{i}.ffn_down_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w2",
     },
-    only=(*llama.SAME_MODEL, (Key(("sliding_window",)), ("none",))),
+    only=(*llama.SAME_MODEL, (Key(("sliding_window",)), ())),
 )
 
 GGUF = replace(
