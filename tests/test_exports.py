@@ -229,7 +229,10 @@ def json_bytes(**changes: Any) -> bytes:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "no byte pieces": (lambda: SentencePieceTokenizer(spm_bytes(byte_fallback=False, types=[2, 3, 3] + [1] * 258)), "needs the 256 byte pieces"),
+    "no byte pieces": (
+        lambda: SentencePieceTokenizer(spm_bytes(byte_fallback=False, types=[2, 3, 3] + [1] * 258)),
+        "needs the 256 byte pieces",
+    ),
     "spaces joined": (lambda: SentencePieceTokenizer(spm_bytes(remove_extra_whitespaces=True)), "normalises text"),
     "words": (lambda: SentencePieceTokenizer(spm_bytes(model_type=3)), "no form in GGUF"),
     "an alphabet": (lambda: CharsTokenizer("ab"), "no tokenizer like chars"),
