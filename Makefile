@@ -49,7 +49,8 @@ fuzz: $(FUZZ)/built
 	cd $(FUZZ)/coverage && rm -f libcore.a.p/*.gcda && ./fuzz replay ../../../tests/fuzz/corpus ../samples ../kept && \
 	gcov --no-output libcore.a.p/*.gcda | grep -A 1 -E "src/(import|graph|shape[a-z_]*)\.c'"
 
-# Ten to fifteen minutes. ONLY="gemm steps" measures some of: peak gemm steps growth.
+# Ten to fifteen minutes. ONLY="gemm steps" measures some of: peak gemm steps growth decode (beside
+# llama.cpp where llama-cpp-python is installed).
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'
 	$(BIN)/python tests/bench $(ONLY)
