@@ -10,7 +10,7 @@ TSAN := build/tsan
 FUZZ := build/fuzz
 SECONDS ?= 60
 
-.PHONY: demo test lint sanitize tsan fuzz bench peers docs clean
+.PHONY: demo test lint sanitize tsan emulate fuzz bench peers docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/ggmlgraph demo
@@ -49,7 +49,11 @@ fuzz: $(FUZZ)/built
 	cd $(FUZZ)/coverage && rm -f libcore.a.p/*.gcda && ./fuzz replay ../../../tests/fuzz/corpus ../samples ../kept && \
 	gcov --no-output libcore.a.p/*.gcda | grep -A 1 -E "src/(import|graph|shape[a-z_]*)\.c'"
 
-# Ten to fifteen minutes. ONLY="gemm steps" measures some of: peak gemm steps growth decode (beside
+# The tests of every op on the AVX-512 levels, on processors without AVX-512: SIMDe makes portable code of them.
+emulate: $(VENV)/installed
+	sh tests/emulate/avx512.sh $(BIN)
+
+# Twenty minutes. ONLY="gemm steps" measures some of: peak gemm steps growth bf16 decode (beside
 # llama.cpp where llama-cpp-python is installed).
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'

@@ -31,6 +31,8 @@ _Static_assert(GG_GEMM_BAND % TILE_ROWS == 0 && GG_GEMM_ROWS % TILE_ROWS == 0 &&
                "blocks hold whole tiles");
 _Static_assert(GG_GEMM_COLS % TILE_COLS == 0 && GG_GEMM_ALONE_COLS % TILE_COLS == 0, "blocks hold whole tiles");
 
+_Static_assert((int)TILE_ROWS <= (int)TILE_COLS, "a chunk holds panels of A and of B");
+
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -109,8 +111,8 @@ ALWAYS_INLINE void pair_rows(float *restrict dst, const float *restrict src, int
 /* One panel of bfloat16, by way of floats that stay in L1. */
 ALWAYS_INLINE void pack_bf16(float *restrict dst, int width, const source *s)
 {
-    enum { CHUNK = 16, WIDEST = TILE_ROWS > TILE_COLS ? TILE_ROWS : TILE_COLS };
-    _Alignas(GG_ALIGN) float floats[CHUNK * WIDEST];
+    enum { CHUNK = 16 };
+    _Alignas(GG_ALIGN) float floats[CHUNK * TILE_COLS];
     for (int64_t k = 0; k < s->n_inner; k += CHUNK) {
         source chunk = *s;
         chunk.data += k * s->along;
