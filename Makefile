@@ -53,6 +53,10 @@ fuzz: $(FUZZ)/built
 emulate: $(VENV)/installed
 	sh tests/emulate/avx512.sh $(BIN)
 
+# The tests of every op on the AVX-512 levels, on processors without AVX-512: SIMDe makes portable code of them.
+emulate: $(VENV)/installed
+	sh tests/emulate/avx512.sh $(BIN)
+
 # Twenty minutes. ONLY="gemm steps" measures some of: peak gemm steps growth bf16 decode (beside
 # llama.cpp where llama-cpp-python is installed).
 bench: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode]`, by default all. Run by `make bench`.
+"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode] [bf16]`, by default all. Run by `make bench`.
 
 Each prints tables and writes every measurement to build/bench/NAME.json. Quote medians of paired ratios: on a shared
 machine a single time says little.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import bf16
 import decode
 import gemm
 import growth
@@ -18,7 +19,7 @@ from workloads import WORKLOADS
 
 from ggmlgraph import machine
 
-NAMES = ("peak", "gemm", "steps", "growth", "decode")
+NAMES = ("peak", "gemm", "steps", "growth", "decode", "bf16")
 
 
 def main() -> None:
@@ -37,7 +38,9 @@ def main() -> None:
         if name == "steps":
             steps.main(a.out, a.threads, a.rounds, a.workloads.split(","), a.batch)
         else:
-            {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode}[name].main(a.out, a.threads, a.rounds)
+            {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode, "bf16": bf16}[name].main(
+                a.out, a.threads, a.rounds
+            )
 
 
 if __name__ == "__main__":
