@@ -127,6 +127,17 @@ def rebuild(dialect: str, file: Path, target: Path) -> None:
     _in_a_process("rebuild", dialect, file, target)
 
 
+def run_script(name: str, target: Path) -> Path:
+    """Run a script that uses ggml-python's own API; it writes the target. Raises Unavailable without ggml-python."""
+    command = [sys.executable, str(Path(__file__).with_name(name)), str(target)]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
+    if "No module named 'ggml'" in result.stderr:
+        raise Unavailable("ggml-python is not installed")
+    if result.returncode:
+        raise RuntimeError(f"{name} ended with {result.returncode}: {result.stderr[-1000:]}")
+    return target
+
+
 def _in_a_process(*arguments: Any) -> None:
     command = [sys.executable, __file__, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
@@ -224,6 +235,13 @@ def _rope(g: Ggml, r: cgraph.Record, f: Word, i: Word, a: Any, positions: Any) -
     return g.make("rope_ext", a, positions, P(None), i(1), i(2), i(4), *scales)
 
 
+def _rope_back(g: Ggml, r: cgraph.Record, f: Word, i: Word, a: Any, positions: Any) -> Any:
+    words = [i(1), i(2), *([I32(0), i(4)] if g.dialect == "v1" else [i(4)]), *(f(w) for w in range(5, 11))]
+    if g.dialect == "v1":
+        return g.make("rope_back", a, positions, *words, F32(0), ctypes.c_bool(False))
+    return g.make("rope_back", a, positions, P(None), *words)
+
+
 def _view(g: Ggml, r: cgraph.Record, f: Word, i: Word, a: Any) -> Any:
     (offset,) = struct.unpack_from("<Q", r.op_params)
     return g.make("view_4d", a, *_sizes(r), *(SIZE(n) for n in r.nb[1:]), SIZE(offset))
@@ -246,6 +264,11 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "PERMUTE": lambda g, r, f, i, a: g.make("permute", a, *(i(w) for w in range(4))),
     "RESHAPE": lambda g, r, f, i, a: g.make("reshape_4d", a, *_sizes(r)),
     "CONT": lambda g, r, f, i, a: g.make("cont_4d", a, *_sizes(r)),
+    "DIAG_MASK_ZERO": lambda g, r, f, i, a: g.make("diag_mask_zero", a, i(0)),
+    "ARGSORT": lambda g, r, f, i, a: g.make("argsort", a, i(0)),
+    "CONCAT": lambda g, r, f, i, a, b: g.make("concat", a, b, *([] if g.dialect == "v1" else [i(0)])),
+    "ROPE_BACK": _rope_back,
+    "REPEAT_BACK": lambda g, r, f, i, a: g.make("repeat_back", a, g.make("new_tensor_4d", I32(0), *_sizes(r))),
     "UNARY": lambda g, r, f, i, a: g.make(r.unary.lower(), a),
 }
 
