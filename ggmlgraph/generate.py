@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ggmlgraph import checkpoint, rundir
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.decoding import OUTPUT, Decoder, decoder_of
-from ggmlgraph.errors import CheckpointError, DataError, UnsupportedError
+from ggmlgraph.errors import DataError, UnsupportedError
 from ggmlgraph.limits import DEFAULT, Limits
 from ggmlgraph.philox import philox
 from ggmlgraph.runtime import Cost, Runtime
@@ -220,23 +220,14 @@ def open_model(
     path: Path, *, threads: int | None = None, ctx: int | None = None, limits: Limits = DEFAULT
 ) -> tuple[Runtime, Tokenizer]:
     """A model and its tokenizer from a run directory (its latest whole checkpoint), a checkpoint or a graph file."""
-    if not path.is_dir():
-        runtime = Runtime(path, threads=threads, ctx=ctx, limits=limits)
+    graph, saved = rundir.locate(path)
+    if saved is None:
+        runtime = Runtime(graph, threads=threads, ctx=ctx, limits=limits)
         return runtime, tokenizer_of(runtime, None)
-    run = path if rundir.graph_path(path).exists() else path.absolute().parent
-    if not rundir.graph_path(run).exists():
-        raise CheckpointError(f"{path} is no run directory: it has no graph.bin")
-    found = path
-    if run == path:
-        latest, _ = checkpoint.latest(run, (checkpoint.WEIGHTS,))
-        if latest is None:
-            raise CheckpointError(f"{path} has no checkpoint yet")
-        found = latest
-    manifest = checkpoint.verify(found, ())
-    ctx = ctx or manifest.sizes.get("ctx")
-    runtime = Runtime(rundir.graph_path(run), threads=threads, ctx=ctx, limits=limits)
-    checkpoint.load_weights(runtime, found)
-    return runtime, tokenizer_of(runtime, rundir.tokenizer_path(run))
+    ctx = ctx or checkpoint.verify(saved, ()).sizes.get("ctx")
+    runtime = Runtime(graph, threads=threads, ctx=ctx, limits=limits)
+    checkpoint.load_weights(runtime, saved)
+    return runtime, tokenizer_of(runtime, rundir.tokenizer_path(graph.parent))
 
 
 def tokenizer_of(runtime: Runtime, beside: Path | None) -> Tokenizer:

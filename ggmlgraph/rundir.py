@@ -116,6 +116,22 @@ def read_config(run: Path, kind: type[Config]) -> Config | None:
         raise FormatError(f"{path}: {error}") from None
 
 
+def locate(path: Path) -> tuple[Path, Path | None]:
+    """The graph file of a run directory, a checkpoint or a graph file, and the checkpoint to take the weights from.
+
+    None: those in the graph. Of a run directory it is the latest whole checkpoint. Raises CheckpointError.
+    """
+    if not path.is_dir():
+        return path, None
+    run = path if graph_path(path).exists() else path.absolute().parent
+    if not graph_path(run).exists():
+        raise CheckpointError(f"{path} is no run directory: it has no graph.bin")
+    found = path if run != path else checkpoint.latest(run, (checkpoint.WEIGHTS,))[0]
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint yet")
+    return graph_path(run), found
+
+
 def find_checkpoint(path: Path) -> tuple[Path, list[CheckpointError]]:
     """The checkpoint that a run directory's latest or a checkpoint's own path names, and what was skipped."""
     if (path / checkpoint.STATE).exists() or path.name.startswith("step_"):

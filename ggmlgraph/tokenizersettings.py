@@ -15,6 +15,7 @@ import msgspec
 from ggmlgraph.errors import FormatError
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+ADD_BOS = ("LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast")  # unless told otherwise
 MAX_TEMPLATE = 1 << 20  # characters
 MAX_CONFIG_NBYTES = 64 << 20
 
@@ -41,7 +42,7 @@ def beside(path: Path) -> Settings:
     template = config.get("chat_template")
     if (file := path.with_name(TEMPLATE)).is_file():
         template = _bytes(file, 4 * MAX_TEMPLATE).decode(errors="replace")
-    adds_bos = config.get("add_bos_token")
+    adds_bos = config.get("add_bos_token", True if config.get("tokenizer_class") in ADD_BOS else None)
     return Settings(
         chat_template=_template(template),
         bos=_name(config.get("bos_token")),

@@ -56,7 +56,9 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
 
     Raises UnsupportedError for a model that is not one of ours, CheckpointError, FormatError.
     """
-    graph_path, saved = _locate(path)
+    graph_path, saved = rundir.locate(path)
+    if not graph_path.exists():
+        raise GGError(f"{path}: no such file")
     graph = cgraph.read(graph_path, identify(graph_path))
     meta = metadata.decode(_leaf(graph, metadata.LEAF_NAME) or b"")
     ours = _trace(graph_path, meta)
@@ -72,21 +74,6 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
         tokenizer=_tokenizer(graph, rundir.tokenizer_path(graph_path.parent) if saved else None),
         n_ctx=n_ctx or meta.limits.get("ctx") or sizes.get("ctx") or meta.sizes["ctx"],
     )
-
-
-def _locate(path: Path) -> tuple[Path, Path | None]:
-    """The graph file, and the checkpoint to take the weights from, if any."""
-    if not path.is_dir():
-        if not path.exists():
-            raise GGError(f"{path}: no such file")
-        return path, None
-    run = path if rundir.graph_path(path).exists() else path.absolute().parent
-    if not rundir.graph_path(run).exists():
-        raise CheckpointError(f"{path} is no run directory: it has no graph.bin")
-    saved = path if run != path else checkpoint.latest(run, (checkpoint.WEIGHTS,))[0]
-    if saved is None:
-        raise CheckpointError(f"{path} has no checkpoint yet")
-    return rundir.graph_path(run), saved
 
 
 def _leaf(graph: cgraph.CGraph, name: str) -> bytes | None:

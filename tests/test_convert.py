@@ -783,3 +783,10 @@ def test_a_hostile_llama2c_tokenizer_is_refused(data: bytes, tmp_path: Path) -> 
     (tmp_path / "tokenizer.bin").write_bytes(data)
     with pytest.raises(FormatError):
         tokenizers.load(tmp_path / "tokenizer.bin")
+
+
+@pytest.mark.parametrize("form", ["stories260K/stories260K.bin", "stories260K/stories260K-f32.gguf"])
+def test_models_trained_with_begin_of_text_are_given_it(form: str) -> None:
+    tokenizer = sources.find(shared(form)).tokenizer
+    assert tokenizer is not None
+    assert (tokenizer.adds_bos, tokenizer.bos_id) == (True, 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ggmlgraph import naming
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.sources.source import Given, Source, try_tokenizer
+from ggmlgraph.sources.source import Given, Source, begins_with_bos, try_tokenizer
 from ggmlgraph.stored import Stored, open_regular
 
 HEADER = struct.Struct("<7i")
@@ -84,7 +84,9 @@ def file(path: Path, given: Given) -> Source:
     architecture, known, fields = naming.find("llama2.c", "llama2.c", naming.Checkpoint(keys, tensors), given)
     beside = [path.with_name(name) for name in (f"tok{keys['vocab_size']}.bin", "tokenizer.bin")]
     found = next((candidate for candidate in beside if candidate.is_file()), None)
-    tokenizer, reason = try_tokenizer(lambda: tokenizers.load(found)) if found else (None, "it has none")
+    tokenizer, reason = (
+        try_tokenizer(lambda: begins_with_bos(tokenizers.load(found))) if found else (None, "it has none")
+    )
     return Source(
         kind="llama2.c checkpoint",
         path=path,

@@ -12,7 +12,7 @@ from pathlib import Path
 from ggmlgraph import naming, torchfile
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import FormatError, UsageError
-from ggmlgraph.sources.source import Given, Source, count, named, read_json, try_tokenizer
+from ggmlgraph.sources.source import Given, Source, begins_with_bos, count, named, read_json, try_tokenizer
 from ggmlgraph.stored import Joined, Stored, joined
 
 CONFIG = "params.json"
@@ -40,7 +40,9 @@ def file(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
     architecture, known, fields = named(path.parent / CONFIG, lambda: naming.find("meta", "llama", checkpoint, given))
     beside = [folder / "tokenizer.model" for folder in (path.parent, path.absolute().parent.parent)]
     found = next((candidate for candidate in beside if candidate.is_file()), None)
-    tokenizer, reason = try_tokenizer(lambda: tokenizers.load(found)) if found else (None, "it has none")
+    tokenizer, reason = (
+        try_tokenizer(lambda: begins_with_bos(tokenizers.load(found))) if found else (None, "it has none")
+    )
     return Source(
         kind="Meta checkpoint",
         path=path,

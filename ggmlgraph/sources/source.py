@@ -89,6 +89,11 @@ def try_tokenizer(load: Callable[[], Tokenizer]) -> tuple[Tokenizer | None, str]
         return None, str(error)
 
 
+def begins_with_bos(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer of a format whose models are all trained on texts that begin with bos."""
+    return tokenizer.apply(msgspec.structs.replace(tokenizer.settings, adds_bos=True))
+
+
 def find_tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:
     """The tokenizer among the files of a checkpoint, or why there is none."""
     for name in TOKENIZERS:
