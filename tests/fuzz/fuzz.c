@@ -221,9 +221,11 @@ static void run_training(const gg_graph *g, uint64_t *state)
     gg_graph_free(fused);
 }
 
-static void run(const gg_graph *g, uint64_t *state)
+static void run(gg_graph *g, uint64_t *state)
 {
+    gg_error  err;
     gg_graph *resized = resize(g, state);
+    if (fuzz_random(state) % 8 == 0) gg_refine(g, gg_graph_size(g) - 1, "gelu_erf", &err);
     run_forward(g, state);
     run_training(g, state);
     if (resized) run_forward(resized, state);
