@@ -70,6 +70,7 @@ peers: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/ops.py > docs/ops.md
+	$(BIN)/python docs/support.py > docs/support.md
 
 $(VENV)/installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

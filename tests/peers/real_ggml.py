@@ -49,6 +49,16 @@ def library(dialect: str) -> Path:
     return path
 
 
+def source() -> Path:
+    """ggml.c of dialect v2a. Raises Unavailable."""
+    path = CACHE / "v2a" / "ggml.c"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            _compile_v2a(Path(directory))
+    return path
+
+
 @cache
 def _made(dialect: str) -> tuple[Path, str]:
     """Where the library is, and why it is not there: asked once, since asking the package index takes long."""
@@ -81,6 +91,7 @@ def _compile_v2a(directory: Path) -> Path:
         members = [m for m in archive.getmembers() if "/vendor/llama.cpp/ggml/" in m.name]
         archive.extractall(directory, members, filter="data")
     root = next(directory.glob("*/vendor/llama.cpp/ggml"))
+    shutil.copy(root / "src" / "ggml.c", CACHE / "v2a" / "ggml.c")
     made = directory / "libggml.so"
     flags = ["-O2", "-w", "-std=gnu11", "-D_GNU_SOURCE", "-fPIC", "-shared", "-Wl,--no-undefined"]
     sources = [str(root / "src" / name) for name in SOURCES]

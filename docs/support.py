@@ -1,0 +1,91 @@
+"""Print docs/support.md: which of ggml's ops run and train here, and which in ggml. Run by `make docs`.
+
+What is said of us comes from the op table and from asking the runtime. What is said of ggml is read in its source of
+dialect v2a (`ggml_compute_backward`, and the types that `ggml_compute_forward_*` switch on);
+tests/peers/test_support.py compares it with that source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ggmlgraph.ops  # noqa: F401  (fills the table)
+from ggmlgraph.core import OP_NUMBERS, ffi, lib, ne_of, new_error
+from ggmlgraph.dialect import V2, V2A
+from ggmlgraph.optable import TABLE, Op
+
+HEAD = """# Supported ops
+
+Made by `make docs` from the op table. One line for every op that a file of dialect v2 can name; ops with pointers
+(MAP_*) are never run. *ggml* is what its own source (dialect v2a) has; where it has a derivative it may still be one for equal
+shapes only. *Operand*: types of the first operand besides F32.
+
+| op | here | derivative here | operand here | derivative in ggml | operand in ggml |
+|---|---|---|---|---|---|
+"""
+
+# Cases of ggml_compute_backward that compute something.
+_GGML_BACKWARD = """
+ABS ACC ADD ADD1 CONT COS CPY CROSS_ENTROPY_LOSS DIAG_MASK_INF DIAG_MASK_ZERO DIV DUP EXP GET_ROWS IM2COL LOG MUL
+MUL_MAT NEG PERMUTE POOL_2D RELU REPEAT REPEAT_BACK RESHAPE RMS_NORM ROPE ROPE_BACK SCALE SET SGN SILU SIN SOFT_MAX SQR
+SQRT STEP SUB SUM SUM_ROWS TRANSPOSE VIEW
+"""
+GGML_BACKWARD = frozenset(_GGML_BACKWARD.split())
+
+ALL, HALVES = ("F16", "BF16", "quantised"), ("F16", "BF16")
+GGML_TYPES = {
+    "MUL_MAT": ALL, "MUL_MAT_ID": ALL, "GET_ROWS": ALL, "ADD": ALL, "OUT_PROD": ("quantised",),
+    "DUP": HALVES, "CPY": HALVES, "CONT": HALVES,
+}  # fmt: skip
+PROBES = {"F16": "F16", "BF16": "BF16", "quantised": "Q8_0"}
+
+
+def rows() -> Iterator[tuple[str, Op | None]]:
+    """Every op of the newest dialect by ggml's name, unary ones by their own, and its row of the table."""
+    table = {(op.ggml, op.unary): op for op in TABLE.values() if op.ggml and not op.exact}
+    for name in V2.ops:
+        if name == "UNARY":
+            yield from ((unary, table.get((name, unary))) for unary in V2.unary)
+        elif name != "NONE" and not name.startswith("MAP_"):
+            yield name, table.get((name, None))
+
+
+def takes(op: Op, type_name: str) -> bool:
+    """Whether the runtime makes a node of the op with a first operand of that type."""
+    graph, err = lib.gg_graph_new(), new_error()
+    try:
+        sizes = {"MUL_MAT_ID": [(4, 4, 256), (1, 4, 256), (1, 4)], "GET_ROWS": [(4, 256), (4,)]}
+        shapes = sizes.get(str(op.ggml), [(256, 256)] * len(op.sources))
+        src = []
+        for k, shape in enumerate(shapes):
+            is_ids = op.sources[k] == "ids"
+            number = V2.types[type_name if k == 0 else "I32" if is_ids else "F32"]
+            src.append(lib.gg_leaf(graph, number, ne_of(shape), 0, b"operand", err))
+        ne = ffi.new("int64_t[4]", ne_of((256, 256))) if op.sized else ffi.NULL
+        return (
+            min(src) >= 0 and lib.gg_node(graph, OP_NUMBERS[op.name], len(src), src, ffi.NULL, ne, ffi.NULL, err) >= 0
+        )
+    finally:
+        lib.gg_graph_free(graph)
+
+
+def here(op: Op | None) -> str:
+    """Whether an op runs and has a derivative."""
+    if op is None:
+        return "no | no"
+    return "yes | yes" if op.vjp else "yes | zero" if op.no_gradient else "yes | no"
+
+
+def page() -> Iterator[str]:
+    """The lines of the page."""
+    yield HEAD.rstrip("\n")
+    for name, op in rows():
+        ours = ", ".join(t for t, probe in PROBES.items() if op and name in GGML_TYPES and takes(op, probe))
+        theirs = ", ".join(GGML_TYPES.get(name, ()))
+        known = name in V2A.ops or name in V2A.unary
+        backward = "yes" if name in GGML_BACKWARD else "no" if known else "not in v2a"
+        yield f"| {name} | {here(op)} | {ours} | {backward} | {theirs} |"
+
+
+if __name__ == "__main__":
+    print("\n".join(page()))
