@@ -17,8 +17,8 @@ from ggmlgraph.optable import TABLE, Op
 HEAD = """# Supported ops
 
 Made by `make docs` from the op table. One line for every op that a file of dialect v2 can name; ops with pointers
-(MAP_*) are never run. *ggml* is what its own source (dialect v2a) has; where it has a derivative it may still be one for equal
-shapes only. *Operand*: types of the first operand besides F32.
+(MAP_*) are never run. *ggml* is what its own source (dialect v2a) has; where it has a derivative, that may be one for
+equal shapes only. *Operand*: types of the first operand besides F32.
 
 | op | here | derivative here | operand here | derivative in ggml | operand in ggml |
 |---|---|---|---|---|---|
