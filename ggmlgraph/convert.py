@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,30 @@ def convert(source: Source, path: Path, *, batch: int, ctx: int, tokenizer: Toke
         raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
     graph.save(path, weights=match(graph, source), tokenizer=tokenizer.to_bytes() if tokenizer else None)
     return graph
+
+
+def keep_moments(source: Source, graph: Path, directory: Path) -> None:
+    """Write a checkpoint of the weights and of the optimiser's state in the source, which `train --init-from` takes.
+
+    graph: what `convert` wrote. Raises UsageError if the source has no such state, FormatError if it does not fit.
+    """
+    if source.moments is None:
+        raise UsageError(f"{source.path}: a {source.kind} without optimiser's state")
+    with Runtime(graph, batch=1, ctx=1) as runtime:
+        weights, moments = runtime.state()
+        for letter, tensors in (("m", source.moments.first), ("v", source.moments.second)):
+            of_run = replace(source, tensors=tensors)
+            for name, weight in weights.items():
+                if source.format.theirs(name) not in tensors:
+                    raise FormatError(f"{source.path}: no moments of {name}")
+                found, flat, at = Found.of(of_run, name), moments[f"{letter}.{name}"].reshape(-1), 0
+                if found.shape != weight.shape:
+                    raise FormatError(f"{source.path}: moments of {name} are {list(found.shape)}")
+                for values in found.stored.chunks(found.rows):
+                    flat[at : at + values.size] = values
+                    at += values.size
+        runtime.n_steps = source.moments.n_steps
+        runtime.save(directory)
 
 
 def _check_sizes(source: Source, types: Mapping[str, type]) -> None:

@@ -21,6 +21,7 @@ from ggmlgraph.generate import Generator, open_model
 from ggmlgraph.models import gpt2, gpt_neox, llama, mixtral
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling
+from ggmlgraph.sources import ggml
 from ggmlgraph.tracer import trace
 
 STORIES, NEOX = ck.SHARED / "stories260K", ck.SHARED / "gptneox-shakespeare"
@@ -340,16 +341,141 @@ LLAMA_ARGS = {
 
 
 def training_checkpoint(path: Path, arrays: ck.Arrays, arguments: dict[str, Any], twice: tuple[str, str]) -> Path:
-    """A ckpt.pt of a compiled model, in which one tensor has two names."""
-    named = {f"_orig_mod.{name}": array for name, array in arrays.items()}
-    places = dict(zip(named, range(len(named)), strict=True))
-    items = {
-        name: ck.tensor(ck.storage(str(places[name]), "FloatStorage", array.size), array.shape)
-        for name, array in named.items()
+    """A ckpt.pt of a compiled model, in which one tensor has two names; moments are 2 and 3 times the weights."""
+    matrices = [name for name, array in arrays.items() if array.ndim > 1]
+    order = [*matrices, *(name for name in arrays if name not in matrices)]
+    stored = {f"_orig_mod.{name}": array for name, array in arrays.items()}
+    for name in order:
+        stored |= {f"m.{name}": 2 * arrays[name], f"v.{name}": 3 * arrays[name]}
+    tensors = {
+        name: ck.tensor(ck.storage(str(place), "FloatStorage", array.size), array.shape)
+        for place, (name, array) in enumerate(stored.items())
     }
-    items[f"_orig_mod.{twice[1]}"] = items[f"_orig_mod.{twice[0]}"]
-    body = ck.dictionary({"model": ck.dictionary(items), "model_args": ck.plain(arguments), "iter_num": ck.plain(7)})
-    return ck.write_torch(path, named, ck.pickled(body))
+    model = {name: tensor for name, tensor in tensors.items() if name.startswith("_orig_mod.")}
+    model[f"_orig_mod.{twice[1]}"] = model[f"_orig_mod.{twice[0]}"]
+    state = b"".join(
+        ck.plain(i)
+        + ck.dictionary({"step": ck.plain(7.0), "exp_avg": tensors[f"m.{name}"], "exp_avg_sq": tensors[f"v.{name}"]})
+        for i, name in enumerate(order)
+    )
+    optimizer = ck.dictionary({"state": b"}(" + state + b"u", "param_groups": b"]"})
+    entries = {"model": ck.dictionary(model), "optimizer": optimizer, "model_args": ck.plain(arguments)}
+    return ck.write_torch(path, stored, ck.pickled(ck.dictionary(entries)))
+
+
+def assert_goes_on(source: Path, tmp_path: Path, ours: ck.Arrays, n_steps: int, *options: str) -> None:
+    """The checkpoint beside the graph has these weights, twice them and three times them for moments; it is trained."""
+    graph, kept = tmp_path / "graph.bin", tmp_path / "kept"
+    made = ["convert", str(source), "--ctx", "4", "--batch", "1", "-o", str(graph), "--checkpoint", str(kept), *options]
+    assert cli.run(made) == 0
+    with Runtime(graph, threads=1) as runtime:
+        runtime.load(kept)
+        found, moments = runtime.state()
+        assert runtime.n_steps == n_steps
+        assert_equal(found, ours)
+        wanted = {f"{letter}.{name}": k * array for k, letter in ((2, "m"), (3, "v")) for name, array in ours.items()}
+        assert_equal(moments, wanted)
+
+
+def test_a_checkpoint_of_nanogpt_or_llama2c_brings_its_moments(tmp_path: Path) -> None:
+    arrays = as_there(weights(NANOGPT), naming.formats("gpt2")["nanogpt"], NANOGPT)
+    path = training_checkpoint(tmp_path / "a.pt", arrays, NANOGPT_ARGS, ("transformer.wte.weight", "lm_head.weight"))
+    assert_goes_on(path, tmp_path, weights(NANOGPT), 7)
+
+
+def test_a_run_begun_elsewhere_goes_on_with_its_moments(tmp_path: Path) -> None:
+    config = replace(NANOGPT, n_vocab=256)
+    positive = {name: np.abs(array) / 4 for name, array in weights(config).items()}  # as second moments are
+    arrays = as_there(positive, naming.formats("gpt2")["nanogpt"], config)
+    arguments = NANOGPT_ARGS | {"vocab_size": 256}
+    path = training_checkpoint(tmp_path / "a.pt", arrays, arguments, ("transformer.wte.weight", "lm_head.weight"))
+    graph, kept, run = (str(tmp_path / name) for name in ("graph.bin", "kept", "run"))
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    assert cli.run(["convert", str(path), "--ctx", "8", "-o", graph, "--checkpoint", kept]) == 0
+    training = ["--data", str(tmp_path / "text.txt"), "--steps", "2", "--batch", "2", "--predict", "0", "-o", run]
+    assert cli.run(["train", graph, "--init-from", kept, *training]) == 0
+    with Runtime(graph, threads=1) as runtime:
+        runtime.load(Path(run) / "step_000002")
+        assert runtime.n_steps == 9
+
+
+# ---------------------------------------------------------------- llama.cpp's old trainer
+
+TRAINED = llama.Config(n_vocab=11, n_embd=8, n_head=4, n_head_kv=4, n_layer=2, n_ff=24, norm_eps=1e-6)
+TRAINED_SIZES = struct.pack("<6I", 11, 8, 8, 4, 2, 2)
+LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up")
+
+
+def old_tensor(at: int, array: np.ndarray[Any, Any], name: bytes = b"x") -> bytes:
+    kind = {"<f4": 0, "<f2": 1}[array.dtype.str]
+    head = struct.pack(f"<3I{array.ndim}I", array.ndim, len(name), kind, *reversed(array.shape)) + name
+    return head + b"\0" * (-(at + len(head)) % 32) + array.tobytes()
+
+
+def old_checkpoint() -> bytes:
+    """A ggcp file."""
+    ours = weights(TRAINED)
+    data = struct.pack("<5I", 0x67676370, 0, 9, 9, 9) + TRAINED_SIZES
+    for name in ("token_embd", "output_norm", "output", *(f"blk.{i}.{name}" for i in range(2) for name in LAYER)):
+        data += old_tensor(len(data), ours[f"{name}.weight"])
+    layer = (*LAYER[:6], "ffn_up", "ffn_gate", "ffn_down")
+    order = ["token_embd", *(f"blk.{i}.{name}" for i in range(2) for name in layer), "output_norm", "output"]
+    flat = np.concatenate([ours[f"{name}.weight"].reshape(-1) for name in order])
+    data += struct.pack("<I", 0) + bytes(96) + struct.pack("<qiI", flat.size, 5, 0)
+    for scale in (1, 0, 0, 2, 3, 0, 0):
+        data += old_tensor(len(data), np.float32(scale) * flat)
+    head = bytes(12)
+    return data + head + b"\0" * (-(len(data) + 12) % 32) + bytes(12)
+
+
+def test_a_ggcp_checkpoint_brings_its_moments(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.dat").write_bytes(old_checkpoint())
+    assert_goes_on(tmp_path / "checkpoint.dat", tmp_path, weights(TRAINED), 5)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_ggjt_model_is_read(version: int, tmp_path: Path) -> None:
+    halves = {name: array.astype("<f2") if array.ndim > 1 else array for name, array in weights(TRAINED).items()}
+    data = struct.pack("<2I", 0x67676A74, version) + TRAINED_SIZES + struct.pack("<I", 1)
+    data += b"".join(struct.pack("<I", 2) + b"ab" + struct.pack("<f", 0.0) for _ in range(11))
+    for theirs, ours in {known.partition(".weight")[0]: known for known in halves}.items():
+        layer = theirs.removeprefix("blk.").partition(".")
+        names = {v: k for k, v in ggml.NAMES.items()}
+        name = f"layers.{layer[0]}.{names[layer[2]]}.weight" if theirs.startswith("blk.") else f"{names[theirs]}.weight"
+        data += old_tensor(len(data), halves[ours], name.encode())
+    (tmp_path / "m.bin").write_bytes(data)
+    wanted = {name: array.astype(np.float32) for name, array in halves.items()}
+    assert_equal(stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin")), wanted)
+
+
+TRAINED_PAIRS = LLAMA_PAIRS | {
+    "llama.feed_forward_length": 24, "llama.attention.head_count_kv": 4, "training.type": "train_model",
+    "optimizer.type": "adam", "optimizer.iteration_count": 6,
+}  # fmt: skip
+ORDER_0 = (  # of two layers, as the trainer's graph was replayed
+    "output output_norm blk.1.ffn_down blk.1.ffn_gate blk.1.ffn_norm blk.1.attn_output blk.1.attn_norm blk.0.ffn_down "
+    "blk.0.ffn_gate blk.0.ffn_norm blk.0.attn_output blk.0.attn_norm token_embd blk.0.attn_v blk.0.attn_k blk.0.attn_q "
+    "blk.0.ffn_up blk.1.attn_v blk.1.attn_k blk.1.attn_q blk.1.ffn_up"
+)
+
+
+@pytest.mark.parametrize("order", ggml.ORDERS)
+def test_a_gguf_checkpoint_of_a_training_run_brings_its_moments_in_the_order_given(order: str, tmp_path: Path) -> None:
+    ours = weights(TRAINED)
+    names = ggml.ordered(order, 2)
+    assert sorted(names) == sorted(ours)
+    assert order != "left-to-right" or names == [f"{name}.weight" for name in ORDER_0.split()]
+    flat = np.concatenate([ours[name].reshape(-1) for name in names])
+    state = {"optimizer.adam.first_moments": 2 * flat, "optimizer.adam.second_moments": 3 * flat}
+    (tmp_path / "m.gguf").write_bytes(ck.gguf_bytes(TRAINED_PAIRS, {**ours, **state}))
+    assert_goes_on(tmp_path / "m.gguf", tmp_path, ours, 6, "--moment-order", order)
+
+
+def test_a_checkpoint_without_optimisers_state_keeps_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, kept = llama_folder(tmp_path / "hf"), tmp_path / "kept"
+    assert cli.run(["convert", str(folder), "-o", str(tmp_path / "g.bin"), "--checkpoint", str(kept)]) == 2
+    assert "without optimiser's state" in capsys.readouterr().err
+    assert not kept.exists()
 
 
 def test_a_nanogpt_checkpoint_is_read(tmp_path: Path) -> None:
@@ -669,7 +795,29 @@ def llama2c_files() -> Iterator[tuple[str, bytes]]:
     yield "version 1 cut off", struct.pack("<Ii", 0x616B3432, 1) + bytes(24)
 
 
+def old_files() -> Iterator[tuple[str, bytes]]:
+    good, sizes = old_checkpoint(), slice(20, 44)
+    yield "cut off", good[:-4]
+    yield "cut off in a tensor", good[:300]
+    yield "more at the end", good + bytes(4)
+    yield "another version", good[:4] + struct.pack("<I", 1) + good[8:]
+    yield "countless layers", good[:36] + struct.pack("<I", 1 << 23) + good[40:]
+    yield "a vocabulary beyond all", good[:20] + struct.pack("<I", 1 << 31) + good[24:]
+    yield "no heads", good[:32] + struct.pack("<I", 0) + good[36:]
+    yield "half a rotation", good[:40] + struct.pack("<I", 1) + good[44:]
+    yield "a tensor of another shape", good[:24] + struct.pack("<I", 12) + good[28:]
+    yield "another optimiser", good.replace(bytes(100) + struct.pack("<q", 0), b"", 1)[:-8]
+    model = struct.pack("<2I", 0x67676A74, 3) + good[sizes] + struct.pack("<I", 0)
+    yield "a model without vocabulary", model
+    yield "a model of version 9", struct.pack("<2I", 0x67676A74, 9) + good[sizes]
+    yield "a piece beyond all", model + struct.pack("<I", 1 << 31)
+    model += bytes(8 * 11)  # a vocabulary of empty pieces
+    yield "a tensor that is quantised", model + struct.pack("<5I", 2, 1, 2, 32, 32) + b"x"
+    yield "a tensor beyond the end", model + struct.pack("<4I", 1, 1, 0, 1 << 31)
+
+
 HOSTILE = {
+    **{f"old trainer: {name}": ("m.dat", data) for name, data in old_files()},
     **{name: ("model.safetensors", data) for name, data in safetensors_files()},
     **{f"GGUF: {name}": ("m.gguf", data) for name, data in gguf_files()},
     **{f"llama2.c: {name}": ("m.bin", data) for name, data in llama2c_files()},

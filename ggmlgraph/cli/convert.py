@@ -11,6 +11,7 @@ from ggmlgraph import convert, model, sources
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources import Source
+from ggmlgraph.sources.ggml import ORDERS
 from ggmlgraph.sources.source import scalar
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph
@@ -24,6 +25,10 @@ DEFAULT_CTX = 512  # at most, however far the model looks back
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
               help="The graph file to write.")  # fmt: skip
 @click.option("--model", "name", metavar="MODEL", help="Of tensors without a configuration: as `export` takes it.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR",
+              help="Also keep the optimiser's state of a training run, for `train --init-from DIR`.")  # fmt: skip
+@click.option("--moment-order", "order", type=click.Choice(list(ORDERS)),
+              help="Of a GGUF checkpoint of llama.cpp's trainer: the evaluation order that it printed.")  # fmt: skip
 @click.option("--tokenizer", type=click.Path(path_type=Path),
               help="A sentencepiece model, tokenizer.json or tokenizer.bin.  [default: the checkpoint's]")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1, 1 << 20), default=16, show_default=True,
@@ -36,6 +41,8 @@ def command(
     fields: tuple[str, ...],
     output: Path,
     name: str | None,
+    checkpoint: Path | None,
+    order: str | None,
     tokenizer: Path | None,
     batch: int,
     ctx: int | None,
@@ -43,26 +50,29 @@ def command(
     """Write a checkpoint of another program as a graph file with its weights.
 
     SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file that is not
-    quantised, or a checkpoint of LitGPT, Lit-LLaMA, nanoGPT or llama2.c, of the models that `ggmlgraph models` lists;
-    or, with --model, a file of tensors only. FIELD=VALUE sets a field of the model's config that SRC does not say.
-    Nothing in SRC is run.
+    quantised, a checkpoint of LitGPT, Lit-LLaMA, nanoGPT, llama2.c or llama.cpp's old trainer, of the models that
+    `ggmlgraph models` lists; or, with --model, a file of tensors only. FIELD=VALUE sets a field of the model's config
+    that SRC does not say. Nothing in SRC is run.
     """
-    found = _found(source, name, fields)
+    found = _found(source, name, fields, order)
     chosen = found.tokenizer if tokenizer is None else tokenizers.load(tokenizer)
     graph = convert.convert(
         found, output, batch=batch, ctx=ctx or min(found.n_ctx or DEFAULT_CTX, DEFAULT_CTX), tokenizer=chosen
     )
     click.echo(_summary(output, found, graph, chosen))
+    if checkpoint is not None:
+        convert.keep_moments(found, output, checkpoint)
+        click.echo(f"{checkpoint}: the optimiser's state after {found.moments.n_steps:,} steps")  # type: ignore[union-attr]
     for line in _advice(output, found, chosen):
         click.echo(line, err=True)
 
 
-def _found(source: Path, name: str | None, fields: tuple[str, ...]) -> Source:
+def _found(source: Path, name: str | None, fields: tuple[str, ...], order: str | None) -> Source:
     if name is None:
         pairs = [field.partition("=") for field in fields]
         if wrong := next((field for field in fields if "=" not in field), None):
             raise UsageError(f"{wrong!r} is not FIELD=VALUE")
-        return sources.find(source, {field: scalar(text) for field, _, text in pairs})
+        return sources.find(source, {field: scalar(text) for field, _, text in pairs}, order)
     loaded = model.load(name)
     values = model.parse_fields(loaded, fields)
     architecture = loaded.path.stem if loaded.built_in else name

@@ -79,6 +79,8 @@ WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 @click.option("--prompt", help="What samples begin with.")
 @click.option("--predict", type=click.IntRange(0), default=DEFAULTS.predict, show_default=True,
               help="Tokens of a sample; 0: no samples.")  # fmt: skip
+@click.option("--init-from", type=click.Path(path_type=Path), metavar="DIR",
+              help="Begin a new run with the weights and the optimiser's state of a checkpoint.")  # fmt: skip
 @click.option("--resume", metavar="auto|DIR", help="Go on from the latest checkpoint in -o, if there is one, or from "
               "a checkpoint DIR. Options not given again are those of the run.")  # fmt: skip
 @limits.options
@@ -92,6 +94,7 @@ def command(
     threads: int | None,
     memory_limit: int | None,
     resume: str | None,
+    init_from: Path | None,
     limits: Limits,
     **options: Any,
 ) -> None:
@@ -107,6 +110,8 @@ def command(
         before = rundir.read_config(start.parent if start else run.path, TrainConfig) if resume else None
         config, runtime = _open(graph, before, given, options, threads, memory_limit, limits)
         with runtime:
+            if init_from is not None and start is None:
+                checkpoint.load(runtime, init_from)
             _train(run, graph, runtime, config, start, tokenizer)
 
 

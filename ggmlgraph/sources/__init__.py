@@ -12,7 +12,7 @@ from typing import Any
 
 from ggmlgraph import gguffile, safetensorsfile, torchfile
 from ggmlgraph.errors import UsageError
-from ggmlgraph.sources import gguf, huggingface, litgpt, llama2c, meta, plain, training
+from ggmlgraph.sources import ggml, gguf, huggingface, litgpt, llama2c, meta, plain, training
 from ggmlgraph.sources.source import Given, Source
 from ggmlgraph.stored import Stored, open_regular
 
@@ -26,9 +26,10 @@ FOLDERS: dict[str, Callable[[Path, Given], Source]] = {  # by a file that tells 
 }
 
 
-def find(path: Path, given: Given = NOTHING) -> Source:
+def find(path: Path, given: Given = NOTHING, order: str | None = None) -> Source:
     """The checkpoint at a path, file or folder. given: fields of the model's config that count instead of its own.
 
+    order: of the moments in a GGUF file of llama.cpp's trainer, which does not say it (`ggml.ORDERS`).
     Raises UsageError for what is none, FormatError, UnsupportedError.
     """
     if path.is_dir():
@@ -38,9 +39,11 @@ def find(path: Path, given: Given = NOTHING) -> Source:
         raise UsageError(f"{path} is no checkpoint: it has none of {', '.join(FOLDERS)}")
     kind_of = _kind(path)
     if kind_of == "gguf":
-        return gguf.file(path, given)
+        return gguf.file(path, given, order)
     if kind_of == "llama2.c":
         return llama2c.file(path, given)
+    if kind_of == "ggml":
+        return ggml.file(path, given)
     if kind_of == "safetensors":
         return huggingface.file(path, safetensorsfile.read(path), given)
     content = torchfile.load(path)
@@ -72,6 +75,8 @@ def _kind(path: Path) -> str:
         start = file.read(llama2c.VERSION_1_NBYTES)
     if start.startswith(gguffile.MAGIC):
         return "gguf"
+    if start.startswith((ggml.CHECKPOINT, ggml.MODEL)):
+        return "ggml"
     if start.startswith((torchfile.ZIP_MAGIC, torchfile.LEGACY_MAGIC)):
         return "torch"
     if llama2c.is_llama2c(start, size):

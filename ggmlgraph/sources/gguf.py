@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ggmlgraph import gguffile, naming
 from ggmlgraph import tokenizer as tokenizers
-from ggmlgraph.sources.source import Given, Source, count, named, try_tokenizer
+from ggmlgraph.errors import FormatError
+from ggmlgraph.gguffile import GgufFile
+from ggmlgraph.sources import ggml
+from ggmlgraph.sources.source import Given, Moments, Source, count, named, try_tokenizer
 
 
-def file(path: Path, given: Given) -> Source:
-    """The checkpoint in a file."""
+def file(path: Path, given: Given, order: str | None = None) -> Source:
+    """The checkpoint in a file. order: in which its moments follow each other, if it is one of a training run."""
     content = gguffile.read(path)
     identifier = content.pairs.get("general.architecture")
     checkpoint = naming.Checkpoint(content.pairs, content.tensors)
@@ -26,4 +31,15 @@ def file(path: Path, given: Given) -> Source:
         n_ctx=count(content.pairs.get(f"{identifier}.context_length")),
         tokenizer=tokenizer,
         no_tokenizer=reason,
+        moments=_moments(path, content, fields, order) if order else None,
     )
+
+
+def _moments(path: Path, content: GgufFile, fields: Mapping[str, Any], order: str) -> Moments:
+    """Adam's state of a checkpoint of llama.cpp's trainer. Raises FormatError if it has none."""
+    step = content.pairs.get("optimizer.iteration_count")
+    flat = [content.tensors.get(f"optimizer.adam.{which}_moments") for which in ("first", "second")]
+    first, second = flat
+    if first is None or second is None or not isinstance(step, int) or step < 1:
+        raise FormatError(f"{path}: it has no state of an Adam optimiser")
+    return ggml.moments(path, step, (first, second), content.tensors, ggml.ordered(order, fields["n_layer"]))

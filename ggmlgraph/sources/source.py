@@ -21,6 +21,15 @@ MAX_YAML_NBYTES = 1 << 20
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Adam's state in a checkpoint of a training run, by the checkpoint's names of the parameters."""
+
+    n_steps: int
+    first: Mapping[str, Stored]
+    second: Mapping[str, Stored]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A checkpoint, opened."""
@@ -34,6 +43,7 @@ class Source:
     n_ctx: int | None  # how many tokens the model was trained to look back on
     tokenizer: Tokenizer | None
     no_tokenizer: str = "it has none"  # why there is none
+    moments: Moments | None = None
 
 
 Given = Mapping[str, Any]  # fields of the Config that the user gave

@@ -85,7 +85,9 @@ def gguf_sizes(prefix: str) -> dict[str, Value]:
 GGUF = Format(
     id="llama",
     sizes=gguf_sizes("llama"),
+    skip=(r"optimizer\..*",),
     only=(
+        (Key(("training.type",)), ("train_model",)),
         (Key(("llama.rope.scaling.type",)), ("none",)),
         (Key(("llama.rope.scale_linear",)), (1.0,)),
         (Key(("llama.expert_count",)), (0,)),
@@ -142,6 +144,21 @@ LLAMA2_C = Format(  # its file has no names: the reader gives ours, and those of
         "n_layer": Key(("n_layers",)),
         "n_ff": Key(("hidden_dim",)),
         "norm_eps": Key((), 1e-5),
+        "rope_freq_base": Key((), 10000.0),
+        "tied": Without("output.weight"),
+    },
+)
+
+GGML = Format(  # names are ours: the reader gives them
+    id="ggml",
+    sizes={
+        "n_vocab": Key(("n_vocab",)),
+        "n_embd": Key(("n_embd",)),
+        "n_head": Key(("n_head",)),
+        "n_head_kv": Key(("n_head",)),
+        "n_layer": Key(("n_layer",)),
+        "n_ff": Key(("n_ff",)),
+        "norm_eps": Key((), 1e-6),  # which ggml's rms_norm had built in then
         "rope_freq_base": Key((), 10000.0),
         "tied": Without("output.weight"),
     },
@@ -241,6 +258,7 @@ FORMATS = {
     "gguf": GGUF,
     "meta": META,
     "llama2.c": LLAMA2_C,
+    "ggml": GGML,
     "litgpt": LITGPT,
     "litgpt, grouped": LITGPT_GROUPED,
     "lit-llama": LIT_LLAMA,
