@@ -66,6 +66,7 @@ class Record:
     op_params: bytes = bytes(N_OP_PARAMS)
     src: tuple[int, ...] = ()
     data: Callable[[], Iterable[bytes | memoryview]] | None = field(default=None, compare=False)  # None: zeros
+    name_tail: bytes = field(default=b"", compare=False)  # what stock ggml left of an older, longer name behind the NUL
 
     @property
     def is_param(self) -> bool:
@@ -309,7 +310,7 @@ def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
         "flags": record.flags,
         **{f"ne{i}": record.ne[i] for i in range(4)},
         **{f"nb{i}": record.nb[i] for i in range(4)},
-        "name": record.name.encode(),
+        "name": record.name.encode() + b"\0" + record.name_tail,
         "op_params": _op_params(record, dialect),
     }
 
@@ -561,7 +562,9 @@ class _Reader:
         nb = (fields["nb0"], fields["nb1"], fields["nb2"], fields["nb3"])
         self._sizes(ne, element, self.begin + layout.offset("ne0"))
         self._strides(nb, ne, element, op, self.begin + layout.offset("nb0"))
-        return Record(name, element.name, ne, nb, op, unary, flags, bytes(4) + op_params[4:] if unary else op_params)
+        tail = fields["name"].partition(b"\0")[2].rstrip(b"\0")
+        op_params = bytes(4) + op_params[4:] if unary else op_params
+        return Record(name, element.name, ne, nb, op, unary, flags, op_params, name_tail=tail)
 
     def _vary(self, record: Record, variation: Variation, layout: Layout) -> Record:
         """The record as the newest dialect would have it."""

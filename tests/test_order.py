@@ -197,3 +197,26 @@ def test_a_second_export_is_the_first_byte_for_byte(make: Any, tmp_path: Path) -
     first = make().save(tmp_path / "first.bin")
     rewrite(first, tmp_path / "second.bin", "v2", "v2")
     assert (tmp_path / "second.bin").read_bytes() == first.read_bytes()
+
+
+def test_what_an_older_name_left_behind_a_name_survives(tmp_path: Path) -> None:
+    """ggml's set_name writes a shorter name over a longer one up to its NUL."""
+    first = cache_graph().save(tmp_path / "first.bin")
+    content = first.read_bytes()
+    assert content.count(b"whole\0\0\0\0\0\0\0\0") == 1
+    first.write_bytes(content.replace(b"whole\0\0\0\0\0\0\0\0", b"whole\0(view)\0"))
+    rewrite(first, tmp_path / "second.bin", "v2", "v2")
+    assert (tmp_path / "second.bin").read_bytes() == first.read_bytes()
+
+
+GRAPHS = Path(__file__).parents[2] / "shared" / "data" / "graphs"
+
+
+@pytest.mark.skipif(not GRAPHS.is_dir(), reason="../shared/data/graphs is not there")
+def test_exports_of_real_ggml_are_written_again_byte_for_byte(tmp_path: Path) -> None:
+    files = sorted(GRAPHS.glob("*.ggml"))
+    assert len(files) == 6
+    for file in files:
+        dialect = file.name.split("_")[1]
+        rewrite(file, tmp_path / "again.bin", dialect, dialect)
+        assert (tmp_path / "again.bin").read_bytes() == file.read_bytes()
