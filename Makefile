@@ -49,13 +49,11 @@ fuzz: $(FUZZ)/built
 	cd $(FUZZ)/coverage && rm -f libcore.a.p/*.gcda && ./fuzz replay ../../../tests/fuzz/corpus ../samples ../kept && \
 	gcov --no-output libcore.a.p/*.gcda | grep -A 1 -E "src/(import|graph|shape[a-z_]*)\.c'"
 
-# The tests of every op on the AVX-512 levels, on processors without AVX-512: SIMDe makes portable code of them.
+# The tests of every op on levels this processor has not: SIMDe makes portable code of the AVX-512 ones, NEON runs on an
+# emulated AArch64. A part that lacks its Debian packages is skipped and says so.
 emulate: $(VENV)/installed
 	sh tests/emulate/avx512.sh $(BIN)
-
-# The tests of every op on the AVX-512 levels, on processors without AVX-512: SIMDe makes portable code of them.
-emulate: $(VENV)/installed
-	sh tests/emulate/avx512.sh $(BIN)
+	sh tests/emulate/neon.sh $(BIN)
 
 # Twenty minutes. ONLY="gemm steps" measures some of: peak gemm steps growth bf16 decode (beside
 # llama.cpp where llama-cpp-python is installed).
