@@ -938,7 +938,7 @@ def _cached_attentions() -> Iterator[Sample]:
     cases = [  # batch, ctx, n_head, n_head_kv, head_dim, n_past, n_blocks
         (1, 1, 1, 1, 1, 0, 1), (1, 1, 2, 1, 8, 63, 1), (2, 1, 4, 2, 16, 64, 2), (1, 1, 3, 3, 33, 127, 3),
         (3, 7, 2, 2, 24, 60, 2), (1, 9, 4, 1, 64, 0, 1), (2, 33, 2, 1, 5, 100, 3), (1, 65, 2, 2, 32, 0, 2),
-        (1, 8, 2, 1, 40, 60, 1),
+        (1, 8, 2, 1, 40, 60, 1), (2, 5, 3, 3, 7, 3, 1),
     ]  # fmt: skip
     for i, (batch, ctx, n_head, n_head_kv, head_dim, n_past, n_blocks) in enumerate(cases):
         caches = (batch * n_head_kv, n_blocks, head_dim, 64), (batch * n_head_kv, n_blocks * 64, -head_dim // 16 * -16)
