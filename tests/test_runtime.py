@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph.core import isa_levels
+from ggmlgraph.core import CoreGraph, isa_levels
+from ggmlgraph.dialect import OUTPUT
 from ggmlgraph.errors import DataError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
 from ggmlgraph.models import gpt_neox, llama
-from ggmlgraph.runtime import FUSIONS
+from ggmlgraph.optable import TABLE
+from ggmlgraph.runtime import FUSIONS, Program
 
 LLAMA = llama.Config(n_vocab=61, n_embd=24, n_head=4, n_head_kv=2, n_layer=2, n_ff=40)
 NEOX = gpt_neox.Config(n_vocab=61, n_embd=32, n_head=2, n_layer=2)
@@ -306,3 +308,15 @@ def test_with_a_thread_for_every_cpu_each_worker_keeps_to_one_and_the_caller_is_
         rt.loss(*batch_of(4, 16))
         assert Counter(cpus_of_threads()) - before == Counter(str(cpu) for cpu in cpus[1:])
         assert sorted(os.sched_getaffinity(0)) == cpus
+
+
+def test_an_output_that_a_later_node_reads_is_there_after_the_run() -> None:
+    graph = CoreGraph()
+    a = graph.leaf("f32", (5,), 0, "a")
+    graph.leaf_bytes(a)[:] = np.arange(5, dtype=np.float32).tobytes()
+    y = graph.node(TABLE["neg"], [a], {})
+    graph.set_name(y, "y", OUTPUT)
+    graph.set_name(graph.node(TABLE["sqr"], [y], {}), "z", OUTPUT)
+    program = Program(graph, None, 1)
+    program.run()
+    assert program.array(y).tolist() == [0, -1, -2, -3, -4]

@@ -93,7 +93,7 @@ enum {
     GG_FUSE_ALL = 15
 };
 /* Keep what `roots` need and merge the enabled patterns into fused ops; with `train` a fused op leaves behind what
- * its derivative needs. The roots become OUTPUT: readable after a run. */
+ * its derivative needs. The roots become OUTPUT, and nothing else is: readable after a run. */
 gg_graph *gg_fuse(const gg_graph *g, int32_t n_roots, const int32_t *roots, int32_t train, int32_t enable,
                   gg_error *err);
 

@@ -294,6 +294,7 @@ static bool fuse(gg_rebuild *r, fusion *f, int32_t n_roots, const int32_t *roots
     } else {
         gg_fail(r->err, GG_ERR_MEMORY, -1, "no memory to fuse %d tensors", f->g->n_tensors);
     }
+    for (int32_t id = 0; ok && id < r->out->n_tensors; id++) gg_at(r->out, id)->flags &= ~GG_FLAG_OUTPUT;
     for (int32_t i = 0; ok && i < n_roots; i++) gg_at(r->out, r->map[roots[i]])->flags |= GG_FLAG_OUTPUT;
     free(matches);
     free(f->n_uses);

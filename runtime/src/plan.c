@@ -33,11 +33,12 @@ static void measure_lives(planner *p)
         if (t->root == id && in_arena(g, id)) p->buffers[id] = (buffer){id, id, gg_align(gg_span(t)), -1};
         for (int k = 0; k < GG_MAX_SRC; k++)
             if (t->src[k] >= 0) p->buffers[gg_at(g, t->src[k])->root].last = id;
-        if (t->flags & GG_FLAG_OUTPUT) p->buffers[t->root].last = end;
     }
-    for (int32_t id = 0; id < end; id++)
-        if ((gg_at(g, id)->flags & GG_FLAG_PARAM) && g->grads[id] >= 0)
-            p->buffers[gg_at(g, g->grads[id])->root].last = end; /* so that a gradient can be read after the run */
+    for (int32_t id = 0; id < end; id++) { /* what is read after the run: outputs and gradients of parameters */
+        const gg_tensor *t = gg_at(g, id);
+        if (t->flags & GG_FLAG_OUTPUT) p->buffers[t->root].last = end;
+        if ((t->flags & GG_FLAG_PARAM) && g->grads[id] >= 0) p->buffers[gg_at(g, g->grads[id])->root].last = end;
+    }
 }
 
 /* Whether node id may write its result over its first source. */
