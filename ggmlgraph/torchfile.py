@@ -63,7 +63,7 @@ class TorchFile:
 
         Raises FormatError if there are none.
         """
-        states = (self.tensors(*keys) for keys in ((), ("model",), ("state_dict",), ("model_state_dict",)))
+        states = (self.tensors(*keys) for keys in (("model",), ("state_dict",), ("model_state_dict",), ()))
         tensors = next((found for found in states if found), None)
         if tensors is None:
             raise FormatError(f"{self.path}: it holds no dictionary of tensors")

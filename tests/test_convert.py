@@ -360,6 +360,7 @@ def training_checkpoint(path: Path, arrays: ck.Arrays, arguments: dict[str, Any]
     )
     optimizer = ck.dictionary({"state": b"}(" + state + b"u", "param_groups": b"]"})
     entries = {"model": ck.dictionary(model), "optimizer": optimizer, "model_args": ck.plain(arguments)}
+    entries["best_val_loss"] = ck.tensor(ck.storage("0", "FloatStorage", next(iter(stored.values())).size), ())
     return ck.write_torch(path, stored, ck.pickled(ck.dictionary(entries)))
 
 
