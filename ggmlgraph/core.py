@@ -14,6 +14,7 @@ from typing import Any
 from ggmlgraph import ops as _ops  # noqa: F401  (fills the table)
 from ggmlgraph._runtime import ffi as ffi
 from ggmlgraph._runtime import lib as lib
+from ggmlgraph.dialect import V2
 from ggmlgraph.errors import (
     DataError,
     FormatError,
@@ -27,7 +28,7 @@ from ggmlgraph.errors import (
 from ggmlgraph.optable import TABLE, Op
 
 N_DIMS = 4
-TYPES = {"f32": lib.GG_TYPE_F32, "i32": lib.GG_TYPE_I32, "i8": lib.GG_TYPE_I8}
+TYPES = {name.lower(): number for name, number in V2.types.items()}
 TYPE_NAMES = {number: name for name, number in TYPES.items()}
 OP_NAMES = dict(enumerate(["none", *TABLE]))
 OP_NUMBERS = {name: number for number, name in OP_NAMES.items()}

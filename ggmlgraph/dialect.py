@@ -64,11 +64,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Type:
-    """An element type: blocks of `block` elements in `nbytes` bytes."""
+    """An element type: blocks of `block` elements in `nbytes` bytes. `decodes`: kernels read it as float32."""
 
     name: str
     block: int
     nbytes: int
+    decodes: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,11 @@ class Dialect:
 
 # ---------------------------------------------------------------- types
 
+# Those with a decoder in runtime/kernels/decode.c.
+DECODED = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+
 TYPES = {
-    name: Type(name, block, nbytes)
+    name: Type(name, block, nbytes, name in DECODED)
     for name, block, nbytes in (
         ("F32", 1, 4), ("F16", 1, 2), ("BF16", 1, 2), ("F64", 1, 8),
         ("I8", 1, 1), ("I16", 1, 2), ("I32", 1, 4), ("I64", 1, 8),

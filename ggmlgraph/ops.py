@@ -232,12 +232,12 @@ def rms_norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 
 @op("MUL_MAT", shape="mul_mat", work="gemm",
-    vjp=lambda g, y, a, b: (mul_mat_back(g, b, shape=a), mul_mat(transpose(a), g)))  # fmt: skip
+    vjp=lambda g, y, a, b: (mul_mat_back(g, b, shape=a), out_prod(a, transpose(g))))  # fmt: skip
 def mul_mat(a: Tensor, b: Tensor, prec: int = 0) -> Tensor:
     """Product of every row of b with every row of a: y = b @ a.T.
 
-    a: (..., m, k); b: (..., n, k), batch dims of a repeat in groups into b's -> (..., n, m). `prec` is ggml's
-    (0 default, 1 float32); products here are always accumulated in float32.
+    a: (..., m, k), float32 or any type with a decoder; b: (..., n, k), batch dims of a repeat in groups into b's
+    -> (..., n, m). `prec` is ggml's (0 default, 1 float32); products here are always accumulated in float32.
     """
 
 
@@ -250,9 +250,12 @@ def mul_mat_back(g: Tensor, b: Tensor, shape: Shape) -> Tensor:
 
 
 @op("OUT_PROD", shape="out_prod", work="gemm",
-    vjp=lambda g, y, a, b: (mul_mat(transpose(g), b), mul_mat(g, a)))  # fmt: skip
+    vjp=lambda g, y, a, b: (mul_mat_back(transpose(b), g, shape=a), transpose(mul_mat(a, g))))  # fmt: skip
 def out_prod(a: Tensor, b: Tensor) -> Tensor:
-    """Sum over rows of outer products: y = b.T @ a. a: (..., k, m); b: (..., k, n) -> (..., n, m)."""
+    """Sum over rows of outer products: y = b.T @ a. a: (..., k, m); b: (..., k, n) -> (..., n, m).
+
+    Types and batch dims of a are as in `mul_mat`, whose cotangent with respect to b this is.
+    """
 
 
 @op("MUL_MAT_ID", shape="mul_mat_id", rows=("b",), dense=("ids",), work="mul_mat_id", rank=lambda a, b, ids: 3,
@@ -356,7 +359,10 @@ def concat_part(g: Tensor, dim: int, last: int, shape: Shape) -> Tensor:
 @op("GET_ROWS", shape="get_rows", rows=("a",), dense=("ids",), rank=lambda a, ids: ids + 1,
     vjp=lambda g, y, a, ids: (get_rows_back(g, ids, shape=a), None))  # fmt: skip
 def get_rows(a: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a by number: a (..., v, d), ids int32 (..., n) -> (..., n, d). Every id is checked against v."""
+    """Rows of a by number: a (..., v, d), ids int32 (..., n) -> float32 (..., n, d). Every id is checked against v.
+
+    a is float32 or any type with a decoder.
+    """
 
 
 @op(shape="get_rows_back", rows=("g",), dense=("ids",))

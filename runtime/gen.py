@@ -206,6 +206,11 @@ def type_numbers(d: dialect.Dialect) -> list[int]:
     return [numbers.get(number, -1) for number in range(max(numbers) + 1)]
 
 
+def types() -> list[tuple[int, dialect.Type]]:
+    """The element types by number, which are the newest dialect's."""
+    return [(number, dialect.TYPES[name]) for name, number in dialect.V2.types.items()]
+
+
 def main(out: Path) -> None:
     """Render every template into `out`."""
     environment = jinja2.Environment(
@@ -219,7 +224,7 @@ def main(out: Path) -> None:
         ops=list(TABLE.values()), dialects=dialect.DIALECTS.values(), magic=dialect.MAGIC,
         vjp_statements=vjp_statements, formula=formula, bits=bits, words=words,
         make_signature=make_signature, file_op=file_op, file_ops=file_ops,
-        layout=layout, type_numbers=type_numbers, unread=unread,
+        layout=layout, types=types(), type_numbers=type_numbers, unread=unread,
     )  # fmt: skip
     for name in ("gg_ops.h", "ops.c", "elementwise.c", "kernels.c"):
         (out / name).write_text(environment.get_template(name + ".j2").render(), encoding="utf-8")

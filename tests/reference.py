@@ -160,7 +160,8 @@ def _mul_mat_back(g: Array, b: Array, shape: Shape) -> Array:
 
 def _out_prod(a: Array, b: Array) -> Array:
     rank = max(a.ndim, b.ndim, 2)
-    return _with_rank(b, rank).swapaxes(-1, -2) @ _with_rank(a, rank)
+    b = _with_rank(b, rank)
+    return b.swapaxes(-1, -2) @ _group_repeat(_with_rank(a, rank), b.shape)
 
 
 def _mul_mat_id(a: Array, b: Array, ids: Array) -> Array:
@@ -730,9 +731,8 @@ def _mul_mat_backs() -> Iterator[Sample]:
 
 def _out_prods() -> Iterator[Sample]:
     for a, b in _products():
-        if a.shape[:-2] == b.shape[:-2]:
-            swapped = [Operand((*x.shape[:-2], x.shape[-1], x.shape[-2]), layout=x.layout) for x in (a, b)]
-            yield Sample((swapped[0], swapped[1]))
+        swapped = [Operand((*x.shape[:-2], x.shape[-1], x.shape[-2]), layout=x.layout) for x in (a, b)]
+        yield Sample((swapped[0], swapped[1]))
 
 
 # (n_expert, m, k, n, n_used, rows of b for the n_used)

@@ -30,7 +30,8 @@ typedef struct gg_error {
     char        message[256];
 } gg_error;
 
-enum { GG_TYPE_F32 = 0, GG_TYPE_I8 = 24, GG_TYPE_I32 = 26 };
+/* ggml's numbers. ggmlgraph/dialect.py has the table of all types; these are the ones that C code names. */
+enum { GG_TYPE_F32 = 0, GG_TYPE_F16 = 1, GG_TYPE_I8 = 24, GG_TYPE_I32 = 26, GG_TYPE_BF16 = 30 };
 
 enum { GG_FLAG_INPUT = 1, GG_FLAG_OUTPUT = 2, GG_FLAG_PARAM = 4, GG_FLAG_LOSS = 8 };
 
@@ -137,6 +138,12 @@ const char *gg_isa_name(int32_t level);        /* levels compiled in, best first
 int32_t gg_isa_supported(int32_t level);       /* whether this CPU runs it */
 /* Measured multiply-adds per second x 2, of the instructions that products of this precision use. */
 double gg_peak_flops(const char *isa, int32_t matmul_precision, int32_t n_threads, double seconds);
+
+/* ---- element types ---- */
+/* n numbers, a multiple of the type's block, of a type with a decoder, as float32. */
+int32_t gg_decode(int32_t type, int64_t n, const void *blocks, float *out, gg_error *err);
+/* n numbers as GG_TYPE_F16 or GG_TYPE_BF16, rounded to nearest, ties to even; what is too large becomes infinite. */
+int32_t gg_encode(int32_t type, int64_t n, const float *x, void *out, gg_error *err);
 
 /* ---- first weights ---- */
 /* n numbers mean + std * normal out of as many random words (n rounded up to even): the same bytes at every level. */

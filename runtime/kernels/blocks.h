@@ -22,6 +22,20 @@ enum {
     GG_GEMM_ALONE_NBYTES = (GG_GEMM_ALONE_ROWS + GG_GEMM_ALONE_COLS) * GG_GEMM_INNER * 4
 };
 
+/* Rows of a matrix that is not float32 decoded at a time: as many as one block of a product takes, fewer of long rows. */
+enum { GG_SLAB_ROWS = GG_GEMM_INNER, GG_SLAB_MIN_ROWS = 32, GG_SLAB_NBYTES = 4 << 20 };
+
+static inline int64_t gg_slab_rows(const gg_tensor *w)
+{
+    int64_t fitting = gg_max_i64(GG_SLAB_NBYTES / 4 / w->ne[0], GG_SLAB_MIN_ROWS);
+    return gg_min_i64(w->ne[1], gg_min_i64(fitting, GG_SLAB_ROWS));
+}
+
+static inline int64_t gg_slab_nbytes(const gg_tensor *w)
+{
+    return w->type == GG_TYPE_F32 ? 0 : gg_align(gg_slab_rows(w) * w->ne[0] * 4);
+}
+
 /* Attention works on a block of queries by a block of keys at a time, whose scores stay in L1. */
 enum {
     GG_ATTENTION_QUERIES = 64,

@@ -9,6 +9,7 @@
 #include "gemm.h"
 #include "reduce.h"
 #include "simd_math.h"
+#include "typed_product.h"
 
 /* ---------------------------------------------------------------- one row */
 
@@ -152,24 +153,24 @@ GG_KERNEL(cross_entropy_back)
 /* Rows [first, first + n_rows) of x and their logits, or in the logits' place the loss's derivative by them. */
 typedef struct chunk {
     int64_t      first, n_rows, n_vocab, n_inner;
-    const float *w, *x;
+    const float *x;
     float       *logits;
 } chunk;
 
 static void chunk_logits(const gg_task *task, const chunk *c)
 {
     gg_gemm g = {.n_rows = c->n_rows, .n_cols = c->n_vocab, .n_inner = c->n_inner,
-                 .a = {c->x, c->n_inner, 1}, .b = {c->w, 1, c->n_inner}, .c = c->logits, .c_row = c->n_vocab};
-    GG_ISA_NAME(gg_gemm_together)(&g, task, task->work);
+                 .a = {c->x, c->n_inner, 1}, .c = c->logits, .c_row = c->n_vocab};
+    GG_ISA_NAME(gg_typed_product)(&g, task->src[0], task->src_data[0], false, task, task->work);
 }
 
 /* dx = logits' w */
 static void chunk_dx(const gg_task *task, const chunk *c)
 {
     gg_gemm g = {.n_rows = c->n_rows, .n_cols = c->n_inner, .n_inner = c->n_vocab,
-                 .a = {c->logits, c->n_vocab, 1}, .b = {c->w, c->n_inner, 1},
+                 .a = {c->logits, c->n_vocab, 1},
                  .c = (float *)task->src_data[5] + c->first * c->n_inner, .c_row = c->n_inner};
-    GG_ISA_NAME(gg_gemm_together)(&g, task, task->work);
+    GG_ISA_NAME(gg_typed_product)(&g, task->src[0], task->src_data[0], true, task, task->work);
 }
 
 /* dw = logits'^T x for the first chunk, and more for the others */
@@ -197,13 +198,12 @@ GG_KERNEL(linear_cross_entropy)
 {
     const gg_tensor *w = task->src[0], *x = task->src[1];
     int64_t n_rows = gg_nrows(x), n_vocab = w->ne[1], n_inner = w->ne[0], step = gg_logits_rows(n_rows, n_vocab);
-    float *logits = (float *)(task->work + GG_GEMM_NBYTES);
+    float *logits = (float *)(task->work + GG_GEMM_NBYTES + gg_slab_nbytes(w));
     double *losses = (double *)((char *)logits + gg_align(step * n_vocab * (int64_t)sizeof(float)));
     loss l = loss_of(task, 2, n_vocab);
-    bool train = task->src[4] != NULL;
+    bool train = task->src[5] != NULL;
     for (int64_t first = 0; first < n_rows; first += step) {
         chunk c = {.first = first, .n_rows = gg_min_i64(step, n_rows - first), .n_vocab = n_vocab, .n_inner = n_inner,
-                   .w = (const float *)task->src_data[0],
                    .x = (const float *)task->src_data[1] + first * n_inner, .logits = logits};
         chunk_logits(task, &c);
         gg_barrier(task);
@@ -212,6 +212,7 @@ GG_KERNEL(linear_cross_entropy)
         if (!train) continue;
         chunk_dx(task, &c);
         gg_barrier(task);
+        if (!task->src[4]) continue; /* w is not trained */
         chunk_dw(task, &c);
         gg_barrier(task);
     }

@@ -4,6 +4,7 @@
  * one thread in the order of the tiles or ids, so results do not depend on the number of threads.
  */
 #include "../src/kernel.h"
+#include "decode.h"
 #include "elementwise.h"
 #include "reduce.h"
 
@@ -38,12 +39,14 @@ GG_INLINE void gather_rows(char *y, int64_t y_stride, const char *a, const gg_te
 /* Rows [r, r + n_rows) of a source, all in one matrix of it. */
 static void copy_rows(char *y, const char *a, const gg_tensor *src, int64_t r, int64_t n_rows)
 {
-    int64_t size = gg_type_size(src->type), y_stride = src->ne[0] * size;
+    int64_t size = gg_type_size(src->type), y_stride = gg_row_nbytes(src->type, src->ne[0]);
     y += r * y_stride;
     a += row_offset(src->ne, src->nb, r);
     if (gg_is_row_contiguous(src))
         for (int64_t i = 0; i < n_rows; i++) memcpy(y + i * y_stride, a + i * src->nb[1], (size_t)y_stride);
     else if (size == 4) gather_rows(y, y_stride, a, src, n_rows, 4);
+    else if (size == 2) gather_rows(y, y_stride, a, src, n_rows, 2);
+    else if (size == 8) gather_rows(y, y_stride, a, src, n_rows, 8);
     else gather_rows(y, y_stride, a, src, n_rows, 1);
 }
 
@@ -54,7 +57,7 @@ GG_KERNEL(cont)
     const char      *a = task->src_data[0];
     int64_t          begin, end;
     if (gg_is_contiguous(src)) {
-        gg_share(task, gg_nelements(src) * gg_type_size(src->type), 4096, &begin, &end);
+        gg_share(task, gg_row_nbytes(src->type, gg_nelements(src)), 4096, &begin, &end);
         memcpy(task->y_data + begin, a + begin, (size_t)(end - begin));
         return;
     }
@@ -182,13 +185,13 @@ GG_KERNEL(repeat_back)
 static void copy_part(const gg_task *task, int source, int dim, int64_t at, int64_t begin, int64_t end)
 {
     const gg_tensor *y = task->y, *a = task->src[source];
-    int64_t          size = gg_type_size(y->type);
+    int64_t          first = dim == 0 ? gg_row_nbytes(y->type, at) : 0, nbytes = gg_row_nbytes(a->type, a->ne[0]);
     for (int64_t r = begin; r < end; r++) {
         int64_t i[GG_MAX_DIMS] = {0, r % y->ne[1], r / y->ne[1] % y->ne[2], r / y->ne[1] / y->ne[2]};
         i[dim] -= at;
         if (dim > 0 && (i[dim] < 0 || i[dim] >= a->ne[dim])) continue;
         const char *row = task->src_data[source] + i[1] * a->nb[1] + i[2] * a->nb[2] + i[3] * a->nb[3];
-        memcpy(task->y_data + r * y->nb[1] + (dim == 0 ? at * size : 0), row, (size_t)(a->ne[0] * size));
+        memcpy(task->y_data + r * y->nb[1] + first, row, (size_t)nbytes);
     }
 }
 
@@ -287,16 +290,18 @@ GG_KERNEL(get_rows)
 {
     const gg_tensor *a = task->src[0], *ids = task->src[1];
     const int32_t   *id = (const int32_t *)task->src_data[1];
-    size_t           nbytes = (size_t)(a->ne[0] * gg_type_size(a->type));
-    int64_t          begin, end;
+    int64_t          begin, end, n = a->ne[0];
     gg_share(task, gg_nelements(ids), 16, &begin, &end);
     for (int64_t i = begin; i < end; i++) {
-        char *y = task->y_data + i * (int64_t)nbytes;
-        if (id[i] >= 0 && id[i] < a->ne[1]) {
-            memcpy(y, task->src_data[0] + id[i] * a->nb[1] + table_offset(a, ids, i), nbytes);
-        } else {
+        float      *y = (float *)task->y_data + i * n;
+        const char *row = task->src_data[0] + id[i] * a->nb[1] + table_offset(a, ids, i);
+        if (id[i] < 0 || id[i] >= a->ne[1]) {
             gg_fault(task, id[i], a->ne[1]);
-            memset(y, 0, nbytes);
+            memset(y, 0, (size_t)n * sizeof(float));
+        } else if (a->type == GG_TYPE_F32) {
+            memcpy(y, row, (size_t)n * sizeof(float));
+        } else {
+            GG_ISA_NAME(gg_decode)(a->type, n, row, y);
         }
     }
 }

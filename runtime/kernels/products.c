@@ -6,6 +6,7 @@
  */
 #include "gemm.h"
 #include "gemv.h"
+#include "typed_product.h"
 
 /* Term `term` of the sum that is output matrix `matrix`. */
 typedef gg_gemm term_of(const gg_task *task, int64_t matrix, int64_t term);
@@ -43,6 +44,20 @@ static bool is_row_list(const gg_tensor *t)
 
 static bool is_matrix(const gg_tensor *t) { return t->ne[2] == 1 && t->ne[3] == 1; }
 
+/* A product of each matrix of y with one of the weights, source 0, which are not float32. `one`: they are one matrix. */
+static void typed_products(const gg_task *task, bool one, bool along_rows, term_of *term_of)
+{
+    const gg_tensor *y = task->y, *a = task->src[0], *b = task->src[1];
+    int64_t n_matrices = one ? 1 : y->ne[2] * y->ne[3];
+    for (int64_t i = 0; i < n_matrices; i++) {
+        int64_t i2 = i % y->ne[2] / (b->ne[2] / a->ne[2]), i3 = i / y->ne[2] / (b->ne[3] / a->ne[3]);
+        gg_gemm g = term_of(task, i, 0);
+        if (i > 0) gg_barrier(task);
+        GG_ISA_NAME(gg_typed_product)(&g, a, task->src_data[0] + i2 * a->nb[2] + i3 * a->nb[3], along_rows, task,
+                                      task->work);
+    }
+}
+
 static float *output(const gg_task *task, int64_t matrix)
 {
     return (float *)task->y_data + matrix * task->y->ne[0] * task->y->ne[1];
@@ -71,7 +86,12 @@ static gg_gemm mul_mat_rows(const gg_task *task, int64_t matrix, int64_t term)
 
 GG_KERNEL(mul_mat)
 {
-    if (!is_matrix(task->src[0]) || !is_row_list(task->src[1])) {
+    bool one = is_matrix(task->src[0]) && is_row_list(task->src[1]);
+    if (task->src[0]->type != GG_TYPE_F32) {
+        typed_products(task, one, false, one ? mul_mat_rows : mul_mat_term);
+        return;
+    }
+    if (!one) {
         products(task, task->y->ne[2] * task->y->ne[3], 1, mul_mat_term);
         return;
     }
@@ -126,4 +146,21 @@ static gg_gemm out_prod_term(const gg_task *task, int64_t matrix, int64_t term)
         .c = output(task, matrix), .c_row = y->ne[0]};
 }
 
-GG_KERNEL(out_prod) { products(task, task->y->ne[2] * task->y->ne[3], 1, out_prod_term); }
+/* b is the transpose of a list of rows. */
+static gg_gemm out_prod_rows(const gg_task *task, int64_t matrix, int64_t term)
+{
+    gg_gemm g = out_prod_term(task, matrix, term);
+    g.n_rows = gg_nelements(task->src[1]) / task->src[1]->ne[1];
+    return g;
+}
+
+GG_KERNEL(out_prod)
+{
+    const gg_tensor *y = task->y, *a = task->src[0], *b = task->src[1];
+    gg_tensor rows = *b;
+    rows.ne[0] = b->ne[1], rows.ne[1] = b->ne[0];
+    rows.nb[0] = b->nb[1], rows.nb[1] = b->nb[0];
+    bool one = is_matrix(a) && is_row_list(&rows);
+    if (a->type != GG_TYPE_F32) typed_products(task, one, true, one ? out_prod_rows : out_prod_term);
+    else products(task, one ? 1 : y->ne[2] * y->ne[3], 1, one ? out_prod_rows : out_prod_term);
+}

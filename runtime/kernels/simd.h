@@ -156,4 +156,60 @@ static inline float gg_hmax(gg_vec v)
     return max;
 }
 
+/* Half precision. NaN stays NaN; to half precision rounds to nearest, ties to even. */
+
+static inline float gg_f16_to_f32(uint16_t x)
+{
+    uint32_t magnitude = (uint32_t)(x & 0x7fff) << 13, sign = (uint32_t)(x & 0x8000) << 16;
+    float    value;
+    memcpy(&value, &magnitude, sizeof value);
+    value *= 0x1p112f; /* the exponents' biases differ by 112 */
+    memcpy(&magnitude, &value, sizeof value);
+    if ((x & 0x7c00) == 0x7c00) magnitude |= 0x7f800000;
+    magnitude |= sign;
+    memcpy(&value, &magnitude, sizeof value);
+    return value;
+}
+
+static inline uint16_t gg_f32_to_f16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* from halfway beyond the largest on: infinite */
+    if (magnitude < 0x38800000) { /* no normal number of half precision: adding 0.5 rounds it to a multiple of 2^-24 */
+        float sum;
+        memcpy(&sum, &magnitude, sizeof sum);
+        sum += 0.5f;
+        memcpy(&magnitude, &sum, sizeof sum);
+        return (uint16_t)(sign | (magnitude - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
+}
+
+static inline gg_vec gg_load_f16(const uint16_t *p)
+{
+#if defined(__AVX512F__)
+    return (gg_vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+    return (gg_vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+    gg_vec v;
+    for (int i = 0; i < GG_LANES; i++) v[i] = gg_f16_to_f32(p[i]);
+    return v;
+#endif
+}
+
+static inline void gg_store_f16(uint16_t *p, gg_vec v)
+{
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < GG_LANES; i++) p[i] = gg_f32_to_f16(v[i]);
+#endif
+}
+
 #endif

@@ -199,7 +199,7 @@ double gg_node_flops(const gg_graph *g, const gg_tensor *y)
     case GG_OP_ATTENTION: return 4.0 * (double)gg_nelements(y) * (double)b->ne[2];
     case GG_OP_ATTENTION_BACK: return 8.0 * (double)gg_nelements(y) * (double)b->ne[2];
     case GG_OP_LINEAR_CROSS_ENTROPY:
-        return 2.0 * (double)gg_nelements(a) * (double)gg_nrows(b) * (y->src[4] >= 0 ? 3 : 1);
+        return 2.0 * (double)gg_nelements(a) * (double)gg_nrows(b) * (y->src[5] < 0 ? 1 : y->src[4] < 0 ? 2 : 3);
     default: return 0;
     }
 }

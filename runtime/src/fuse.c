@@ -161,6 +161,7 @@ static bool match_attention(const fusion *f, int32_t id, match *m)
     int32_t v = permuted(f, values->src[0], heads_out_transposed);
     if (q < 0 || k < 0 || v < 0 || !gg_same_shape(gg_at(f->g, k), gg_at(f->g, v))) return false;
     if (gg_at(f->g, q)->ne[3] != gg_at(f->g, k)->ne[3]) return false;
+    if (gg_at(f->g, k)->type != GG_TYPE_F32 || gg_at(f->g, v)->type != GG_TYPE_F32) return false;
     *m = (match){.op = GG_OP_ATTENTION, .n_src = 3};
     set_heads(f, m, 0, q);
     set_heads(f, m, 1, k);
@@ -231,17 +232,20 @@ static int32_t view_heads(gg_rebuild *r, int32_t heads, int32_t whole)
 /* Memory that a fused op leaves something in for its derivative, as its further sources. False on failure. */
 static bool add_written(gg_builder *to, int32_t op, int32_t *src, int32_t *n_src)
 {
-    int32_t first = *n_src;
     if (op == GG_OP_LINEAR_CROSS_ENTROPY) {
-        src[(*n_src)++] = gg_make_empty(to, src[0]);
-        src[(*n_src)++] = gg_make_empty(to, src[1]);
-    } else if (op == GG_OP_ATTENTION) {
+        const gg_tensor *w = gg_at(to->g, src[0]);
+        bool frozen = w->type != GG_TYPE_F32 || (gg_is_leaf(w) && !(w->flags & GG_FLAG_PARAM));
+        src[*n_src] = frozen ? -1 : gg_make_empty(to, src[0]);
+        src[*n_src + 1] = gg_make_empty(to, src[1]);
+        *n_src += 2;
+        return (frozen || src[*n_src - 2] >= 0) && src[*n_src - 1] >= 0;
+    }
+    if (op == GG_OP_ATTENTION) {
         const gg_tensor *q = gg_at(to->g, src[0]);
         const int64_t one_per_query[GG_MAX_DIMS] = {q->ne[2], q->ne[1], q->ne[3], 1};
-        src[(*n_src)++] = gg_build(to, GG_OP_EMPTY, 0, NULL, NULL, one_per_query, NULL);
+        src[*n_src] = gg_build(to, GG_OP_EMPTY, 0, NULL, NULL, one_per_query, NULL);
+        return src[(*n_src)++] >= 0;
     }
-    for (int k = first; k < *n_src; k++)
-        if (src[k] < 0) return false;
     return true;
 }
 

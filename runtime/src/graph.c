@@ -144,7 +144,9 @@ int32_t gg_set_flags(gg_graph *g, int32_t id, int32_t flags, gg_error *err)
 int32_t gg_leaf(gg_graph *g, int32_t type, const int64_t *ne, int32_t flags, const char *name, gg_error *err)
 {
     gg_tensor t = {.type = type, .op = GG_OP_NONE, .flags = flags, .root = -1};
-    if (gg_type_size(type) == 0) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "type %d is not supported", type);
+    if (!gg_is_type(type)) return gg_fail(err, GG_ERR_ARGUMENT, -1, "no type %d", type);
+    if ((flags & GG_FLAG_PARAM) && type != GG_TYPE_F32)
+        return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "a parameter of %s; only float32 is trained", gg_types[type].name);
     if (gg_set_ne(&t, ne, err) < 0) return -1;
     if (!copy_name(&t, name))
         return gg_fail(err, GG_ERR_ARGUMENT, -1, "name %.40s... is longer than %d bytes", name, GG_MAX_NAME - 1);

@@ -188,8 +188,6 @@ static int32_t read_type(reader *r)
     uint32_t type = u32_at(r, type_at(r));
     r->rec.t.type = type < (uint32_t)d->n_types ? d->types[type] : -1;
     if (r->rec.t.type < 0) BAD("BadType", r, type_at(r), "type is %u, which dialect %s does not have", type, d->name);
-    if (gg_type_size(r->rec.t.type) == 0)
-        UNSUPPORTED("UnsupportedType", r, type_at(r), "type %u is not supported", type);
     return 0;
 }
 
@@ -374,7 +372,8 @@ static int32_t compare(reader *r, int32_t id)
 {
     const gg_tensor *t = gg_at(r->g, id);
     if (t->type != r->rec.t.type)
-        BAD("WrongType", r, type_at(r), "type is %d, its sources give %d", r->rec.t.type, t->type);
+        BAD("WrongType", r, type_at(r), "type is %s, its sources give %s", gg_types[r->rec.t.type].name,
+            gg_types[t->type].name);
     for (int i = 0; i < GG_MAX_DIMS; i++) {
         if (t->ne[i] != r->rec.t.ne[i])
             BAD("WrongSize", r, ne_at(r, i), "size of dimension %d is %lld, its sources give %lld", i,

@@ -1,4 +1,5 @@
-/* isa.c - which levels exist, which this CPU runs, and what needs a level but no graph: the peak, normals. See isa.h. */
+/* isa.c - which levels exist, which this CPU runs, and what needs a level but no graph: the peak,
+ * normals, element types. See isa.h. */
 #include "isa.h"
 
 #include "clock.h"
@@ -78,6 +79,28 @@ double gg_peak_flops(const char *isa, int32_t matmul_precision, int32_t n_thread
     double total = 0;
     for (int32_t i = 0; i < n_threads; i++) total += p.rate[i];
     return total;
+}
+
+/* ---------------------------------------------------------------- element types */
+
+int32_t gg_decode(int32_t type, int64_t n, const void *blocks, float *out, gg_error *err)
+{
+    const gg_kernels *kernels = gg_isa_find(NULL, err);
+    if (!kernels) return -1;
+    if (!gg_is_type(type) || !gg_types[type].decodes || n < 0 || n % gg_types[type].block)
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "%lld numbers of type %d cannot be decoded", (long long)n, type);
+    kernels->decode(type, n, blocks, out);
+    return 0;
+}
+
+int32_t gg_encode(int32_t type, int64_t n, const float *x, void *out, gg_error *err)
+{
+    const gg_kernels *kernels = gg_isa_find(NULL, err);
+    if (!kernels) return -1;
+    if ((type != GG_TYPE_F16 && type != GG_TYPE_BF16) || n < 0)
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "%lld numbers cannot be encoded as type %d", (long long)n, type);
+    kernels->encode(type, n, x, out);
+    return 0;
 }
 
 /* ---------------------------------------------------------------- first weights */

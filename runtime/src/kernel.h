@@ -40,12 +40,15 @@ static inline void gg_share(const gg_task *task, int64_t n, int64_t grain, int64
     *end = gg_min_i64(n, n_grains * (task->ith + 1) / task->nth * grain);
 }
 
-/* One ISA level: a kernel per op (NULL for views and leafs), a loop that measures the multiply-add peak, gg_normals. */
+/* One ISA level: a kernel per op (NULL for views and leafs), a loop that measures the multiply-add peak, and what needs
+ * no graph: gg_normals, gg_decode, gg_encode. */
 struct gg_kernels {
     const char *isa;
     gg_kernel *const *kernel; /* indexed by op */
     double (*peak_loop)(int64_t n_iterations, int32_t matmul_precision); /* returns the FLOPs done */
     void (*normals)(int64_t n, const uint64_t *bits, double mean, double std, float *out);
+    void (*decode)(int32_t type, int64_t n, const void *blocks, float *out);
+    void (*encode)(int32_t type, int64_t n, const float *x, uint16_t *out);
 };
 
 #endif

@@ -9,7 +9,8 @@
 static void set_dense_strides(gg_tensor *t)
 {
     t->nb[0] = gg_type_size(t->type);
-    for (int i = 1; i < GG_MAX_DIMS; i++) t->nb[i] = t->nb[i - 1] * t->ne[i - 1];
+    t->nb[1] = gg_row_nbytes(t->type, t->ne[0]);
+    for (int i = 2; i < GG_MAX_DIMS; i++) t->nb[i] = t->nb[i - 1] * t->ne[i - 1];
 }
 
 int gg_bad_size(const int64_t *ne)
@@ -29,6 +30,9 @@ int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err)
         if (!gg_mul_i64(n, ne[i], &n) || n > MAX_ELEMENTS) FAIL_AS("BadSize", "more than 2^48 elements");
         t->ne[i] = ne[i];
     }
+    const gg_type_info *type = &gg_types[t->type];
+    if (ne[0] % type->block)
+        FAIL_AS("BadSize", "rows of %lld are not whole blocks of %d of %s", (long long)ne[0], type->block, type->name);
     set_dense_strides(t);
     return 0;
 }
@@ -218,7 +222,7 @@ int32_t gg_shape_mul_mat(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
     const int64_t ne[GG_MAX_DIMS] = {a->ne[1], b->ne[1], b->ne[2], b->ne[3]};
-    if (check_f32(g, y, err) < 0) return -1;
+    if (check_weights(a, "the weights", err) < 0 || check_type(b, GG_TYPE_F32, "the rows", err) < 0) return -1;
     if (a->ne[0] != b->ne[0])
         FAIL("inner sizes %lld and %lld differ", (long long)a->ne[0], (long long)b->ne[0]);
     if (gg_param_i32(y, 0) != 0 && gg_param_i32(y, 0) != 1)
@@ -281,11 +285,10 @@ int32_t gg_shape_out_prod(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
     const int64_t ne[GG_MAX_DIMS] = {a->ne[0], b->ne[0], b->ne[2], b->ne[3]};
-    if (check_f32(g, y, err) < 0) return -1;
+    if (check_weights(a, "the weights", err) < 0 || check_type(b, GG_TYPE_F32, "the rows", err) < 0) return -1;
     if (a->ne[1] != b->ne[1]) FAIL("row counts %lld and %lld differ", (long long)a->ne[1], (long long)b->ne[1]);
-    if (a->ne[2] != b->ne[2] || a->ne[3] != b->ne[3]) FAIL("batch sizes differ");
     y->type = GG_TYPE_F32;
-    return gg_set_ne(y, ne, err);
+    return check_groups(a, b, err) < 0 ? -1 : gg_set_ne(y, ne, err);
 }
 
 /* ---------------------------------------------------------------- layout */
@@ -323,9 +326,10 @@ static int32_t check_window(const gg_graph *g, const gg_tensor *a, const gg_tens
     if (!gg_add_i64(offset, a->root_offset, &end) || !gg_add_i64(end, size, &end))
         FAIL_AS("BadView", "offset %lld overflows", (long long)offset);
     for (int i = 0; i < GG_MAX_DIMS; i++) {
+        int64_t n = i == 0 ? y->ne[0] / gg_types[y->type].block : y->ne[i];
         if (y->nb[i] < 0 || y->nb[i] % size)
             FAIL_AS("BadView", "stride %lld is not a multiple of the element", (long long)y->nb[i]);
-        if (!gg_mul_i64(y->ne[i] - 1, y->nb[i], &extent) || !gg_add_i64(end, extent, &end))
+        if (!gg_mul_i64(n - 1, y->nb[i], &extent) || !gg_add_i64(end, extent, &end))
             FAIL_AS("BadView", "strides overflow");
     }
     if (end > gg_span(root))
@@ -350,8 +354,9 @@ int32_t gg_shape_view(const gg_graph *g, gg_tensor *y, gg_error *err)
 int32_t gg_shape_cpy(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
-    if (a->type != b->type)
-        return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "a copy of type %d to type %d", a->type, b->type);
+    if (a->type != b->type || gg_types[b->type].block != 1)
+        return gg_fail_as(err, GG_ERR_UNSUPPORTED, "UnsupportedType", -1, "a copy of %s to %s", gg_types[a->type].name,
+                          gg_types[b->type].name);
     if (check_nelements(a, b, err) < 0) return -1;
     if (!gg_is_injective(b->ne, b->nb, gg_type_size(b->type))) FAIL("elements of the destination lie on one another, so the result would depend on their order");
     if (gg_overlaps(a, b)) FAIL("source and destination share memory, so the result would depend on the order of copying");
@@ -410,6 +415,14 @@ int32_t gg_shape_view_back(const gg_graph *g, gg_tensor *y, gg_error *err)
     return 0;
 }
 
+/* Elements of a block stay in dimension 0. */
+static int32_t check_blocks(const gg_tensor *y, bool keeps_first, gg_error *err)
+{
+    if (keeps_first || gg_types[y->type].block == 1) return 0;
+    return gg_fail_as(err, GG_ERR_UNSUPPORTED, "UnsupportedType", -1, "blocks of %s cannot be taken apart",
+                      gg_types[y->type].name);
+}
+
 static int32_t check_axes(const gg_tensor *y, gg_error *err)
 {
     uint32_t seen = 0;
@@ -431,7 +444,7 @@ int32_t gg_shape_permute(const gg_graph *g, gg_tensor *y, gg_error *err)
         y->ne[gg_param_i32(y, i)] = a->ne[i];
         y->nb[gg_param_i32(y, i)] = a->nb[i];
     }
-    return 0;
+    return check_blocks(y, gg_param_i32(y, 0) == 0, err);
 }
 
 int32_t gg_shape_permute_back(const gg_graph *g, gg_tensor *y, gg_error *err)
@@ -449,14 +462,13 @@ int32_t gg_shape_permute_back(const gg_graph *g, gg_tensor *y, gg_error *err)
 int32_t gg_shape_transpose(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0);
-    (void)err;
     y->type = a->type;
     for (int i = 0; i < GG_MAX_DIMS; i++) {
         int from = i < 2 ? 1 - i : i;
         y->ne[i] = a->ne[from];
         y->nb[i] = a->nb[from];
     }
-    return 0;
+    return check_blocks(y, false, err);
 }
 
 /* A dimension in word 0. */
@@ -500,7 +512,7 @@ int32_t gg_shape_get_rows(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *ids = source(g, y, 1);
     const int64_t ne[GG_MAX_DIMS] = {a->ne[0], ids->ne[0], ids->ne[1], ids->ne[2]};
-    if (check_type(a, GG_TYPE_F32, "the table", err) < 0 || check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
+    if (check_weights(a, "the table", err) < 0 || check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
     if (a->ne[2] != ids->ne[1] || a->ne[3] != 1 || ids->ne[3] != 1)
         FAIL("%lld tables for %lld lists of ids", (long long)a->ne[2], (long long)ids->ne[1]);
     y->type = GG_TYPE_F32;
@@ -556,9 +568,9 @@ int32_t gg_shape_cross_entropy(const gg_graph *g, gg_tensor *y, gg_error *err)
 int32_t gg_shape_linear_cross_entropy(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *w = source(g, y, 0), *x = source(g, y, 1), *dw = source(g, y, 4), *dx = source(g, y, 5);
-    if (check_type(w, GG_TYPE_F32, "w", err) < 0 || check_type(x, GG_TYPE_F32, "x", err) < 0) return -1;
+    if (check_weights(w, "w", err) < 0 || check_type(x, GG_TYPE_F32, "x", err) < 0) return -1;
     if (w->ne[0] != x->ne[0] || w->ne[2] != 1 || w->ne[3] != 1) FAIL("w is not a matrix over the rows of x");
-    if ((dw == NULL) != (dx == NULL) || (dw && (!gg_same_shape(w, dw) || !gg_same_shape(x, dx))))
+    if ((dw && !dx) || (dw && !gg_same_shape(w, dw)) || (dx && !gg_same_shape(x, dx)))
         FAIL("dw and dx do not have the shapes of w and x");
     if (check_targets(source(g, y, 2), source(g, y, 3), gg_nrows(x), err) < 0) return -1;
     y->type = GG_TYPE_F32;

@@ -27,8 +27,21 @@ static inline int32_t like(gg_tensor *y, const gg_tensor *a, gg_error *err)
 
 static inline int32_t check_type(const gg_tensor *t, int32_t type, const char *what, gg_error *err)
 {
-    if (t->type != type) FAIL("%s must be %s", what, type == GG_TYPE_F32 ? "float32" : "int32");
-    return 0;
+    if (t->type == type) return 0;
+    bool computed = t->type == GG_TYPE_F32 || t->type == GG_TYPE_I32;
+    return gg_fail_as(err, computed ? GG_ERR_SHAPE : GG_ERR_UNSUPPORTED, computed ? "BadShape" : "UnsupportedType", -1,
+                      "%s must be %s, not %s", what, type == GG_TYPE_F32 ? "float32" : "int32",
+                      gg_types[t->type].name);
+}
+
+/* What kernels read through a decoder: any type that has one, rows without gaps; or float32, lying as it may. */
+static inline int32_t check_weights(const gg_tensor *t, const char *what, gg_error *err)
+{
+    if (t->type == GG_TYPE_F32) return 0;
+    if (!gg_types[t->type].decodes) return check_type(t, GG_TYPE_F32, what, err);
+    if (gg_is_row_contiguous(t)) return 0;
+    return gg_fail_as(err, GG_ERR_UNSUPPORTED, "UnsupportedType", -1, "%s of %s must have contiguous rows", what,
+                      gg_types[t->type].name);
 }
 
 static inline int32_t check_f32(const gg_graph *g, const gg_tensor *y, gg_error *err)

@@ -6,15 +6,24 @@
 
 #include "base.h"
 
-static inline int64_t gg_type_size(int32_t type)
-{
-    switch (type) {
-    case GG_TYPE_F32: return 4;
-    case GG_TYPE_I32: return 4;
-    case GG_TYPE_I8: return 1;
-    default: return 0;
-    }
-}
+/* An element type: `block` elements in `nbytes` bytes. Strides of dimension 0 count blocks, those of others bytes of
+ * whole blocks. Generated from ggmlgraph/dialect.py. */
+typedef struct gg_type_info {
+    const char *name;   /* NULL: no type has this number */
+    int32_t     block, nbytes;
+    bool        decodes; /* kernels read it as float32 where they say so */
+} gg_type_info;
+
+extern const gg_type_info gg_types[]; /* by GG_TYPE_* */
+extern const int32_t      gg_n_types;
+
+static inline bool gg_is_type(int32_t type) { return type >= 0 && type < gg_n_types && gg_types[type].name; }
+
+/* Bytes of a block, which for most types is an element. */
+static inline int64_t gg_type_size(int32_t type) { return gg_types[type].nbytes; }
+
+/* Bytes of n elements that lie without gaps, whole blocks. */
+static inline int64_t gg_row_nbytes(int32_t type, int64_t n) { return n / gg_types[type].block * gg_types[type].nbytes; }
 
 static inline int64_t gg_nelements(const gg_tensor *t) { return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]; }
 
@@ -23,8 +32,8 @@ static inline int64_t gg_nrows(const gg_tensor *t) { return t->ne[1] * t->ne[2] 
 /* Bytes from the first element to the end of the last, in the tensor's own layout. */
 static inline int64_t gg_span(const gg_tensor *t)
 {
-    int64_t span = gg_type_size(t->type);
-    for (int i = 0; i < GG_MAX_DIMS; i++) span += (t->ne[i] - 1) * t->nb[i];
+    int64_t span = gg_type_size(t->type) + (t->ne[0] / gg_types[t->type].block - 1) * t->nb[0];
+    for (int i = 1; i < GG_MAX_DIMS; i++) span += (t->ne[i] - 1) * t->nb[i];
     return span;
 }
 
@@ -36,18 +45,18 @@ static inline bool gg_same_shape(const gg_tensor *a, const gg_tensor *b)
 /* The last axis (ne[0]) lies without gaps. */
 static inline bool gg_is_row_contiguous(const gg_tensor *t)
 {
-    return t->ne[0] == 1 || t->nb[0] == gg_type_size(t->type);
+    return t->ne[0] == gg_types[t->type].block || t->nb[0] == gg_type_size(t->type);
 }
 
 /* All elements lie in order without gaps; strides of axes of size 1 do not matter. */
 static inline bool gg_is_contiguous(const gg_tensor *t)
 {
-    int64_t stride = gg_type_size(t->type);
-    for (int i = 0; i < GG_MAX_DIMS; i++) {
+    int64_t stride = gg_row_nbytes(t->type, t->ne[0]);
+    for (int i = 1; i < GG_MAX_DIMS; i++) {
         if (t->ne[i] != 1 && t->nb[i] != stride) return false;
         stride *= t->ne[i];
     }
-    return true;
+    return gg_is_row_contiguous(t);
 }
 
 /* Whether two tensors may have bytes in common, judged by where each begins and ends. */

@@ -7,8 +7,8 @@
 
 int64_t gg_work_gemm(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
-    (void)y, (void)src;
-    return gg_max_i64(GG_GEMM_NBYTES, (int64_t)n_threads * GG_GEMM_ALONE_NBYTES);
+    (void)y;
+    return gg_max_i64(GG_GEMM_NBYTES + gg_slab_nbytes(src[0]), (int64_t)n_threads * GG_GEMM_ALONE_NBYTES);
 }
 
 int64_t gg_work_mul_mat_id(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
@@ -69,5 +69,5 @@ int64_t gg_work_linear_cross_entropy(const gg_tensor *y, const gg_tensor *const 
     (void)y, (void)n_threads;
     int64_t n_rows = gg_nrows(src[1]), n_vocab = src[0]->ne[1];
     int64_t logits = gg_align(gg_logits_rows(n_rows, n_vocab) * n_vocab * 4);
-    return GG_GEMM_NBYTES + logits + n_rows * (int64_t)sizeof(double);
+    return GG_GEMM_NBYTES + gg_slab_nbytes(src[0]) + logits + n_rows * (int64_t)sizeof(double);
 }

@@ -1,0 +1,61 @@
+"""Numbers in the element types of ggml, by the runtime's own decoders. Used by the runtime and to read checkpoints.
+
+A type is named as everywhere in Python, in lower case: "f16", "q4_0". dialect.py has the table of all types.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlgraph.core import TYPES, exception, ffi, lib, new_error
+from ggmlgraph.dialect import TYPES as ELEMENTS
+from ggmlgraph.dialect import Type
+from ggmlgraph.errors import UsageError
+
+NUMPY: dict[str, np.dtype[Any]] = {  # types that numpy has as well
+    name: np.dtype(text)
+    for name, text in (
+        ("f32", "<f4"), ("f16", "<f2"), ("f64", "<f8"), ("i8", "i1"), ("i16", "<i2"), ("i32", "<i4"), ("i64", "<i8"),
+    )
+}  # fmt: skip
+ENCODED = ("f16", "bf16")  # what `encode` makes
+
+
+def element(name: str) -> Type:
+    """The table's row of a type."""
+    return ELEMENTS[name.upper()]
+
+
+def nbytes(name: str, n: int) -> int:
+    """Bytes of n elements, whole blocks of them."""
+    return n // element(name).block * element(name).nbytes
+
+
+def decode(name: str, stored: Any) -> NDArray[np.float32]:
+    """Bytes of whole blocks as float32, flat.
+
+    stored: anything with a buffer. Raises UsageError for a type without decoder or a part of a block.
+    """
+    view, row = memoryview(stored).cast("B"), element(name)
+    if not row.decodes or len(view) % row.nbytes:
+        raise UsageError(f"{len(view)} bytes of {name} cannot be decoded")
+    values = np.empty(len(view) // row.nbytes * row.block, np.float32)
+    err = new_error()
+    blocks, out = ffi.from_buffer(view), ffi.from_buffer("float[]", values)
+    if lib.gg_decode(TYPES[name], values.size, blocks, out, err) < 0:
+        raise exception(err)
+    return values
+
+
+def encode(name: str, values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """float32 as "f16" or "bf16", flat: rounded to nearest, ties to even; beyond the largest, infinite."""
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    stored = np.empty(flat.size, np.uint16)
+    err = new_error()
+    x, out = ffi.from_buffer("float[]", flat), ffi.from_buffer("uint16_t[]", stored)
+    if lib.gg_encode(TYPES[name], flat.size, x, out, err) < 0:
+        raise exception(err)
+    return stored
