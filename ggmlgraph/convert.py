@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import machine, model, naming
+from ggmlgraph import encoding, machine, model, naming
 from ggmlgraph.errors import DataError, FormatError, MemoryLimitError, UsageError
 from ggmlgraph.export import Weights
 from ggmlgraph.generate import n_vocab_of
 from ggmlgraph.naming import Format, RowOrder
 from ggmlgraph.runtime import Batch, Runtime
 from ggmlgraph.sources import Source
-from ggmlgraph.stored import Joined, Stored
+from ggmlgraph.stored import QUANTISED, Joined, Stored
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph, trace
 
@@ -62,15 +62,23 @@ class Check:
         return self.reordered < CLEARLY_BETTER * self.loss
 
 
-def convert(source: Source, path: Path, *, batch: int, ctx: int, tokenizer: Tokenizer | None) -> Graph:
+def convert(
+    source: Source, path: Path, *, batch: int, ctx: int, tokenizer: Tokenizer | None, dtype: str | None = "f32"
+) -> Graph:
     """Write the source as a graph file, at once or not at all.
+
+    dtype: what the matrices of products and the tables are stored as, "f32", "f16" or "bf16"; None: as they are. They
+    are trained in f32 only. All else is f32.
 
     Raises FormatError, listing them, if tensors are missing, unknown or of another shape; DataError if the tokenizer
     has more ids than the model.
     """
     loaded = model.load(source.architecture)
     _check_sizes(source, model.field_types(loaded))
-    graph = trace(loaded.loss, model.config(loaded, source.config), batch, ctx)
+    config = model.config(loaded, source.config)
+    graph = trace(loaded.loss, config, batch, ctx)
+    if dtype != "f32":
+        graph = trace(loaded.loss, config, batch, ctx, _types(graph, source, dtype))
     n_vocab = source.config["n_vocab"]
     if tokenizer is not None and tokenizer.n_vocab > n_vocab:
         raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
@@ -102,6 +110,25 @@ def keep_moments(source: Source, graph: Path, directory: Path) -> None:
         runtime.save(directory)
 
 
+def _types(graph: Graph, source: Source, dtype: str | None) -> dict[str, str]:
+    """Element types, by parameter, of the matrices that are used as such alone."""
+    types = {}
+    for i, node in enumerate(graph.nodes):
+        theirs = source.tensors.get(source.format.theirs(node.name)) if node.initializer else None
+        if theirs is None or len(node.shape) != 2 or not _is_matrix(graph, i):
+            continue
+        kept = dtype or theirs.dtype
+        if kept in encoding.ENCODED or (kept in QUANTISED and not source.format.added(node.name)):
+            types[node.name] = kept
+    return types
+
+
+def _is_matrix(graph: Graph, node: int) -> bool:
+    """Whether a node is nothing but the first operand of products and look-ups."""
+    uses = [(n.op, k) for n in graph.nodes for k, s in enumerate(n.src) if s == node]
+    return all(op is not None and op.name in ("mul_mat", "get_rows") and k == 0 for op, k in uses)
+
+
 def _check_sizes(source: Source, types: Mapping[str, type]) -> None:
     """Refuse values from the file that no model has, some of which would take for ever to trace."""
     config = source.config
@@ -120,7 +147,7 @@ def _check_sizes(source: Source, types: Mapping[str, type]) -> None:
 
 def match(graph: Graph, source: Source) -> Weights:
     """Where the values of each parameter come from. Raises FormatError if the tensors are not those of the graph."""
-    weights: dict[str, Callable[[], Iterator[NDArray[np.float32]]]] = {}
+    weights: dict[str, Callable[[], Iterator[NDArray[Any]]]] = {}
     used, missing, misshaped = set(), [], []
     for node in graph.nodes:
         if not node.initializer:
@@ -132,7 +159,7 @@ def match(graph: Graph, source: Source) -> Weights:
         tensor = Found.of(source, node.name)
         if tensor.shape == tuple(map(int, node.shape)):
             used.add(theirs)
-            weights[node.name] = tensor.chunks
+            weights[node.name] = partial(tensor.stored_as, node.dtype)
         else:
             misshaped.append(f"{theirs} {list(tensor.shape)} instead of {list(map(int, node.shape))}")
     unknown = [name for name in source.tensors if name not in used and not _skipped(name, source)]
@@ -168,6 +195,20 @@ class Found:
         """The values, flat and row-major."""
         chunks = self.stored.chunks(self.rows)
         return (values + np.float32(self.added) for values in chunks) if self.added else chunks
+
+    def stored_as(self, dtype: str) -> Iterator[NDArray[Any]]:
+        """The values in an element type, row-major. Raises FormatError if one is beyond it."""
+        if dtype == "f32":
+            yield from self.chunks()
+        elif dtype in QUANTISED:
+            assert isinstance(self.stored, Stored)  # as it was when the type was chosen
+            yield from self.stored.blocks(self.rows)
+        else:
+            for values in self.chunks():
+                stored = encoding.encode(dtype, values)
+                if not np.isfinite(encoding.decode(dtype, stored)).all():
+                    raise FormatError(f"a weight of {float(abs(values).max()):g} is beyond {dtype}")
+                yield stored
 
 
 def _skipped(name: str, source: Source) -> bool:

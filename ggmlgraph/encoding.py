@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ggmlgraph.core import TYPES, exception, ffi, lib, new_error
 from ggmlgraph.dialect import TYPES as ELEMENTS
 from ggmlgraph.dialect import Type
-from ggmlgraph.errors import UsageError
+from ggmlgraph.errors import UnsupportedError, UsageError
 
 NUMPY: dict[str, np.dtype[Any]] = {  # types that numpy has as well
     name: np.dtype(text)
@@ -22,6 +22,13 @@ NUMPY: dict[str, np.dtype[Any]] = {  # types that numpy has as well
     )
 }  # fmt: skip
 ENCODED = ("f16", "bf16")  # what `encode` makes
+
+
+def numpy(name: str) -> np.dtype[Any]:
+    """The type as numpy has it. Raises UnsupportedError if it has not."""
+    if name not in NUMPY:
+        raise UnsupportedError(f"numpy has no {name}")
+    return NUMPY[name]
 
 
 def element(name: str) -> Type:

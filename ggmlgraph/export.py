@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph import cgraph, metadata
@@ -20,7 +20,7 @@ from ggmlgraph.dialect import DIALECTS, OUTPUT
 from ggmlgraph.errors import UnsupportedError
 from ggmlgraph.tracer import Graph, Node
 
-Weights = Mapping[str, Callable[[], Iterable[NDArray[np.float32]]]]  # flat row-major chunks, by parameter name
+Weights = Mapping[str, Callable[[], Iterable[NDArray[Any]]]]  # by parameter name: row-major chunks as they are stored
 
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"
 ALIGNMENT = 16

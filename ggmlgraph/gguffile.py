@@ -1,7 +1,8 @@
 """GGUF files: their key-value pairs, which tensors are in them, and where. Used by the sources.
 
 Every length and offset is checked against the file before it is used, by Python integers, which do not wrap. Read are
-versions 2 and 3, little-endian, and tensors of F32, F16, BF16 and F64. The format is described in ggml's docs/gguf.md.
+versions 2 and 3, little-endian, and tensors of F32, F16, BF16, F64 and the quantised types with a decoder. The format
+is described in ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ggmlgraph import encoding
+from ggmlgraph.dialect import V2
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.stored import Stored, check_shape, itemsize, open_regular
+from ggmlgraph.stored import FLOATS, QUANTISED, Stored, check_shape, open_regular
 
 MAGIC = b"GGUF"
 MAX_PAIRS = 1 << 16
@@ -28,12 +31,8 @@ ALIGNMENTS = [8 << k for k in range(14)]
 
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-TYPES = {0: "f32", 1: "f16", 30: "bf16", 28: "f64"}
-QUANTISED = {
-    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K",
-    14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
-}  # fmt: skip
+TYPES = {number: name.lower() for name, number in V2.types.items()}
+READ = (*FLOATS, *QUANTISED)
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class _Reader:
             if offset != at:
                 raise self._fault(f"{name!r} is said to begin at {offset} of the data instead of {at}")
             tensors[name] = Stored(self.path, base + offset, dtype, shape)
-            end = base + offset + math.prod(shape) * itemsize(dtype)
+            end = base + offset + encoding.nbytes(dtype, math.prod(shape))
             if end > self.size:
                 raise self._fault(f"{name!r} reaches {end - self.size} bytes beyond the end of the file")
             at = self._aligned(end, alignment) - base
@@ -162,10 +161,12 @@ class _Reader:
         shape = tuple(reversed(struct.unpack(f"<{rank}Q", self._take(8 * rank))))
         check_shape(self.path, name, shape)
         kind, offset = self._u32(), self._u64()
-        if kind not in TYPES:
-            known = QUANTISED.get(kind, f"the unknown type {kind}")
-            raise UnsupportedError(f"{self.path}: {name!r} is {known}; F32, F16, BF16 and F64 are read")
-        return name, shape, TYPES[kind], offset
+        dtype = TYPES.get(kind, f"the unknown type {kind}")
+        if dtype not in READ:
+            raise UnsupportedError(f"{self.path}: {name!r} is {dtype}; read are {', '.join(READ)}")
+        if math.prod(shape[-1:]) % encoding.element(dtype).block:
+            raise self._fault(f"{name!r} of {dtype} with rows of {shape[-1]}, no whole blocks")
+        return name, shape, dtype, offset
 
     @staticmethod
     def _aligned(offset: int, alignment: int) -> int:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ggmlgraph import encoding
 from ggmlgraph.optable import TABLE
-from ggmlgraph.runtime import DTYPES, Program
+from ggmlgraph.runtime import Program
 
 
 @dataclass
@@ -75,7 +76,7 @@ def node_nbytes(program: Program, tensor_id: int) -> float:
 
 
 def _nbytes(program: Program, tensor_id: int) -> int:
-    return math.prod(program.graph.shape(tensor_id)) * DTYPES[program.graph.dtype(tensor_id)].itemsize
+    return encoding.nbytes(program.graph.dtype(tensor_id), math.prod(program.graph.shape(tensor_id)))
 
 
 def table(profile: Profile) -> Iterator[str]:

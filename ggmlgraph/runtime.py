@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ggmlgraph import limits, machine, metadata
+from ggmlgraph import encoding, limits, machine, metadata
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, matmul_precision_number, new_error
 from ggmlgraph.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.dim import evaluate
@@ -33,7 +33,6 @@ from ggmlgraph.metadata import Metadata
 from ggmlgraph.optable import TABLE
 from ggmlgraph.roles import Roles, assign
 
-DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8)}
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"
 FUSIONS = {
     "norm_gain": lib.GG_FUSE_NORM_GAIN,
@@ -111,7 +110,7 @@ class Program:
 
     def leaf(self, tensor_id: int) -> NDArray[Any]:
         """A leaf's memory, flat and writable, before any run too."""
-        return np.frombuffer(self.graph.leaf_bytes(tensor_id), DTYPES[self.graph.dtype(tensor_id)])
+        return np.frombuffer(self.graph.leaf_bytes(tensor_id), encoding.numpy(self.graph.dtype(tensor_id)))
 
     def array(self, tensor_id: int) -> NDArray[Any]:
         """A tensor's values as the last run left them: a view, valid until the next run."""
@@ -119,7 +118,7 @@ class Program:
         if data == ffi.NULL:
             raise GGError(f"{self.graph.name(tensor_id) or tensor_id} has no values before the first run")
         buffer = ffi.buffer(data, lib.gg_nbytes(self.graph.handle, tensor_id))
-        dtype = DTYPES[self.graph.dtype(tensor_id)]
+        dtype = encoding.numpy(self.graph.dtype(tensor_id))
         shape = self.graph.shape(tensor_id, 4)
         strides = list(reversed(self.graph.strides(tensor_id)))
         view = np.ndarray(shape, dtype, buffer, strides=strides)
@@ -314,11 +313,14 @@ class Runtime:
         return tensor_id
 
     def _leaf(self, name: str) -> NDArray[Any]:
+        """A view of a leaf; of a type that numpy has not, of its bytes, row by row."""
         tensor_id = self._find(name)
         if self.graph.tensor(tensor_id).op != 0:
             raise GGError(f"{name!r} is computed, not stored")
-        flat = np.frombuffer(self.graph.leaf_bytes(tensor_id), DTYPES[self.graph.dtype(tensor_id)])
-        return flat.reshape(self.graph.shape(tensor_id))
+        dtype, shape = self.graph.dtype(tensor_id), self.graph.shape(tensor_id)
+        if dtype not in encoding.NUMPY:
+            dtype, shape = "u8", (*shape[:-1], encoding.nbytes(dtype, shape[-1]))
+        return np.frombuffer(self.graph.leaf_bytes(tensor_id), encoding.NUMPY.get(dtype, np.uint8)).reshape(shape)
 
     def input(self, name: str) -> NDArray[Any]:
         """The memory of an input or parameter, as it lies in the graph: shape and dtype are what `set` takes."""
@@ -330,7 +332,10 @@ class Runtime:
         return None if tensor_id < 0 else bytes(self.graph.leaf_bytes(tensor_id))
 
     def set(self, name: str, array: ArrayLike) -> None:
-        """Copy values into an input or parameter. Raises ShapeError if shape or dtype do not fit."""
+        """Copy values into an input or weight. Raises ShapeError if shape or dtype do not fit.
+
+        A weight of a type that numpy has not (bf16, q8_0, ...) takes its bytes, uint8, whole rows of them.
+        """
         leaf, values = self._leaf(name), np.asarray(array)
         same_kind = np.can_cast(values.dtype, leaf.dtype, "same_kind")
         if values.size != leaf.size or np.squeeze(values).shape != np.squeeze(leaf).shape or not same_kind:
@@ -338,8 +343,14 @@ class Runtime:
         leaf[...] = values.reshape(leaf.shape)
 
     def get(self, name: str) -> NDArray[Any]:
-        """A copy of a tensor's values: of a parameter or input, or of an output of the last `forward` or `step`."""
+        """A copy of a tensor's values: of a weight or input, or of an output of the last `forward` or `step`.
+
+        Where numpy has not the type, float32.
+        """
         tensor_id = self._find(name)
+        dtype = self.graph.dtype(tensor_id)
+        if self.graph.tensor(tensor_id).op == 0 and dtype not in encoding.NUMPY:
+            return encoding.decode(dtype, self._leaf(name)).reshape(self.graph.shape(tensor_id))
         if self.graph.tensor(tensor_id).op == 0:
             return self._leaf(name).copy()
         program = self._last

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlgraph import encoding
+from ggmlgraph.dialect import TYPES as ELEMENTS
 from ggmlgraph.errors import FormatError, UnsupportedError, UsageError
 
 MAX_RANK = 8
@@ -29,11 +31,17 @@ DTYPES = {
     "i8": "i1", "u8": "u1", "i16": "<i2", "u16": "<u2", "i32": "<i4", "u32": "<u4", "i64": "<i8", "u64": "<u8",
 }  # fmt: skip
 FLOATS = ("f32", "f16", BF16, "f64")
+QUANTISED = tuple(n.lower() for n, element in ELEMENTS.items() if element.decodes and element.block > 1)  # last axis
 
 
 def itemsize(dtype: str) -> int:
     """Bytes of one element."""
     return np.dtype(DTYPES[dtype]).itemsize
+
+
+def nbytes(dtype: str, n: int) -> int:
+    """Bytes of n elements."""
+    return encoding.nbytes(dtype, n) if dtype in QUANTISED else n * itemsize(dtype)
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Stored:
 
     path: Path
     offset: int  # of the first element, bytes
-    dtype: str  # a key of DTYPES
+    dtype: str  # a key of DTYPES, or of QUANTISED: then its rows are whole blocks
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None  # elements; None: row-major without gaps
 
@@ -62,13 +70,22 @@ class Stored:
 
     def transposed(self) -> Stored:
         """The same elements with their axes reversed."""
+        if self.dtype in QUANTISED:
+            raise UnsupportedError(f"{self.path}: a tensor of {self.dtype} that would have to be transposed")
         strides = dense_strides(self.shape) if self.strides is None else self.strides
         return replace(self, shape=self.shape[::-1], strides=strides[::-1])
 
     def part(self, i: int) -> Stored:
         """The i-th of a row-major tensor's parts along its first axis."""
-        n = math.prod(self.shape[1:])
-        return replace(self, offset=self.offset + i * n * itemsize(self.dtype), shape=self.shape[1:])
+        return replace(self, offset=self.offset + i * nbytes(self.dtype, math.prod(self.shape[1:])), shape=self.shape[1:])
+
+    def blocks(self, rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a quantised tensor, otherwise as `chunks`."""
+        raw = replace(self, dtype="u8", shape=(*self.shape[:-1], encoding.nbytes(self.dtype, self.shape[-1])))
+        for part in raw._flat_parts(encoding.element(self.dtype).nbytes) if rows is None else raw._row_parts(rows):
+            if not np.isfinite(encoding.decode(self.dtype, part)).all():
+                raise FormatError(f"{self.path}: a weight that is not finite", offset=self.offset)
+            yield part
 
     def read(self) -> NDArray[Any]:
         """The values as they are stored (bf16: uint16), in memory of their own."""
@@ -91,6 +108,9 @@ class Stored:
         Holds one whole tensor in memory, as stored, if rows are picked or strides are not those of a dense tensor.
         Raises FormatError if a value is not finite, UnsupportedError if the tensor holds no floats.
         """
+        if self.dtype in QUANTISED:
+            yield from (encoding.decode(self.dtype, part) for part in self.blocks(rows))
+            return
         if self.dtype not in FLOATS:
             raise UnsupportedError(f"{self.path}: a tensor of {self.dtype} where weights should be")
         parts = self._flat_parts() if rows is None and self.strides is None else self._row_parts(rows)
@@ -100,12 +120,14 @@ class Stored:
                 raise FormatError(f"{self.path}: a weight that is not finite (or beyond float32)", offset=self.offset)
             yield values
 
-    def _flat_parts(self) -> Iterator[NDArray[Any]]:
+    def _flat_parts(self, unit: int = 1) -> Iterator[NDArray[Any]]:
+        """unit: elements that stay together."""
+        at_a_time = CHUNK_NBYTES // itemsize(self.dtype) // unit * unit
         left = math.prod(self.shape)
         with self.path.open("rb") as file:
             file.seek(self.offset)
             while left:
-                part = np.empty(min(left, CHUNK_NBYTES // itemsize(self.dtype)), DTYPES[self.dtype])
+                part = np.empty(min(left, at_a_time), DTYPES[self.dtype])
                 read_into(file, part)
                 left -= part.size
                 yield part

@@ -48,7 +48,7 @@ class Tensor(Operand):
 
     @property
     def dtype(self) -> str:
-        """ "f32" or "i32"."""
+        """ "f32", "i32", or the type of a weight that is stored otherwise."""
         return self.graph.nodes[self.id].dtype
 
     @property

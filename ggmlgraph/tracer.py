@@ -9,7 +9,7 @@ and by `export`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -48,15 +48,18 @@ class Node:
     initializer: Initializer | None = None
 
 
-def trace(loss: Callable[..., Tensor], config: Any, batch: int = 1, ctx: int = 64) -> Graph:
+def trace(
+    loss: Callable[..., Tensor], config: Any, batch: int = 1, ctx: int = 64, types: Mapping[str, str] | None = None
+) -> Graph:
     """Trace `loss(p, tokens, targets, config)` -> the scalar to minimise.
 
     p: `Params`; tokens, targets: int32 (batch, ctx). batch and ctx are example sizes: the graph can be run at any.
+    types: the element types, by name, of parameters that are not float32; these are weights, but not trained.
     Raises ShapeError with file, line and both operands where the model's shapes do not fit.
     """
     from ggmlgraph.params import Params
 
-    graph = Graph({"batch": batch, "ctx": ctx})
+    graph = Graph({"batch": batch, "ctx": ctx}, types)
     sizes = (graph.size("batch"), graph.size("ctx"))
     where = f"{_short(loss.__code__.co_filename)}:{loss.__code__.co_firstlineno}"
     tokens = graph.input("tokens", sizes, "i32", feed="tokens", where=where)
@@ -77,11 +80,12 @@ def model_name(function: Callable[..., Any]) -> str:
 class Graph:
     """The nodes of a model in creation order, which is topological order; index = id."""
 
-    def __init__(self, sizes: dict[str, int]) -> None:
+    def __init__(self, sizes: dict[str, int], types: Mapping[str, str] | None = None) -> None:
         for name, value in sizes.items():
             if value < 1:
                 raise UsageError(f"{name} is {value}, must be at least 1")
         self.sizes = sizes
+        self.types = types or {}
         self.nodes: list[Node] = []
         self.model = ""
         self.config: Any = None
@@ -143,7 +147,7 @@ class Graph:
         return self._leaf(name, shape, dtype, INPUT, where or self.here(), feed=feed)
 
     def parameter(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> Tensor:
-        """A trained leaf; the same one when declared again with the same shape (tied weights)."""
+        """A trained leaf, or a weight of the type given for it; the same one when declared again (tied weights)."""
         if name in self._names:
             node = self.nodes[self._names[name]]
             if node.shape != tuple(shape):
@@ -152,7 +156,9 @@ class Graph:
             return Tensor(self, self._names[name])
         if any(isinstance(n, Dim) for n in shape):
             raise ShapeError(f"{self.here()}: parameter {name} {_numbers(shape)} depends on batch or ctx")
-        return self._leaf(name, shape, "f32", PARAM, self.here(), initializer=initializer)
+        dtype = self.types.get(name, "f32")
+        flags = PARAM if dtype == "f32" else 0
+        return self._leaf(name, shape, dtype, flags, self.here(), initializer=initializer)
 
     def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
         self._names[name] = self.core.leaf(dtype, shape, flags, name)

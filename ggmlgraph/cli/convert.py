@@ -9,6 +9,7 @@ import click
 
 from ggmlgraph import convert, model, sources
 from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph.encoding import ENCODED
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources import Source
 from ggmlgraph.sources.ggml import ORDERS
@@ -36,6 +37,10 @@ DEFAULT_CTX = 512  # at most, however far the model looks back
 @click.option("--ctx", type=click.IntRange(1, 1 << 20),
               help=f"Tokens per window; training may choose another.  [default: the model's, at most {DEFAULT_CTX}]",
               )  # fmt: skip
+@click.option("--dtype", type=click.Choice(["f32", *ENCODED]), default="f32", show_default=True,
+              help="Of matrices and tables in OUTPUT. Only f32 is trained.")  # fmt: skip
+@click.option("--frozen", is_flag=True,
+              help="Keep half-precision and quantised matrices and tables as they are, not to be trained.")  # fmt: skip
 def command(
     source: Path,
     fields: tuple[str, ...],
@@ -46,19 +51,23 @@ def command(
     tokenizer: Path | None,
     batch: int,
     ctx: int | None,
+    dtype: str,
+    frozen: bool,
 ) -> None:
     """Write a checkpoint of another program as a graph file with its weights.
 
-    SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file that is not
-    quantised, a checkpoint of LitGPT, Lit-LLaMA, nanoGPT, llama2.c or llama.cpp's old trainer, of the models that
-    `ggmlgraph models` lists; or, with --model, a file of tensors only. FIELD=VALUE sets a field of the model's config
-    that SRC does not say. Nothing in SRC is run.
+    SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file, a checkpoint of
+    LitGPT, Lit-LLaMA, nanoGPT, llama2.c or llama.cpp's old trainer, of the models that `ggmlgraph models` lists; or,
+    with --model, a file of tensors only. Weights become float32, quantised ones too, unless --dtype or --frozen says
+    otherwise. FIELD=VALUE sets a field of the model's config that SRC does not say. Nothing in SRC is run.
     """
+    if frozen and dtype != "f32":
+        raise UsageError("--frozen keeps types as they are: leave --dtype out")
     found = _found(source, name, fields, order)
     chosen = found.tokenizer if tokenizer is None else tokenizers.load(tokenizer)
-    graph = convert.convert(
-        found, output, batch=batch, ctx=ctx or min(found.n_ctx or DEFAULT_CTX, DEFAULT_CTX), tokenizer=chosen
-    )
+    ctx = ctx or min(found.n_ctx or DEFAULT_CTX, DEFAULT_CTX)
+    stored_as = None if frozen else dtype
+    graph = convert.convert(found, output, batch=batch, ctx=ctx, tokenizer=chosen, dtype=stored_as)
     click.echo(_summary(output, found, graph, chosen))
     if checkpoint is not None:
         convert.keep_moments(found, output, checkpoint)
@@ -82,7 +91,9 @@ def _found(source: Path, name: str | None, fields: tuple[str, ...], order: str |
 def _summary(path: Path, source: Source, graph: Graph, tokenizer: Tokenizer | None) -> str:
     n_params = sum(math.prod(map(int, node.shape)) for node in graph.nodes if node.initializer)
     ids = f"tokenizer {tokenizer.kind}, {tokenizer.n_vocab:,} ids" if tokenizer else "no tokenizer"
-    return f"{path}: {graph.model} from a {source.kind}, {n_params:,} parameters, {ids}"
+    types = sorted({node.dtype for node in graph.nodes if node.initializer} - {"f32"})
+    frozen = f" (matrices in {', '.join(types)}, not trained)" if types else ""
+    return f"{path}: {graph.model} from a {source.kind}, {n_params:,} parameters{frozen}, {ids}"
 
 
 def _advice(path: Path, source: Source, tokenizer: Tokenizer | None) -> list[str]:

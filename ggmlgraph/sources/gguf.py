@@ -1,4 +1,4 @@
-"""GGUF files of llama.cpp, not quantised. Names of tensors are ours."""
+"""GGUF files of llama.cpp. Names of tensors are ours."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ static inline int32_t like(gg_tensor *y, const gg_tensor *a, gg_error *err)
 static inline int32_t check_type(const gg_tensor *t, int32_t type, const char *what, gg_error *err)
 {
     if (t->type == type) return 0;
-    bool computed = t->type == GG_TYPE_F32 || t->type == GG_TYPE_I32;
-    return gg_fail_as(err, computed ? GG_ERR_SHAPE : GG_ERR_UNSUPPORTED, computed ? "BadShape" : "UnsupportedType", -1,
+    bool ours = t->type == GG_TYPE_F32 || t->type == GG_TYPE_I32 || t->type == GG_TYPE_I8; /* so it is a mistake */
+    return gg_fail_as(err, ours ? GG_ERR_SHAPE : GG_ERR_UNSUPPORTED, ours ? "BadShape" : "UnsupportedType", -1,
                       "%s must be %s, not %s", what, type == GG_TYPE_F32 ? "float32" : "int32",
                       gg_types[t->type].name);
 }
