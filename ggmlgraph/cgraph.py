@@ -38,6 +38,7 @@ MAX_NE = 1 << 40
 MAX_ELEMENTS = 1 << 48
 MAX_STRIDE = 1 << 50
 CHUNK = 1 << 20
+LEAF_UNIT = 4  # bytes that a leaf has a multiple of
 # Names reach terminals: no control characters, no line or paragraph separators, nothing that changes direction.
 NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -252,8 +253,8 @@ def _check_names(tensors: Iterable[Record]) -> None:
 def _check_alignment(placed: Order) -> None:
     """A file has no padding, so a leaf of odd size would misalign every tensor behind it in stock ggml."""
     for leaf in placed.leafs:
-        if leaf.nbytes % 4:
-            raise UsageError(f"leaf {leaf.name!r} has {leaf.nbytes} bytes; pad it to a multiple of 4")
+        if leaf.nbytes % LEAF_UNIT:
+            raise UsageError(f"leaf {leaf.name!r} has {leaf.nbytes} bytes; pad it to a multiple of {LEAF_UNIT}")
 
 
 def _check_shapes(placed: Order, dialect: Dialect) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import encoding, machine, model, naming
+from ggmlgraph import cgraph, encoding, machine, model, naming
 from ggmlgraph.errors import DataError, FormatError, MemoryLimitError, UsageError
 from ggmlgraph.export import Weights
 from ggmlgraph.generate import n_vocab_of
@@ -111,14 +111,15 @@ def keep_moments(source: Source, graph: Path, directory: Path) -> None:
 
 
 def _types(graph: Graph, source: Source, dtype: str | None) -> dict[str, str]:
-    """Element types, by parameter, of the matrices that are used as such alone."""
+    """Element types, by parameter, of the matrices that are used as such alone and that a file may have as leafs."""
     types = {}
     for i, node in enumerate(graph.nodes):
         theirs = source.tensors.get(source.format.theirs(node.name)) if node.initializer else None
         if theirs is None or len(node.shape) != 2 or not _is_matrix(graph, i):
             continue
         kept = dtype or theirs.dtype
-        if kept in encoding.ENCODED or (kept in QUANTISED and not source.format.added(node.name)):
+        raw = kept in QUANTISED and not source.format.added(node.name)
+        if (raw or kept in encoding.ENCODED) and encoding.nbytes(kept, math.prod(theirs.shape)) % cgraph.LEAF_UNIT == 0:
             types[node.name] = kept
     return types
 
