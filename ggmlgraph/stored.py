@@ -77,7 +77,9 @@ class Stored:
 
     def part(self, i: int) -> Stored:
         """The i-th of a row-major tensor's parts along its first axis."""
-        return replace(self, offset=self.offset + i * nbytes(self.dtype, math.prod(self.shape[1:])), shape=self.shape[1:])
+        return replace(
+            self, offset=self.offset + i * nbytes(self.dtype, math.prod(self.shape[1:])), shape=self.shape[1:]
+        )
 
     def blocks(self, rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a quantised tensor, otherwise as `chunks`."""

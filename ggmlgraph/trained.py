@@ -64,7 +64,9 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
     ours = _trace(graph_path, meta)
     _check_same(graph_path, graph, ours)
     shapes = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
-    stored = _saved(saved, shapes) if saved else _inside(graph_path, graph, shapes)
+    stored = _inside(graph_path, graph, shapes)
+    if saved:
+        stored |= _saved(saved, {name: shapes[name] for name, s in stored.items() if s.dtype == "f32"})
     sizes = checkpoint.verify(saved, ()).sizes if saved else meta.sizes
     return Trained(
         path=path,
