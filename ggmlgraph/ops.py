@@ -52,6 +52,12 @@ def div(a: Tensor, b: Tensor) -> Tensor:
     """a / b; b is tiled into a's shape."""
 
 
+@op("ADD1", kernel="elementwise", inplace=True, shape="add1", scalar=lambda a, b: a + b,
+    vjp=lambda g, y, a, b: (g, g))  # fmt: skip
+def add1(a: Tensor, b: Tensor) -> Tensor:
+    """a + b for a tensor b of one element."""
+
+
 # ---------------------------------------------------------------- elementwise, one operand
 
 
@@ -76,6 +82,37 @@ def log(a: Tensor) -> Tensor:
     """Natural logarithm; -inf at zero, NaN below."""
 
 
+@op("SIN", kernel="elementwise", inplace=True, scalar="gg_sin", vjp=lambda g, y, a: (g * cos(a),))
+def sin(a: Tensor) -> Tensor:
+    """Sine."""
+
+
+@op("COS", kernel="elementwise", inplace=True, scalar="gg_cos", vjp=lambda g, y, a: (-(g * sin(a)),))
+def cos(a: Tensor) -> Tensor:
+    """Cosine."""
+
+
+@op("CLAMP", kernel="elementwise", inplace=True, shape="clamp", infinite=("min", "max"), scalar="gg_clamp",
+    vjp=lambda g, y, a: (g * within(a, y.min, y.max),))  # fmt: skip
+def clamp(a: Tensor, min: float, max: float) -> Tensor:
+    """The nearest number in min..max, each of which may be infinite."""
+
+
+@op(kernel="elementwise", inplace=True, scalar="gg_within", no_gradient=True)
+def within(a: Tensor, min: float, max: float) -> Tensor:
+    """1 where min <= a <= max, else 0: the derivative of clamp."""
+
+
+@op("UNARY", sub="ABS", kernel="elementwise", inplace=True, scalar="gg_abs", vjp=lambda g, y, a: (g * sgn(a),))
+def abs(a: Tensor) -> Tensor:
+    """Magnitude. Its derivative at 0 is taken to be 0."""
+
+
+@op("UNARY", sub="SGN", kernel="elementwise", inplace=True, scalar=lambda a: step(a) - step(-a), no_gradient=True)
+def sgn(a: Tensor) -> Tensor:
+    """1 where a > 0, -1 where a < 0, else 0."""
+
+
 @op("UNARY", sub="NEG", kernel="elementwise", inplace=True, scalar=lambda a: -a, vjp=lambda g, y, a: (-g,))
 def neg(a: Tensor) -> Tensor:
     """-a."""
@@ -96,6 +133,34 @@ def relu(a: Tensor) -> Tensor:
     """max(a, 0)."""
 
 
+@op("LEAKY_RELU", kernel="elementwise", inplace=True, scalar=lambda a, slope: relu(a) - slope * relu(-a),
+    vjp=lambda g, y, a: (g * leaky_step(a, y.slope),))  # fmt: skip
+def leaky_relu(a: Tensor, slope: float = 0.01) -> Tensor:
+    """a where a > 0, else slope * a (Maas et al. 2013)."""
+
+
+@op(kernel="elementwise", inplace=True, scalar=lambda a, slope: step(a) + slope * (1.0 - step(a)), no_gradient=True)
+def leaky_step(a: Tensor, slope: float) -> Tensor:
+    """1 where a > 0, else slope: the derivative of leaky_relu."""
+
+
+def _expm1(a: Tensor) -> Tensor:
+    """exp(a) - 1 for a <= 0, by t = tanh(a / 2), which loses no digits where a is small."""
+    t = tanh(0.5 * a)
+    return 2.0 * t / (1.0 - t)
+
+
+@op("UNARY", sub="ELU", kernel="elementwise", inplace=True, scalar=lambda a: relu(a) + _expm1(-relu(-a)),
+    vjp=lambda g, y, a: (elu_back(g, a),))  # fmt: skip
+def elu(a: Tensor) -> Tensor:
+    """a where a > 0, else exp(a) - 1 (Clevert et al. 2016)."""
+
+
+@op(kernel="elementwise", inplace=True, scalar=lambda g, a: g * exp(-relu(-a)))
+def elu_back(g: Tensor, a: Tensor) -> Tensor:
+    """Cotangent of a in elu(a)."""
+
+
 @op("UNARY", sub="TANH", kernel="elementwise", inplace=True, scalar="gg_tanh", vjp=lambda g, y, a: (g - g * sqr(y),))
 def tanh(a: Tensor) -> Tensor:
     """Hyperbolic tangent."""
@@ -108,13 +173,14 @@ def sigmoid(a: Tensor) -> Tensor:
 
 
 @op("UNARY", sub="SILU", kernel="elementwise", inplace=True,
-    scalar=lambda a: a * sigmoid(a), vjp=lambda g, y, a: (silu_back(g, a),))  # fmt: skip
+    scalar=lambda a: a * sigmoid(a), vjp=lambda g, y, a: (silu_back(a, g),))  # fmt: skip
 def silu(a: Tensor) -> Tensor:
     """a * sigmoid(a) (Elfwing et al. 2017)."""
 
 
-@op(kernel="elementwise", inplace=True, scalar=lambda g, a: g * (sigmoid(a) * (1.0 + a * (1.0 - sigmoid(a)))))
-def silu_back(g: Tensor, a: Tensor) -> Tensor:
+@op("SILU_BACK", kernel="elementwise", inplace="g",
+    scalar=lambda a, g: g * (sigmoid(a) * (1.0 + a * (1.0 - sigmoid(a)))))  # fmt: skip
+def silu_back(a: Tensor, g: Tensor) -> Tensor:
     """Cotangent of a in silu(a)."""
 
 
@@ -143,7 +209,7 @@ def gelu_back(g: Tensor, a: Tensor) -> Tensor:
 
 @op("UNARY", sub="GELU_QUICK", kernel="elementwise", inplace=True,
     scalar=lambda a: a * sigmoid(1.702 * a),
-    vjp=lambda g, y, a: (silu_back(g, scale(a, 1.702)),))  # fmt: skip
+    vjp=lambda g, y, a: (silu_back(scale(a, 1.702), g),))  # fmt: skip
 def gelu_quick(a: Tensor) -> Tensor:
     """GELU, sigmoid form: a * sigmoid(1.702 a) (Hendrycks & Gimpel 2016, section 2)."""
 
@@ -164,8 +230,31 @@ def gelu_erf_slope(a: Tensor) -> Tensor:
     """Derivative of gelu_erf: normal distribution function plus a times its density."""
 
 
+@op("UNARY", sub="HARDSIGMOID", kernel="elementwise", inplace=True, scalar="gg_hardsigmoid",
+    vjp=lambda g, y, a: (hardsigmoid_back(g, a),))  # fmt: skip
+def hardsigmoid(a: Tensor) -> Tensor:
+    """(a + 3) / 6, but in 0..1 (Courbariaux et al. 2015, with the constants of Howard et al. 2019)."""
+
+
+@op(kernel="elementwise", inplace=True, scalar=lambda g, a: g * (step(a + 3.0) * step(3.0 - a) / 6.0))
+def hardsigmoid_back(g: Tensor, a: Tensor) -> Tensor:
+    """Cotangent of a in hardsigmoid(a); 0 at the corners."""
+
+
+@op("UNARY", sub="HARDSWISH", kernel="elementwise", inplace=True, scalar=lambda a: a * hardsigmoid(a),
+    vjp=lambda g, y, a: (hardswish_back(g, a),))  # fmt: skip
+def hardswish(a: Tensor) -> Tensor:
+    """a * hardsigmoid(a) (Howard et al. 2019, section 5.2)."""
+
+
+@op(kernel="elementwise", inplace=True,
+    scalar=lambda g, a: g * (hardsigmoid(a) + a * (step(a + 3.0) * step(3.0 - a) / 6.0)))  # fmt: skip
+def hardswish_back(g: Tensor, a: Tensor) -> Tensor:
+    """Cotangent of a in hardswish(a)."""
+
+
 @op(kernel="elementwise", inplace=True, scalar=lambda a, b: silu(a) * b,
-    vjp=lambda g, y, a, b: (silu_back(g * b, a), g * silu(a)))  # fmt: skip
+    vjp=lambda g, y, a, b: (silu_back(a, g * b), g * silu(a)))  # fmt: skip
 def swiglu(a: Tensor, b: Tensor) -> Tensor:
     """silu(a) * b, same shapes (Shazeer 2020). Keeps neither factor for the backward pass."""
 
@@ -181,6 +270,21 @@ def sum(a: Tensor) -> Tensor:
 @op("SUM_ROWS", shape="row_scalars", rows=("a",), by_row=True, vjp=lambda g, y, a: (repeat(g, shape=a),))
 def sum_rows(a: Tensor) -> Tensor:
     """Sum over the last axis: (..., n) -> (..., 1)."""
+
+
+@op("MEAN", shape="row_scalars", rows=("a",), by_row=True, vjp=lambda g, y, a: (mean_back(g, shape=a),))
+def mean(a: Tensor) -> Tensor:
+    """Mean over the last axis: (..., n) -> (..., 1)."""
+
+
+@op(shape="mean_back")
+def mean_back(g: Tensor, shape: Shape) -> Tensor:
+    """Cotangent of a in mean(a): g / n in each of the n places of a row."""
+
+
+@op("COUNT_EQUAL", shape="count_equal", dense=("a", "b"), work="sum", no_gradient=True, rank=lambda a, b: 1)
+def count_equal(a: Tensor, b: Tensor) -> Tensor:
+    """How many elements of a and b, int32 of one shape, are equal -> int64 (1,)."""
 
 
 @op("REPEAT", shape="repeat", vjp=lambda g, y, a: (repeat_back(g, shape=a),))
@@ -201,7 +305,7 @@ def norm(a: Tensor, eps: float) -> Tensor:
     """(a - mean) / sqrt(variance + eps) over the last axis (Ba et al. 2016)."""
 
 
-@op(rows=("g", "a"), inplace=True)
+@op(shape="norm", rows=("g", "a"), inplace=True)
 def norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
     """Cotangent of a in norm(a)."""
 
@@ -212,20 +316,35 @@ def norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
     """norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
 
 
-@op("RMS_NORM", shape="norm", rows=("a",), inplace=True, by_row=True, vjp=lambda g, y, a: (rms_norm_back(g, a, y.eps),))
+@op("RMS_NORM", shape="norm", rows=("a",), inplace=True, by_row=True,
+    vjp=lambda g, y, a: (rms_norm_back(a, g, y.eps),))  # fmt: skip
 def rms_norm(a: Tensor, eps: float) -> Tensor:
     """a / sqrt(mean(a^2) + eps) over the last axis (Zhang & Sennrich 2019)."""
 
 
-@op(rows=("g", "a"), inplace=True)
-def rms_norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
+@op("RMS_NORM_BACK", shape="norm", rows=("a", "g"), inplace="g")
+def rms_norm_back(a: Tensor, g: Tensor, eps: float) -> Tensor:
     """Cotangent of a in rms_norm(a)."""
 
 
 @op(kernel="rms_norm", shape="gain", rows=("a",), dense=("gain",), inplace=True, by_row=True,
-    vjp=lambda g, y, a, gain: (rms_norm_back(g * gain, a, y.eps), g * rms_norm(a, y.eps)))  # fmt: skip
+    vjp=lambda g, y, a, gain: (rms_norm_back(a, g * gain, y.eps), g * rms_norm(a, y.eps)))  # fmt: skip
 def rms_norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
     """rms_norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
+
+
+@op("GROUP_NORM", shape="group_norm", dense=("a",), inplace=True,
+    vjp=lambda g, y, a: (group_norm_back(g, a, y.n_groups, y.eps),))  # fmt: skip
+def group_norm(a: Tensor, n_groups: int, eps: float = 1e-6) -> Tensor:
+    """norm over each group of channels with all their pixels (Wu & He 2018).
+
+    a: (..., n_channels, height, width). A group is n_channels / n_groups channels, rounded up, the last what is left.
+    """
+
+
+@op(shape="group_norm", dense=("g", "a"), inplace=True)
+def group_norm_back(g: Tensor, a: Tensor, n_groups: int, eps: float) -> Tensor:
+    """Cotangent of a in group_norm(a)."""
 
 
 # ---------------------------------------------------------------- products
@@ -276,6 +395,11 @@ def mul_mat_id_back(g: Tensor, b: Tensor, ids: Tensor, shape: Shape) -> Tensor:
 
 
 # ---------------------------------------------------------------- layout
+
+
+@op("DUP", shape="like", kernel="cont", vjp=lambda g, y, a: (g,))
+def dup(a: Tensor) -> Tensor:
+    """A copy of a."""
 
 
 @op("CONT", shape="cont", vjp=lambda g, y, a: (reshape(g, shape=a),))
@@ -346,14 +470,61 @@ def transpose(a: Tensor) -> Tensor:
 
 
 @op("CONCAT", shape="concat", rows=("a", "b"),
-    vjp=lambda g, y, a, b: (concat_part(g, y.dim, 0, shape=a), concat_part(g, y.dim, 1, shape=b)))  # fmt: skip
+    vjp=lambda g, y, a, b: (part(g, -1, shape=a), part(g, y.dim, shape=b)))  # fmt: skip
 def concat(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
     """a, then b along ggml's dimension `dim`, 0 the last axis; the other sizes are equal."""
 
 
-@op(shape="concat_part", view=True, kernel=None)
-def concat_part(g: Tensor, dim: int, last: int, shape: Shape) -> Tensor:
-    """The first `shape` of g along `dim`, or with last 1 the last: cotangents of concat's operands. A view."""
+@op(shape="part", view=True, kernel=None)
+def part(a: Tensor, dim: int, shape: Shape) -> Tensor:
+    """The first `shape` elements of a along each dimension; along dimension `dim`, if it is not -1, the last. A view."""
+
+
+@op("PAD", shape="pad", rows=("a",), vjp=lambda g, y, a: (part(g, -1, shape=a),))
+def pad(a: Tensor, shape: Shape) -> Tensor:
+    """a in the first corner of zeros of `shape`."""
+
+
+@op("UPSCALE", shape="upscale", rows=("a",), vjp=lambda g, y, a: (upscale_back(g, shape=a),))
+def upscale(a: Tensor, shape: Shape) -> Tensor:
+    """a in `shape`, of which no size is smaller: each element is the nearest one below, i * n_a / n."""
+
+
+@op(shape="upscale_back", rows=("g",))
+def upscale_back(g: Tensor, shape: Shape) -> Tensor:
+    """Cotangent of a in upscale(a): the sum over all copies of an element."""
+
+
+@op("DIAG", shape="diag", rows=("a",), rank=lambda a: a if a > 1 else 2, vjp=lambda g, y, a: (diagonal(g),))
+def diag(a: Tensor) -> Tensor:
+    """Square matrices of zeros with a on the diagonal: (..., 1, n) -> (..., n, n)."""
+
+
+@op(shape="diagonal", view=True, kernel=None)
+def diagonal(a: Tensor) -> Tensor:
+    """The diagonal of square matrices: (..., n, n) -> (..., 1, n). A view."""
+
+
+@op("SET", shape="set", dense=("a",), rows=("b",), inplace=True, vjp=lambda g, y, a, b: (
+    clear(g, b, y.nb1, y.nb2, y.nb3, y.offset), window(g, y.nb1, y.nb2, y.nb3, y.offset, shape=b)))  # fmt: skip
+def set(a: Tensor, b: Tensor, nb1: int, nb2: int, nb3: int, offset: int, inplace: int = 0) -> Tensor:
+    """a, but b in a window of it: from byte `offset` on, in strides of nb1, nb2, nb3 bytes."""
+
+
+@op(kernel="set", shape="set", dense=("a",), rows=("b",), inplace=True)
+def clear(a: Tensor, b: Tensor, nb1: int, nb2: int, nb3: int, offset: int, inplace: int = 0) -> Tensor:
+    """a, but zeros in a window of b's size: cotangent of a in set(a, b)."""
+
+
+@op("ACC", kernel="set", shape="set", dense=("a",), rows=("b",), inplace=True,
+    vjp=lambda g, y, a, b: (g, window(g, y.nb1, y.nb2, y.nb3, y.offset, shape=b)))  # fmt: skip
+def acc(a: Tensor, b: Tensor, nb1: int, nb2: int, nb3: int, offset: int, inplace: int = 0) -> Tensor:
+    """a, with b added to a window of it: from byte `offset` on, in strides of nb1, nb2, nb3 bytes."""
+
+
+@op(shape="window", dense=("a",), view=True, kernel=None)
+def window(a: Tensor, nb1: int, nb2: int, nb3: int, offset: int, shape: Shape) -> Tensor:
+    """The window of a that `set` and `acc` write: cotangent of their second operand. A view."""
 
 
 @op("GET_ROWS", shape="get_rows", rows=("a",), dense=("ids",), rank=lambda a, ids: ids + 1,
@@ -365,7 +536,7 @@ def get_rows(a: Tensor, ids: Tensor) -> Tensor:
     """
 
 
-@op(shape="get_rows_back", rows=("g",), dense=("ids",))
+@op("GET_ROWS_BACK", shape="get_rows_back", rows=("g",), dense=("ids",))
 def get_rows_back(g: Tensor, ids: Tensor, shape: Shape) -> Tensor:
     """Cotangent of a in get_rows(a, ids): rows of g summed into zeros of `shape`."""
 
@@ -379,6 +550,33 @@ def argsort(a: Tensor, order: int = 0) -> Tensor:
 
     Equal elements keep their order; NaN comes last. The first k columns of a falling order are the top k.
     """
+
+
+@op("ARGMAX", shape="argmax", rows=("a",), no_gradient=True, rank=lambda a: 1)
+def argmax(a: Tensor) -> Tensor:
+    """Where the largest element of each row is, the last of equal ones: (n, m) -> int32 (n,)."""
+
+
+# ---------------------------------------------------------------- made of numbers
+
+
+@op("ARANGE", shape="arange", no_gradient=True, rank=lambda: 1)
+def arange(start: float, stop: float, step: float = 1.0) -> Tensor:
+    """start + i * step for every i where it is below stop -> (n,)."""
+
+
+@op("TIMESTEP_EMBEDDING", shape="timestep_embedding", dense=("timesteps",), rank=lambda timesteps: 2,
+    vjp=lambda g, y, timesteps: (timestep_embedding_back(g, timesteps, y.dim, y.max_period),))  # fmt: skip
+def timestep_embedding(timesteps: Tensor, dim: int, max_period: int = 10000) -> Tensor:
+    """Cosines, then sines of a timestep times max_period^(-2i/dim) (Ho et al. 2020, appendix B).
+
+    timesteps (n,) -> (n, dim); an odd dim is rounded up, and what is left of a row is 0.
+    """
+
+
+@op(shape="timestep_embedding_back", rows=("g",), dense=("timesteps",))
+def timestep_embedding_back(g: Tensor, timesteps: Tensor, dim: int, max_period: int) -> Tensor:
+    """Cotangent of timesteps in timestep_embedding(timesteps)."""
 
 
 # ---------------------------------------------------------------- attention
@@ -397,14 +595,19 @@ def diag_mask_zero(a: Tensor, n_past: int = 0) -> Tensor:
 
 
 @op("SOFT_MAX", shape="soft_max", rows=("a", "mask"), inplace=True, by_row=True,
-    vjp=lambda g, y, a, mask: (soft_max_back(g, y, y.scale), None))  # fmt: skip
+    vjp=lambda g, y, a, mask: (soft_max_scaled_back(g, y, y.scale), None))  # fmt: skip
 def soft_max(a: Tensor, mask: Tensor | None = None, scale: float = 1.0, max_bias: float = 0.0) -> Tensor:
     """softmax(a * scale + mask) over the last axis; the mask (n, m) is shared by the batch."""
 
 
-@op(rows=("g", "y"), inplace=True)
-def soft_max_back(g: Tensor, y: Tensor, scale: float) -> Tensor:
-    """Cotangent of a in y = soft_max(a): scale * y * (g - sum(g * y))."""
+@op("SOFT_MAX_BACK", rows=("g", "y"), inplace=True)
+def soft_max_back(g: Tensor, y: Tensor) -> Tensor:
+    """Cotangent of a in y = soft_max(a) without scale: y * (g - sum(g * y))."""
+
+
+@op(kernel="soft_max_back", rows=("g", "y"), inplace=True)
+def soft_max_scaled_back(g: Tensor, y: Tensor, scale: float) -> Tensor:
+    """Cotangent of a in y = soft_max(a, scale=scale): scale * y * (g - sum(g * y))."""
 
 
 def _attention_cotangents(
@@ -547,6 +750,24 @@ def written(a: Tensor, by: Tensor) -> Tensor:
     """a, after node `by` has written it."""
 
 
+@op("CROSS_ENTROPY_LOSS", shape="soft_cross_entropy", dense=("logits", "labels"), work="cross_entropy",
+    rank=lambda logits, labels: 1,
+    vjp=lambda g, y, logits, labels: (soft_cross_entropy_back(g, logits, labels), None))  # fmt: skip
+def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over rows of -sum(labels * log softmax(logits)), for labels that are probabilities of a row's shape -> (1,)."""
+
+
+@op(shape="soft_cross_entropy_back", dense=("g", "logits", "labels"))
+def soft_cross_entropy_back(g: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Cotangent of logits in soft_cross_entropy: g / n_rows * (sum(labels) * softmax(logits) - labels)."""
+
+
+@op("CROSS_ENTROPY_LOSS_BACK", shape="soft_cross_entropy_back",
+    dense=("logits", "labels", "g"))  # fmt: skip
+def soft_cross_entropy_grad(logits: Tensor, labels: Tensor, g: Tensor) -> Tensor:
+    """g / n_rows * (softmax(logits) - labels), which is the cotangent where each row of labels adds up to 1."""
+
+
 # ---------------------------------------------------------------- optimiser
 
 
@@ -568,3 +789,20 @@ def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, hyper: Tensor, sum_sqr: Te
     clip / (norm + 1e-6) where the global norm sqrt(sum_sqr[0]) exceeds clip > 0; a norm that is not finite
     leaves p, m and v as they are. `decay` 0 exempts p from weight decay.
     """
+
+
+@op("OPT_STEP_ADAMW", shape="opt_step_adamw", dense=("p", "g", "m", "v"), writes=("p", "m", "v"), view=True,
+    no_gradient=True)  # fmt: skip
+def opt_step_adamw(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    iteration: Offset,
+    alpha: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> Tensor:
+    """ggml's AdamW update number `iteration` in place, with rate alpha; adamw is the one that training uses."""

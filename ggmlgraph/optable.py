@@ -70,7 +70,8 @@ class Op:
     vjp: Callable[..., tuple[Any, ...]] | None
     no_gradient: bool  # deliberately not differentiable: its sources are indices or masks
     by_row: bool  # a row of the result (last axis) follows from the same row of each source; elementwise ops: always
-    inplace: bool  # the result may take the memory of its first source when that dies here
+    inplace: str | None  # source whose memory the result may take when that dies here
+    infinite: tuple[str, ...]  # float params that need not be finite
     rows: tuple[str, ...]  # sources whose last axis must be contiguous
     dense: tuple[str, ...]  # sources that must be contiguous as a whole
     writes: tuple[str, ...]  # sources the kernel writes
@@ -128,7 +129,8 @@ def op(
     vjp: Formula | None = None,
     no_gradient: bool = False,
     by_row: bool = False,
-    inplace: bool = False,
+    inplace: bool | str = False,
+    infinite: tuple[str, ...] = (),
     view: bool | str = False,
     rows: tuple[str, ...] = (),
     dense: tuple[str, ...] = (),
@@ -145,7 +147,7 @@ def op(
 
     `words` places params in op_params where ggml leaves gaps; without it they follow one another
     (from word 1 for a unary op, whose word 0 is the ggml_unary_op number). `kernel` defaults to the name. `view` names
-    the source whose memory the result is; True: the first.
+    the source whose memory the result is, `inplace` that whose memory it may take; True: the first.
     """
 
     def enter(stub: F) -> F:
@@ -169,8 +171,9 @@ def op(
             name=stub.__name__, ggml=ggml, unary=sub, exact=exact, sources=tuple(sources), optional=tuple(optional),
             params=tuple(params), sized=sized, shape=shape, view=sources[0] if view is True else view or None,
             kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
-            no_gradient=no_gradient, by_row=by_row, inplace=inplace, rows=rows, dense=dense, writes=writes,
-            layouts=layouts, work=work, rank=rank, doc=inspect.getdoc(stub) or "",
+            no_gradient=no_gradient, by_row=by_row, inplace=sources[0] if inplace is True else inplace or None,
+            infinite=infinite, rows=rows, dense=dense, writes=writes, layouts=layouts, work=work, rank=rank,
+            doc=inspect.getdoc(stub) or "",
         )  # fmt: skip
         if row.name in TABLE:
             raise ValueError(f"op {row.name} is in the table twice")

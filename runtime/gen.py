@@ -102,11 +102,11 @@ class Output(Rule):
         self.op = op
 
     def __getattr__(self, name: str) -> str:
-        if name in ("nb1", "nb2", "nb3"):
-            return f"node.nb[{name[2]}]"
         for p in self.op.params:
             if p.name == name:
                 return f"gg_param_{p.kind}(&node, {p.word})"
+        if name in ("nb1", "nb2", "nb3"):
+            return f"node.nb[{name[2]}]"
         raise AttributeError(f"{self.op.name} has no parameter {name}")
 
 
@@ -149,7 +149,7 @@ def vjp_statements(op: Op) -> list[str]:
 def formula(op: Op) -> str:
     """The C expression of an elementwise op."""
     operands = [Formula(name) for name in (*op.sources, *(p.name for p in op.params))]
-    result = op.scalar(*operands) if callable(op.scalar) else Formula(f"{op.scalar}({operands[0].text})")
+    result = op.scalar(*operands) if callable(op.scalar) else Formula(f"{op.scalar}({', '.join(x.text for x in operands)})")
     return result.text
 
 
@@ -158,9 +158,14 @@ def bits(op: Op, names: tuple[str, ...]) -> str:
     return hex(sum(1 << op.sources.index(name) for name in names))
 
 
-def words(op: Op, kinds: tuple[str, ...]) -> str:
-    """Mask of the op_params words that hold parameters of these kinds."""
-    return hex(sum((3 if p.kind == "i64" else 1) << p.word for p in op.params if p.kind in kinds))
+def words(op: Op) -> str:
+    """Mask of the op_params words that hold parameters."""
+    return hex(sum((3 if p.kind == "i64" else 1) << p.word for p in op.params))
+
+
+def finite_words(op: Op) -> str:
+    """Mask of the op_params words that hold finite floats."""
+    return hex(sum(1 << p.word for p in op.params if p.kind == "f32" and p.name not in op.infinite))
 
 
 C_TYPE = {"f32": "float", "i32": "int32_t", "i64": "int64_t"}
@@ -222,7 +227,7 @@ def main(out: Path) -> None:
     )
     environment.globals.update(
         ops=list(TABLE.values()), dialects=dialect.DIALECTS.values(), magic=dialect.MAGIC,
-        vjp_statements=vjp_statements, formula=formula, bits=bits, words=words,
+        vjp_statements=vjp_statements, formula=formula, bits=bits, words=words, finite_words=finite_words,
         make_signature=make_signature, file_op=file_op, file_ops=file_ops,
         layout=layout, types=types(), type_numbers=type_numbers, unread=unread,
     )  # fmt: skip

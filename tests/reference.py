@@ -81,6 +81,10 @@ def _gelu_argument(a: Array) -> Array:
     return 2.0 * math.sqrt(2.0 / math.pi) * (a + 0.044715 * a**3)
 
 
+def _hardsigmoid(a: Array) -> Array:
+    return np.clip((a + 3) / 6, 0, 1)
+
+
 def _silu(a: Array) -> Array:
     return a * _sigmoid(a)
 
@@ -121,11 +125,32 @@ def _rms_norm_back(g: Array, a: Array, eps: float) -> Array:
     return g / np.sqrt(square) - a * (g * a).mean(-1, keepdims=True) / square**1.5
 
 
+def _group_norm(a: Array, n_groups: int, eps: float = 1e-6, back: Array | None = None) -> Array:
+    """Groups of channels (axis -3) in turn; with `back` the cotangent of a."""
+    whole = _with_rank(a, 4)
+    y, g = np.empty_like(whole), None if back is None else _with_rank(back, 4)
+    width = -(-whole.shape[1] // n_groups)
+    for begin in range(0, whole.shape[1], width):
+        part = slice(begin, begin + width)
+        rows = whole[:, part].reshape(len(whole), -1)
+        done = _norm(rows, eps) if g is None else _norm_back(g[:, part].reshape(len(whole), -1), rows, eps)
+        y[:, part] = done.reshape(whole[:, part].shape)
+    return y.reshape(a.shape)
+
+
+def _alibi(n_head: int, max_bias: float) -> Array:
+    """Press et al. 2022: slopes 2^(-max_bias k / n) for n heads, a power of two; more heads lie between those."""
+    n = 2 ** int(math.log2(n_head))
+    steps = np.array([k + 1 if k < n else k - n + 0.5 for k in range(n_head)])
+    return np.asarray(2.0 ** (-max_bias * steps / n))
+
+
 def _soft_max(a: Array, mask: Array | None = None, scale: float = 1.0, max_bias: float = 0.0) -> Array:
-    assert max_bias == 0.0, "ALiBi has no reference"
     z = a * scale
     if mask is not None:
-        z = (z + mask.reshape(-1, a.shape[-1])[: _with_rank(a, 2).shape[-2]]).reshape(a.shape)
+        whole = _with_rank(a, 4)
+        slopes = _alibi(whole.shape[1], max_bias)[:, None, None]
+        z = (z + slopes * mask.reshape(-1, a.shape[-1])[: whole.shape[-2]]).reshape(a.shape)
     e = np.exp(z - z.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
@@ -180,9 +205,50 @@ def _mul_mat_id_back(g: Array, b: Array, ids: Array, shape: Shape) -> Array:
 # ---------------------------------------------------------------- layout
 
 
-def _concat_part(g: Array, dim: int, last: int, shape: Shape) -> Array:
-    n = shape[-1 - dim]
-    return np.take(g, np.arange(g.shape[-1 - dim])[-n:] if last else np.arange(n), -1 - dim)
+def _part(a: Array, dim: int, shape: Shape) -> Array:
+    places = [slice(n) for n in shape]
+    if dim >= 0:
+        places[-1 - dim] = slice(a.shape[-1 - dim] - shape[-1 - dim], None)
+    return a[(0,) * (a.ndim - len(shape)) + tuple(places)]
+
+
+def _pad(a: Array, shape: Shape) -> Array:
+    a = _with_rank(a, len(shape))
+    return np.pad(a, [(0, large - small) for small, large in zip(a.shape, shape, strict=True)])
+
+
+def _copied(small: Shape, large: Shape) -> tuple[Array, ...]:
+    """The element of each copy; ggml divides in float32."""
+    pairs = zip(np.indices(large), small, large, strict=True)
+    return tuple(
+        np.minimum(np.floor(i.astype(np.float32) / (np.float32(m) / np.float32(n))).astype(int), n - 1)
+        for i, n, m in pairs
+    )
+
+
+def _upscale_back(g: Array, shape: Shape) -> Array:
+    y = np.zeros(shape)
+    np.add.at(y, _copied(shape, g.shape), g)
+    return y
+
+
+def _diag(a: Array) -> Array:
+    a = _with_rank(a, 2)
+    return np.eye(a.shape[-1]) * a.astype(np.float64)
+
+
+def _set_window(shape: Shape, nb: tuple[int, ...], offset: int) -> Array:
+    return _window(shape, offset, (*nb[::-1], ITEM)[4 - len(shape) :])
+
+
+def _set(how: str) -> Callable[..., Array]:
+    def set_(a: Array, b: Array, nb1: int, nb2: int, nb3: int, offset: int, inplace: int = 0) -> Array:
+        y = a.astype(np.float64).reshape(-1)
+        places = _set_window(b.shape, (nb1, nb2, nb3), offset)
+        y[places] = {"set": b, "acc": y[places] + b, "clear": 0.0 * b}[how]
+        return y.reshape(a.shape)
+
+    return set_
 
 
 def _window(shape: Shape, offset: int, strides: Shape) -> Array:
@@ -230,8 +296,31 @@ def _get_rows_back(g: Array, ids: Array, shape: Shape) -> Array:
 # ---------------------------------------------------------------- order
 
 
+def _argmax(a: Array) -> Array:
+    return a.shape[-1] - 1 - np.argmax(a[..., ::-1], -1)
+
+
 def _argsort(a: Array, order: int = 0) -> Array:
     return np.argsort(-a if order else a, axis=-1, kind="stable")
+
+
+# ---------------------------------------------------------------- made of numbers
+
+
+def _timestep_angles(timesteps: Array, dim: int, max_period: int) -> tuple[Array, Array]:
+    frequencies = float(max_period) ** (-np.arange(dim // 2) / (dim // 2))
+    return frequencies, timesteps[:, None] * frequencies
+
+
+def _timestep_embedding(timesteps: Array, dim: int, max_period: int = 10000) -> Array:
+    _, angles = _timestep_angles(timesteps, dim, max_period)
+    return np.concatenate([np.cos(angles), np.sin(angles), np.zeros((len(timesteps), dim % 2 * 2))], -1)
+
+
+def _timestep_embedding_back(g: Array, timesteps: Array, dim: int, max_period: int) -> Array:
+    frequencies, angles = _timestep_angles(timesteps, dim, max_period)
+    n = dim // 2
+    return np.asarray((frequencies * (g[:, n : 2 * n] * np.cos(angles) - g[:, :n] * np.sin(angles))).sum(-1))
 
 
 # ---------------------------------------------------------------- attention
@@ -351,6 +440,16 @@ def _cross_entropy_back(g: Array, logits: Array, targets: Array, weights: Array)
     return (g.reshape(()) * weights.reshape(-1, 1) * (one_hot - p)).reshape(logits.shape)
 
 
+def _soft_cross_entropy(logits: Array, labels: Array) -> Array:
+    n_rows = math.prod(logits.shape[:-1])
+    return np.sum(-labels * _log_soft_max(logits) / n_rows, keepdims=True).reshape(1)
+
+
+def _soft_cross_entropy_back(g: Array, logits: Array, labels: Array, sums: Any = None) -> Array:
+    sums = labels.sum(-1, keepdims=True) if sums is None else sums
+    return g.reshape(()) / math.prod(logits.shape[:-1]) * (sums * _soft_max(logits) - labels)
+
+
 def _linear_cross_entropy(
     w: Array, x: Array, targets: Array, weights: Array, dw: Array | None = None, dx: Array | None = None
 ) -> Array:
@@ -393,6 +492,14 @@ def _adamw_writes(
     return {"p": p - lr * update, "m": m, "v": v}
 
 
+def _opt_step_adamw_writes(
+    p: Array, g: Array, m: Array, v: Array, iteration: int, alpha: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float,
+) -> dict[str, Array]:  # fmt: skip
+    hyper = np.array([alpha, beta1, beta2, eps, weight_decay, 0, 1 - beta1**iteration, 1 - beta2**iteration])
+    return _adamw_writes(p, g, m, v, hyper, np.zeros(1))
+
+
 # ---------------------------------------------------------------- the table
 
 REFERENCE: dict[str, Callable[..., Array]] = {
@@ -400,40 +507,61 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "sub": lambda a, b: a - _tile(b, a.shape),
     "mul": lambda a, b: a * _tile(b, a.shape),
     "div": lambda a, b: a / _tile(b, a.shape),
+    "add1": lambda a, b: a + b.reshape(()),
     "scale": lambda a, s: a * s,
     "sqr": lambda a: a**2,
     "sqrt": np.sqrt,
     "log": np.log,
+    "sin": np.sin,
+    "cos": np.cos,
+    "clamp": lambda a, min, max: np.clip(a, min, max),
+    "within": lambda a, min, max: np.where((a >= min) & (a <= max), 1.0, 0.0),
+    "abs": np.abs,
+    "sgn": lambda a: np.where(a > 0, 1.0, np.where(a < 0, -1.0, 0.0)),
     "neg": lambda a: -a,
     "exp": np.exp,
     "step": lambda a: np.where(a > 0, 1.0, 0.0),
     "relu": lambda a: np.maximum(a, 0.0),
+    "leaky_relu": lambda a, slope=0.01: np.where(a > 0, a, slope * a),
+    "leaky_step": lambda a, slope: np.where(a > 0, 1.0, slope),
+    "elu": lambda a: np.where(a > 0, a, np.expm1(np.minimum(a, 0))),
+    "elu_back": lambda g, a: g * np.exp(np.minimum(a, 0)),
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
     "silu": _silu,
-    "silu_back": _silu_back,
+    "silu_back": lambda a, g: _silu_back(g, a),
     "gelu": lambda a: a * _sigmoid(_gelu_argument(a)),
     "gelu_back": _gelu_back,
     "gelu_quick": lambda a: a * _sigmoid(1.702 * a),
     "gelu_erf": lambda a: a * _normal_cdf(a),
     "gelu_erf_back": lambda g, a: g * _gelu_erf_slope(a),
     "gelu_erf_slope": _gelu_erf_slope,
+    "hardsigmoid": _hardsigmoid,
+    "hardsigmoid_back": lambda g, a: g * np.where(np.abs(a) < 3, 1 / 6, 0.0),
+    "hardswish": lambda a: a * _hardsigmoid(a),
+    "hardswish_back": lambda g, a: g * (_hardsigmoid(a) + a * np.where(np.abs(a) < 3, 1 / 6, 0.0)),
     "swiglu": lambda a, b: _silu(a) * b,
     "sum": lambda a: np.sum(a).reshape(1),
     "sum_rows": lambda a: a.sum(-1, keepdims=True),
+    "mean": lambda a: a.mean(-1, keepdims=True),
+    "mean_back": lambda g, shape: np.broadcast_to(g / shape[-1], shape),
+    "count_equal": lambda a, b: np.array([np.sum(a == b)]),
     "repeat": lambda a, shape: _tile(a, shape),
     "repeat_back": lambda a, shape: _sum_tiles(a, shape),
     "norm": _norm,
     "norm_back": _norm_back,
     "norm_gain": lambda a, gain, eps: _norm(a, eps) * gain.reshape(-1),
     "rms_norm": _rms_norm,
-    "rms_norm_back": _rms_norm_back,
+    "rms_norm_back": lambda a, g, eps: _rms_norm_back(g, a, eps),
     "rms_norm_gain": lambda a, gain, eps: _rms_norm(a, eps) * gain.reshape(-1),
+    "group_norm": _group_norm,
+    "group_norm_back": lambda g, a, n_groups, eps: _group_norm(a, n_groups, eps, g),
     "mul_mat": _mul_mat,
     "mul_mat_back": _mul_mat_back,
     "out_prod": _out_prod,
     "mul_mat_id": _mul_mat_id,
     "mul_mat_id_back": _mul_mat_id_back,
+    "dup": lambda a: a,
     "cont": lambda a, shape=None: a.reshape(a.shape if shape is None else shape),
     "reshape": lambda a, shape: a.reshape(shape),
     "view": _view,
@@ -442,14 +570,28 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "permute_back": _permute_back,
     "transpose": lambda a: _with_rank(a, 2).swapaxes(-1, -2),
     "concat": lambda a, b, dim=0: np.concatenate([a, b], -1 - dim),
-    "concat_part": _concat_part,
+    "part": _part,
+    "pad": _pad,
+    "upscale": lambda a, shape: _with_rank(a, len(shape))[_copied(_with_rank(a, len(shape)).shape, shape)],
+    "upscale_back": _upscale_back,
+    "diag": _diag,
+    "diagonal": lambda a: np.diagonal(a, axis1=-2, axis2=-1)[..., None, :],
+    "set": _set("set"),
+    "acc": _set("acc"),
+    "clear": _set("clear"),
+    "window": lambda a, nb1, nb2, nb3, offset, shape: a.reshape(-1)[_set_window(shape, (nb1, nb2, nb3), offset)],
     "get_rows": _get_rows,
     "get_rows_back": _get_rows_back,
     "argsort": _argsort,
+    "argmax": _argmax,
+    "arange": lambda start, stop, step=1.0: start + step * np.arange(math.ceil((stop - start) / step)),
+    "timestep_embedding": _timestep_embedding,
+    "timestep_embedding_back": _timestep_embedding_back,
     "diag_mask_inf": _diag_mask(-np.inf),
     "diag_mask_zero": _diag_mask(0.0),
     "soft_max": _soft_max,
-    "soft_max_back": _soft_max_back,
+    "soft_max_back": lambda g, y: _soft_max_back(g, y, 1.0),
+    "soft_max_scaled_back": _soft_max_back,
     "attention": _attention,
     "cached_attention": _cached_attention,
     "attention_back": lambda *operands, **params: _attention_back_writes(*operands, **params)["dq"],
@@ -458,6 +600,9 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "cross_entropy": _cross_entropy,
     "cross_entropy_back": _cross_entropy_back,
     "linear_cross_entropy": _linear_cross_entropy,
+    "soft_cross_entropy": _soft_cross_entropy,
+    "soft_cross_entropy_back": _soft_cross_entropy_back,
+    "soft_cross_entropy_grad": lambda logits, labels, g: _soft_cross_entropy_back(g, logits, labels, 1.0),
     "empty": lambda shape: np.zeros(shape),  # only the shape is defined
     "written": lambda a, by: a,
     "cpy": lambda a, b: a.reshape(b.shape),
@@ -470,6 +615,7 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "accumulate": _accumulate,
     "sum_sqr": _sum_sqr,
     "adamw": lambda *operands, **params: _adamw_writes(*operands, **params)["p"],
+    "opt_step_adamw": lambda *operands, **params: _opt_step_adamw_writes(*operands, **params)["p"],
 }
 
 WRITES: dict[str, Callable[..., dict[str, Array]]] = {
@@ -479,6 +625,7 @@ WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "cached_attention": _cached_attention_writes,
     "attention_back": _attention_back_writes,
     "linear_cross_entropy": _linear_cross_entropy_writes,
+    "opt_step_adamw": _opt_step_adamw_writes,
 }
 
 # ---------------------------------------------------------------- samples
@@ -490,7 +637,8 @@ SLICE_BEFORE, SLICE_AFTER = 3, 2  # elements around each row of a sliced operand
 class Operand:
     """How to make one operand, and how it lies in memory.
 
-    kind: "f32" uniform in low..high; "ids" int32 in 0..limit-1; "values" those given, in turn; "causal" a mask, -inf
+    kind: "f32" uniform in low..high; "ids" int32 in 0..limit-1; "distinct" the same
+    distances apart; "values" those given, in turn; "causal" a mask, -inf
     where column > row. layout: "dense"; "permuted", the axes -2 and -3 exchanged in memory; "transposed", the last
     two; "sliced", a part of longer rows.
     """
@@ -508,6 +656,10 @@ class Operand:
         """The operand's values, float32 or int32."""
         if self.kind == "ids":
             return rng.integers(0, self.limit, self.shape, np.int32)
+        if self.kind == "distinct":
+            return rng.permutation(np.linspace(self.low, self.high, math.prod(self.shape), dtype=np.float32)).reshape(
+                self.shape
+            )
         if self.kind == "count":
             return np.full(self.shape, self.limit, np.int32)
         if self.kind == "values":
@@ -585,6 +737,11 @@ SPECIALS = (0.0, -0.0, TINY, -TINY, HUGE, -HUGE, 1e-30, 88.7, -88.7, 104.0, -104
 INFINITE = (math.inf, -math.inf, math.nan)
 
 
+LIMITS: list[dict[str, Any]] = [
+    {"min": -1.0, "max": 0.5}, {"min": 0.0, "max": math.inf}, {"min": -math.inf, "max": 1.0}, {"min": 0.25, "max": 0.25},
+]  # fmt: skip
+
+
 def _unary(low: float = -2.0, high: float = 2.0, specials: tuple[float, ...] = (), **params: float) -> Iterator[Sample]:
     for shape, layout in (*DENSE, *ROWS_APART, *ELEMENTS_APART):
         yield Sample((_f32(shape, low, high, layout),), params)
@@ -621,6 +778,20 @@ def _broadcast(low: float = -2.0, high: float = 2.0) -> Iterator[Sample]:
     for one, other in layouts:
         yield Sample((_f32((3, 7, 33), layout=one), _f32((3, 7, 33), low, high, other)))
         yield Sample((_f32((3, 7, 33), layout=one), _f32((3, 1, 33), low, high, other)))
+
+
+def _few(samples: Iterator[Sample], **params: float) -> Iterator[Sample]:
+    """Half of the samples, one layout each at least, with these params."""
+    for k, sample in enumerate(samples):
+        if k % 2 == 0 or k >= len(DENSE):
+            yield replace(sample, params=sample.params | params)
+
+
+def _hard_activation(specials: tuple[float, ...]) -> Iterator[Sample]:
+    """On each of three straight pieces, but no corner in reach of a difference quotient."""
+    yield from _few(_unary(-2.9, 2.9, specials))
+    yield Sample((_f32((7, 65), -6.0, -3.1),))
+    yield Sample((_f32((7, 65), 3.1, 6.0),))
 
 
 def _alike(n: int, low: float = -2.0, high: float = 2.0, apart: bool = True, **params: float) -> Iterator[Sample]:
@@ -688,6 +859,16 @@ def _norm_backs() -> Iterator[Sample]:
         yield Sample(sample.operands, {"eps": EPS[k % 3]})
     yield Sample((_f32((7, 64)), _f32((7, 64), 9.0, 11.0)), {"eps": 1e-5})
     yield Sample((_f32((3, 1027)), _f32((3, 1027))), {"eps": 1e-5})
+
+
+def _group_norms(back: bool) -> Iterator[Sample]:
+    cases: list[tuple[Shape, int]] = [
+        ((1, 1, 1), 1), ((4, 3, 5), 2), ((2, 6, 2, 33), 3), ((3, 8, 7, 7), 8), ((2, 5, 4, 4), 2), ((1, 32, 16, 16), 4),
+        ((7, 31), 1), ((3, 7, 5), 3), ((2, 4, 1, 65), 4), ((33,), 1),
+    ]  # fmt: skip
+    for shape, n_groups in cases:
+        operands = (_f32(shape), _f32(shape)) if back else (_f32(shape),)
+        yield Sample(operands, {"n_groups": n_groups, "eps": 1e-5})
 
 
 def _norm_gains() -> Iterator[Sample]:
@@ -847,11 +1028,72 @@ def _concats() -> Iterator[Sample]:
         yield Sample((_f32((2, 3, 31), layout=one), _f32((2, 2, 31), layout=other)), {"dim": 1})
 
 
-def _concat_parts() -> Iterator[Sample]:
+def _parts() -> Iterator[Sample]:
     for a, b, dim in CONCATS:
         whole = np.concatenate([np.empty(a), np.empty(b)], -1 - dim).shape
-        yield Sample((_f32(whole),), {"dim": dim, "last": 0}, shape=a)
-        yield Sample((_f32(whole),), {"dim": dim, "last": 1}, shape=b)
+        yield Sample((_f32(whole),), {"dim": -1}, shape=a)
+        yield Sample((_f32(whole),), {"dim": dim}, shape=b)
+    yield Sample((_f32((3, 5, 7, 33)),), {"dim": -1}, shape=(2, 1, 6, 31))
+
+
+# (small, large)
+GROWTHS: list[tuple[Shape, Shape]] = [
+    ((1,), (1,)), ((3,), (7,)), ((31,), (64,)), ((2, 3), (2, 3)), ((3, 5), (6, 10)), ((7, 1), (7, 65)),
+    ((2, 3, 4), (2, 9, 8)), ((1, 2, 3, 5), (2, 3, 4, 7)), ((2, 2, 3, 32), (2, 2, 6, 64)), ((3, 10, 11), (3, 25, 36)),
+]  # fmt: skip
+
+
+def _growths() -> Iterator[Sample]:
+    for small, large in GROWTHS:
+        yield Sample((_f32(small),), shape=large)
+    yield Sample((_f32((2, 3, 5), layout="sliced"),), shape=(2, 6, 10))
+    yield Sample((_f32((2, 3, 5), layout="permuted"),), shape=(2, 6, 11))
+
+
+def _upscale_backs() -> Iterator[Sample]:
+    for small, large in GROWTHS:
+        yield Sample((_f32(large),), shape=small)
+    yield Sample((_f32((2, 6, 11), layout="permuted"),), shape=(2, 3, 5))
+
+
+def _diags() -> Iterator[Sample]:
+    shapes: list[Shape] = [(1,), (2,), (3,), (7,), (33,), (64,), (1, 65), (3, 1, 31), (2, 3, 1, 7), (1, 127)]
+    for shape in shapes:
+        yield Sample((_f32(shape),))
+    yield Sample((_f32((3, 1, 31), layout="sliced"),))
+
+
+def _diagonals() -> Iterator[Sample]:
+    shapes: list[Shape] = [(1, 1), (2, 2), (3, 3), (7, 7), (33, 33), (64, 64), (3, 31, 31), (2, 3, 7, 7)]
+    for shape in shapes:
+        yield Sample((_f32(shape),))
+    yield Sample((_f32((3, 31, 31), layout="transposed"),))
+    yield Sample((_f32((2, 7, 7), layout="sliced"),))
+
+
+# (sizes of a and b, elements before the window, its strides in elements but for the last axis)
+SETS: list[tuple[Shape, Shape, int, Shape]] = [
+    ((1,), (1,), 0, ()), ((127,), (31,), 65, ()), ((7, 33), (3, 33), 66, (33,)), ((7, 33), (7, 2), 31, (33,)),
+    ((7, 33), (4, 33), 0, (66,)), ((2, 3, 7, 32), (2, 3, 7, 3), 29, (672, 224, 32)), ((8,), (2, 2), 1, (4,)),
+    ((2, 3, 7, 32), (2, 3, 7, 32), 0, (672, 224, 32)), ((2, 3, 7, 32), (3, 7, 32), 672, (224, 32)),
+    ((5, 96), (5, 2, 16), 32, (96, 16)),
+]  # fmt: skip
+
+
+def _set_params(shape: Shape, before: int, strides: Shape) -> dict[str, Any]:
+    nb = strides_to_nb(shape, _in_bytes((*strides, 1)))
+    return {"nb1": nb[1], "nb2": nb[2], "nb3": nb[3], "offset": ITEM * before}
+
+
+def _sets() -> Iterator[Sample]:
+    for a, b, before, strides in SETS:
+        yield Sample((_f32(a), _f32(b)), _set_params(b, before, strides))
+    yield Sample((_f32((5, 96)), _f32((4, 16), layout="sliced")), _set_params((4, 16), 32, (96,)))
+
+
+def _set_windows() -> Iterator[Sample]:
+    for a, b, before, strides in SETS:
+        yield Sample((_f32(a),), _set_params(b, before, strides), shape=b)
 
 
 def _argsorts() -> Iterator[Sample]:
@@ -861,6 +1103,41 @@ def _argsorts() -> Iterator[Sample]:
         yield Sample((_f32((3, 1027)),), {"order": order})
         yield Sample((_values((3, 64), 1.0, -1.0, 0.0, 1.0, 3.0),), {"order": order})
         yield Sample((_values((2, 9), math.inf, math.nan, 1.0, -math.inf),), {"order": order})
+
+
+def _argmaxes() -> Iterator[Sample]:
+    shapes: list[Shape] = [(1,), (7,), (1, 33), (3, 2), (7, 64), (31, 65), (127, 3), (2, 1)]
+    for shape in shapes:
+        yield Sample((_f32(shape),))
+    yield Sample((_f32((7, 31), layout="sliced"),))
+    yield Sample((_values((3, 5), 1.0, 3.0, 3.0, -1.0, 3.0, 0.0, -math.inf),))
+
+
+def _count_equals() -> Iterator[Sample]:
+    shapes: list[Shape] = [(1,), (7,), (33,), (3, 2), (7, 64), (31, 65), (127, 3), (2, 3, 7, 5), (1, 1), (9000, 3)]
+    for k, shape in enumerate(shapes):
+        yield Sample((_ids(shape, 1 + k % 4), _ids(shape, 1 + k % 3)))
+
+
+def _aranges() -> Iterator[Sample]:
+    for start, stop, step in ((0, 1, 1), (0, 7, 1), (1, 128, 1), (0, 2, 0.5), (-3, 3, 0.25), (5, 0, -1), (0, 10, 3),
+                              (0.5, 33.5, 1), (2, 3, 7), (0, 3000, 1)):  # fmt: skip
+        yield Sample((), {"start": float(start), "stop": float(stop), "step": float(step)})
+
+
+TIMESTEPS = [(1, 2, 10000), (3, 7, 100), (7, 32, 10000), (33, 64, 1000), (2, 3, 10), (127, 8, 10000), (1, 320, 10000),
+             (5, 33, 2), (31, 4, 10000), (2, 65, 50)]  # fmt: skip
+
+
+def _timestep_embeddings() -> Iterator[Sample]:
+    for n, dim, max_period in TIMESTEPS:
+        yield Sample((_f32((n,), 0.0, 30.0),), {"dim": dim, "max_period": max_period})
+
+
+def _timestep_embedding_backs() -> Iterator[Sample]:
+    for n, dim, max_period in TIMESTEPS:
+        g = _f32((n, dim + dim % 2), layout="dense" if n % 2 else "sliced")
+        yield Sample((g, _f32((n,), 0.0, 30.0)), {"dim": dim, "max_period": max_period})
 
 
 LOOKUPS: list[tuple[Shape, Shape]] = [
@@ -902,14 +1179,21 @@ def _soft_maxes() -> Iterator[Sample]:
         yield Sample((_f32(shape, -4.0, 4.0), _f32((n_rows, shape[-1]))), params)
         yield Sample((_f32(shape, -4.0, 4.0), Operand((n_rows, shape[-1]), "causal")), params)
     yield Sample((_f32((3, 7, 33), layout="permuted"), _f32((7, 33), layout="sliced")), params)
+    for n_head, max_bias in ((1, 8.0), (3, 8.0), (4, 2.0), (12, 8.0)):
+        yield Sample((_f32((2, n_head, 7, 33)), _f32((7, 33))), {"scale": 0.25, "max_bias": max_bias})
     yield Sample((_f32((7, 127), -80.0, 80.0), None), {"scale": 1.0, "max_bias": 0.0})
     yield Sample((_f32((3, 64), 3.0, 3.0), None), {"scale": 1.0, "max_bias": 0.0})
     yield Sample((_values((3, 4), 500.0, -500.0, 0.0, -math.inf), None), {"scale": 1.0, "max_bias": 0.0})
 
 
-def _soft_max_backs() -> Iterator[Sample]:
+def _soft_max_scaled_backs() -> Iterator[Sample]:
     for k, sample in enumerate(_alike(2, 0.0, 1.0, apart=False)):
         yield Sample(sample.operands, {"scale": (1.0, 0.125)[k % 2]})
+
+
+def _soft_max_backs() -> Iterator[Sample]:
+    for sample in _soft_max_scaled_backs():
+        yield Sample(sample.operands)
 
 
 def _attention_operands() -> Iterator[tuple[list[Operand], dict[str, Any]]]:
@@ -1005,6 +1289,16 @@ def _cross_entropies(back: bool) -> Iterator[Sample]:
     yield Sample((*front, _f32((3, 7)), _ids((3,), 7), _values((3,), 0.0)))
 
 
+def _soft_cross_entropies(order: str) -> Iterator[Sample]:
+    """Operands in this order: g, logits (l) and labels (p)."""
+    shapes: list[Shape] = [(1, 1), (1, 2), (2, 3), (7, 33), (31, 64), (33, 127), (2, 3, 31), (65, 7), (3, 1027), (5,)]
+    for shape in shapes:
+        operands = {"g": _f32((1,)), "l": _f32(shape, -4.0, 4.0), "p": _f32(shape, 0.0, 1.0)}
+        yield Sample(tuple(operands[k] for k in order))
+    operands = {"g": _f32((1,)), "l": _f32((7, 33), -80.0, 80.0), "p": _values((7, 33), 0.0, 1.0, 0.0)}
+    yield Sample(tuple(operands[k] for k in order))
+
+
 def _linear_cross_entropies() -> Iterator[Sample]:
     sizes: list[tuple[int, Shape, int]] = [
         (1, (1,), 1), (2, (3,), 7), (33, (7,), 31), (65, (2, 3), 32), (127, (31,), 64), (3, (127,), 2), (64, (1,), 33),
@@ -1080,19 +1374,38 @@ def _adamws() -> Iterator[Sample]:
     yield sample((3, 33), 1, 0.25, t=10000, lr=0.0)
 
 
+def _opt_step_adamws() -> Iterator[Sample]:
+    for k, (shape, _) in enumerate(DENSE[::2]):
+        params = {"iteration": 1 + 7 * k, "alpha": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
+                  "weight_decay": 0.1 * (k % 2)}  # fmt: skip
+        yield Sample((_f32(shape), _f32(shape), _f32(shape, -0.1, 0.1), _f32(shape, 0.0, 0.1)), params)
+    yield Sample((_f32((130, 65)), _f32((130, 65)), _f32((130, 65), -0.1, 0.1), _f32((130, 65), 0.0, 0.1)), params)
+
+
 _GENERATORS: dict[str, Iterator[Sample]] = {
     "add": _broadcast(),
     "sub": _broadcast(),
     "mul": _broadcast(),
     "div": _broadcast(0.5, 2.0),
+    "add1": (Sample((s.operands[0], _f32((1,) * (1 + k % 4)))) for k, s in enumerate(_few(_unary()))),
     "scale": _scale(),
     "sqr": _unary(specials=(0.0, -0.0, 1e-18, -1e18, *INFINITE)),
     "sqrt": _unary(0.0, 2.0, (0.0, TINY, HUGE, 1e-30, -1.0, *INFINITE)),
     "log": _unary(1e-3, 2.0, (0.0, TINY, HUGE, 1e-30, 1.0, 1.0 + 2**-23, 1.0 - 2**-24, -1.0, *INFINITE)),
+    "sin": _few(_unary(-20.0, 20.0, SPECIALS)),
+    "cos": _few(_unary(-20.0, 20.0, SPECIALS)),
+    "clamp": (replace(s, params=LIMITS[k % 4]) for k, s in enumerate(_few(_unary(specials=SPECIALS + INFINITE)))),
+    "within": (replace(s, params=LIMITS[k % 4]) for k, s in enumerate(_few(_unary(specials=SPECIALS + INFINITE)))),
+    "abs": _few(_unary(specials=SPECIALS + INFINITE)),
+    "sgn": _few(_unary(specials=SPECIALS + INFINITE)),
     "neg": _unary(specials=SPECIALS + INFINITE),
     "exp": _activation(SPECIALS + INFINITE),
     "step": _unary(specials=SPECIALS + INFINITE),
     "relu": _unary(specials=SPECIALS + INFINITE),
+    "leaky_relu": _few(_unary(specials=SPECIALS + INFINITE), slope=0.2),
+    "leaky_step": _few(_unary(specials=SPECIALS + INFINITE), slope=0.2),
+    "elu": _few(_unary(specials=SPECIALS + INFINITE)),
+    "elu_back": _few(_alike(2)),
     "tanh": _activation(SPECIALS + INFINITE),
     "sigmoid": _activation(SPECIALS + INFINITE),
     "silu": _activation((*SPECIALS, math.inf, math.nan)),
@@ -1103,9 +1416,16 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "gelu_erf": _activation((*SPECIALS, math.inf, math.nan)),
     "gelu_erf_back": _activation_back(),
     "gelu_erf_slope": _activation(),
+    "hardsigmoid": _hard_activation(SPECIALS + INFINITE),
+    "hardsigmoid_back": _few(_alike(2, -6.0, 6.0)),
+    "hardswish": _hard_activation(SPECIALS),
+    "hardswish_back": _few(_alike(2, -6.0, 6.0)),
     "swiglu": _alike(2),
     "sum": _sums(),
     "sum_rows": _row_sums(),
+    "mean": _row_sums(),
+    "mean_back": (Sample((_f32((*s[:-1], 1)),), shape=s) for s, _ in DENSE),
+    "count_equal": _count_equals(),
     "repeat": _repeats(),
     "repeat_back": _repeat_backs(),
     "norm": _norms(),
@@ -1114,11 +1434,14 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "rms_norm": _norms(),
     "rms_norm_back": _norm_backs(),
     "rms_norm_gain": _norm_gains(),
+    "group_norm": _group_norms(back=False),
+    "group_norm_back": _group_norms(back=True),
     "mul_mat": _mul_mats(),
     "mul_mat_back": _mul_mat_backs(),
     "out_prod": _out_prods(),
     "mul_mat_id": _mul_mat_ids(),
     "mul_mat_id_back": _mul_mat_id_backs(),
+    "dup": _few(_unary()),
     "cont": _conts(),
     "reshape": _reshapes(),
     "view": _views(),
@@ -1127,14 +1450,28 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "permute_back": _permutes(),
     "transpose": _transposes(),
     "concat": _concats(),
-    "concat_part": _concat_parts(),
+    "part": _parts(),
+    "pad": _growths(),
+    "upscale": _growths(),
+    "upscale_back": _upscale_backs(),
+    "diag": _diags(),
+    "diagonal": _diagonals(),
+    "set": _sets(),
+    "acc": _sets(),
+    "clear": _sets(),
+    "window": _set_windows(),
     "get_rows": _get_rows_samples(),
     "get_rows_back": _get_rows_back_samples(),
     "argsort": _argsorts(),
+    "argmax": _argmaxes(),
+    "arange": _aranges(),
+    "timestep_embedding": _timestep_embeddings(),
+    "timestep_embedding_back": _timestep_embedding_backs(),
     "diag_mask_inf": _diag_masks(),
     "diag_mask_zero": _diag_masks(),
     "soft_max": _soft_maxes(),
     "soft_max_back": _soft_max_backs(),
+    "soft_max_scaled_back": _soft_max_scaled_backs(),
     "attention": _attentions(),
     "cached_attention": _cached_attentions(),
     "attention_back": _attention_backs(),
@@ -1143,6 +1480,9 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "cross_entropy": _cross_entropies(back=False),
     "cross_entropy_back": _cross_entropies(back=True),
     "linear_cross_entropy": _linear_cross_entropies(),
+    "soft_cross_entropy": _soft_cross_entropies("lp"),
+    "soft_cross_entropy_back": _soft_cross_entropies("glp"),
+    "soft_cross_entropy_grad": _soft_cross_entropies("lpg"),
     "empty": _sizes(),
     "written": _writtens(),
     "cpy": _cpys(),
@@ -1153,6 +1493,7 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "accumulate": _accumulates(),
     "sum_sqr": _sum_sqrs(),
     "adamw": _adamws(),
+    "opt_step_adamw": _opt_step_adamws(),
 }
 
 SAMPLES: dict[str, list[Sample]] = {

@@ -19,13 +19,17 @@ from ggmlgraph.optable import TABLE
 
 EPS32 = 2.0**-24
 LINEAR = {  # sums of products: the error is bounded by what the magnitudes add up to
-    "mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "out_prod", "sum", "sum_rows", "repeat_back",
-    "view_back", "get_rows_back", "sum_sqr",
+    "mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "out_prod", "sum", "sum_rows", "mean", "repeat_back",
+    "upscale_back", "view_back", "get_rows_back", "sum_sqr",
 }  # fmt: skip
+PRODUCTS = {"mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "out_prod"}
 NORMALISING = {
-    "norm", "norm_back", "norm_gain", "rms_norm", "rms_norm_back", "rms_norm_gain", "soft_max", "soft_max_back",
-    "attention", "attention_back", "cached_attention", "rope", "rope_back", "cross_entropy", "cross_entropy_back",
-    "linear_cross_entropy", "adamw",
+    "hardswish_back",  # not in proportion where its terms cancel
+    "norm", "norm_back", "norm_gain", "rms_norm", "rms_norm_back", "rms_norm_gain", "group_norm", "group_norm_back",
+    "soft_max", "soft_max_back", "soft_max_scaled_back", "attention", "attention_back", "cached_attention", "rope",
+    "rope_back", "timestep_embedding", "timestep_embedding_back", "cross_entropy", "cross_entropy_back",
+    "linear_cross_entropy", "soft_cross_entropy", "soft_cross_entropy_back", "soft_cross_entropy_grad", "adamw",
+    "opt_step_adamw",
 }  # fmt: skip
 N_ELEMENTS, N_DIRECTIONS = 12, 2  # differences taken per operand
 
@@ -46,7 +50,9 @@ def trained_operands(sample: Sample) -> frozenset[int]:
         op.vjp is None or op.name == "updated"
     ):  # of two windows of one memory, which a sample has not: see test_order.py
         return frozenset()
-    skipped = {"mask", "positions", "freq_factors", "ids", "targets", "weights", *op.writes, *op.layouts}
+    skipped = {
+        "mask", "positions", "freq_factors", "ids", "targets", "weights", "labels", *op.writes, *op.layouts,
+    }  # fmt: skip
     return frozenset(
         k for k, o in enumerate(sample.operands) if o is not None and o.kind == "f32" and op.sources[k] not in skipped
     )
@@ -72,7 +78,7 @@ def bound(sample: Sample, values: list[Any], expected: Any) -> Any:
     if sample.op in LINEAR:
         magnitudes = [abs(v) if v is not None and v.dtype.kind == "f" else v for v in values]
         terms = max(1, max(v.size for v in values if v is not None) // max(1, expected.size))
-        if sample.op in ("mul_mat", "out_prod", "mul_mat_back", "mul_mat_id", "mul_mat_id_back"):
+        if sample.op in PRODUCTS:
             terms = max(values[0].shape + values[1].shape)
         return 2.0 * np.sqrt(terms) * EPS32 * REFERENCE[sample.op](*magnitudes, **sample.keywords()) + 1e-7
     if sample.op in NORMALISING:
@@ -105,7 +111,7 @@ def test_every_op_has_a_reference_and_samples(op: str) -> None:
 
 @pytest.mark.parametrize("op", [o.name for o in TABLE.values() if o.ggml])
 def test_every_op_a_file_can_hold_has_a_derivative_or_says_that_it_has_none(op: str) -> None:
-    backward = op.endswith("_back")  # the helpers of first derivatives: second ones are not taken
+    backward = op.endswith(("_back", "_grad"))  # helpers of first derivatives: second ones are not taken
     assert backward or TABLE[op].no_gradient != bool(TABLE[op].vjp) or op == "diag_mask_zero"
 
 

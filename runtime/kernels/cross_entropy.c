@@ -148,6 +148,58 @@ GG_KERNEL(cross_entropy_back)
         row_loss_and_slope(&l, t, rows + t * l.n_vocab, g[0], (float *)task->y_data + t * l.n_vocab);
 }
 
+/* ---------------------------------------------------------------- the loss of given logits and soft labels */
+
+/* sum of labels * log softmax(row), and in label_sum that of the labels. A label of 0 hides whatever its logit is. */
+static double soft_row_loss(const float *row, const float *labels, int64_t n, double *label_sum)
+{
+    float  max = row_max(row, n);
+    double dot = 0;
+    *label_sum = gg_sum(labels, n);
+    for (int64_t i = 0; i < n; i++) dot += labels[i] == 0 ? 0 : labels[i] * ((double)row[i] - max);
+    return dot - *label_sum * log(exp_row(row, max, n, NULL));
+}
+
+/* sources: logits, labels */
+GG_KERNEL(soft_cross_entropy)
+{
+    const float *logits = (const float *)task->src_data[0], *labels = (const float *)task->src_data[1];
+    int64_t      begin, end, n = task->src[0]->ne[0], n_rows = gg_nrows(task->src[0]);
+    double      *losses = (double *)task->work, label_sum;
+    gg_share(task, n_rows, 1, &begin, &end);
+    for (int64_t t = begin; t < end; t++)
+        losses[t] = -soft_row_loss(logits + t * n, labels + t * n, n, &label_sum) / (double)n_rows;
+    add_losses(task, losses, n_rows);
+}
+
+/* y = g / n_rows * (sum(labels) * softmax(logits) - labels); as CROSS_ENTROPY_LOSS_BACK the sum counts as 1 */
+static void soft_slopes(const gg_task *task, const float *logits, const float *labels, float g, bool is_normal)
+{
+    int64_t begin, end, n = task->y->ne[0], n_rows = gg_nrows(task->y);
+    gg_share(task, n_rows, 1, &begin, &end);
+    for (int64_t t = begin; t < end; t++) {
+        const float *row = logits + t * n, *label = labels + t * n;
+        float       *y = (float *)task->y_data + t * n, factor = g / (float)n_rows;
+        double       sum = exp_row(row, row_max(row, n), n, y);
+        scale_row(y, (float)((is_normal ? 1.0 : gg_sum(label, n)) / sum), n);
+        for (int64_t i = 0; i < n; i++) y[i] = factor * (y[i] - label[i]);
+    }
+}
+
+/* sources: g, logits, labels */
+GG_KERNEL(soft_cross_entropy_back)
+{
+    const float *const *data = (const float *const *)task->src_data;
+    soft_slopes(task, data[1], data[2], *data[0], false);
+}
+
+/* sources: logits, labels, g */
+GG_KERNEL(soft_cross_entropy_grad)
+{
+    const float *const *data = (const float *const *)task->src_data;
+    soft_slopes(task, data[0], data[1], *data[2], true);
+}
+
 /* ---------------------------------------------------------------- the loss of logits x w^T, never stored whole */
 
 /* Rows [first, first + n_rows) of x and their logits, or in the logits' place the loss's derivative by them. */

@@ -65,14 +65,19 @@ GG_INLINE void gg_map_2_scalar(gg_formula_2 *formula, float *y, const float *a, 
     GG_SPAN_2(name, gg_formula_##name)                                                                                 \
     GG_KERNEL(name) { gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_of(task, 1)); }
 
-/* A number in op_params[word] is a second operand of one element. */
-#define GG_ELEMENTWISE_1_PARAM(name, word)                                                                             \
-    static inline gg_vec gg_formula_vec_##name(gg_vec a, gg_vec p) { return gg_formula_##name(a, p[0]); }              \
-    GG_SPAN_2(name, gg_formula_vec_##name)                                                                             \
+/* Up to four numbers from op_params[word] on are the first lanes p[0], p[1], ... of a second operand. */
+#define GG_ELEMENTWISE_1_PARAMS(name, word, n_params, ...)                                                             \
+    static inline gg_vec gg_formula_vec_##name(gg_vec a, gg_vec p) { return gg_formula_##name(a, __VA_ARGS__); }       \
+    GG_SPAN(name)                                                                                                      \
+    {                                                                                                                  \
+        (void)b_step;                                                                                                  \
+        gg_map_2_scalar(gg_formula_vec_##name, y, a, gg_load_n(b, n_params), n);                                       \
+    }                                                                                                                  \
     GG_KERNEL(name)                                                                                                    \
     {                                                                                                                  \
-        float p = gg_param_f32(task->y, word);                                                                         \
-        gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_scalar(&p));                           \
+        float p[n_params];                                                                                             \
+        for (int i = 0; i < n_params; i++) p[i] = gg_param_f32(task->y, word + i);                                     \
+        gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_scalar(p));                            \
     }
 
 enum { GG_GATHER = 512 }; /* floats of a strided or tiled row that are laid out densely at a time */

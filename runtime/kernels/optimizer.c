@@ -66,3 +66,26 @@ GG_KERNEL(adamw)
     gg_share(task, gg_nelements(task->src[0]), 1024, &begin, &end);
     adamw_range((float *)data[0], (const float *)data[1], (float *)data[2], (float *)data[3], u, begin, end);
 }
+
+/* ggml's: p, g, m, v; op_params: iteration (64 bits), alpha, beta1, beta2, eps, weight decay */
+static update ggml_update_of(const gg_tensor *y)
+{
+    double iteration = (double)gg_param_i64(y, 0), alpha = gg_param_f32(y, 2);
+    double beta1 = gg_param_f32(y, 3), beta2 = gg_param_f32(y, 4);
+    return (update){.clip = 1,
+                    .beta1 = (float)beta1,
+                    .beta2 = (float)beta2,
+                    .decay = (float)(1.0 - alpha * gg_param_f32(y, 6)),
+                    .rate = (float)(alpha / (1.0 - pow(beta1, iteration))),
+                    .inv_sqrt_c2 = (float)(1.0 / sqrt(1.0 - pow(beta2, iteration))),
+                    .eps = gg_param_f32(y, 5)};
+}
+
+GG_KERNEL(opt_step_adamw)
+{
+    char *const *data = task->src_data;
+    int64_t      begin, end;
+    gg_share(task, gg_nelements(task->src[0]), 1024, &begin, &end);
+    adamw_range((float *)data[0], (const float *)data[1], (float *)data[2], (float *)data[3], ggml_update_of(task->y),
+                begin, end);
+}

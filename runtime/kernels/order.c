@@ -1,6 +1,7 @@
-/* order.c - kernels that compare the elements of a row: argsort. Called by the executor; rows are shared out whole.
+/* order.c - kernels that compare elements: argsort, argmax and count_equal. Called by the executor.
  */
 #include "../src/kernel.h"
+#include "blocks.h"
 #include "simd.h"
 
 static const float *row_of(const gg_task *task, int64_t r)
@@ -61,4 +62,41 @@ GG_KERNEL(argsort)
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++)
         sort_row((int32_t *)task->y_data + r * n, scratch, row_of(task, r), n, gg_param_i32(task->y, 0) == 1);
+}
+
+/* ---- argmax ---- */
+
+static int32_t argmax(const float *a, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (!(a[i] < a[best])) best = i;
+    return (int32_t)best;
+}
+
+GG_KERNEL(argmax)
+{
+    int64_t begin, end;
+    gg_share(task, task->y->ne[0], 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++)
+        ((int32_t *)task->y_data)[r] = argmax(row_of(task, r), task->src[0]->ne[0]);
+}
+
+/* ---- count_equal ---- */
+
+/* Counts of chunks by all threads, added up by one. */
+GG_KERNEL(count_equal)
+{
+    const int32_t *a = (const int32_t *)task->src_data[0], *b = (const int32_t *)task->src_data[1];
+    int64_t       *partial = (int64_t *)task->work, total = 0, begin, end, n = gg_nelements(task->src[0]);
+    int64_t        n_chunks = (n + GG_SUM_CHUNK - 1) / GG_SUM_CHUNK;
+    gg_share(task, n_chunks, 1, &begin, &end);
+    for (int64_t k = begin; k < end; k++) {
+        partial[k] = 0;
+        for (int64_t i = k * GG_SUM_CHUNK; i < gg_min_i64(n, (k + 1) * GG_SUM_CHUNK); i++) partial[k] += a[i] == b[i];
+    }
+    gg_barrier(task);
+    if (task->ith != 0) return;
+    for (int64_t k = 0; k < n_chunks; k++) total += partial[k];
+    *(int64_t *)task->y_data = total;
 }

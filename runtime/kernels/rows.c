@@ -5,6 +5,7 @@
  * memory of the first source: an element is read before it is written.
  */
 #include "../src/kernel.h"
+#include "alibi.h"
 #include "blocks.h"
 #include "gg_ops.h"
 #include "reduce.h"
@@ -114,20 +115,57 @@ static void norm_back_row(float *y, const float *g, const float *a, int64_t n, f
     for (int64_t i = 0; i < n; i++) y[i] = m.inv_std * ((g[i] - g_mean) - (a[i] - m.mean - m.rest) * along);
 }
 
-/* y, g, a */
-static void norm_back_rows(const gg_task *task, bool centred)
+/* y; sources g and a, whose numbers are given */
+static void norm_back_rows(const gg_task *task, int g, int a, bool centred)
 {
     int64_t begin, end;
     float   eps = gg_param_f32(task->y, 0);
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++)
-        norm_back_row(y_row(task, r), source_row(task, 0, r), source_row(task, 1, r), task->y->ne[0], eps, centred);
+        norm_back_row(y_row(task, r), source_row(task, g, r), source_row(task, a, r), task->y->ne[0], eps, centred);
+}
+
+/* Channels are dimension 2, so a group of them is one dense run. Groups are counted through all of dimension 3. */
+typedef struct group {
+    int64_t first, n; /* elements */
+} group;
+
+static group group_of(const gg_tensor *a, int64_t i)
+{
+    int64_t n_groups = gg_param_i32(a, 0), n_pixels = a->ne[0] * a->ne[1];
+    int64_t n_channels = (a->ne[2] + n_groups - 1) / n_groups, channel = i % n_groups * n_channels;
+    int64_t n = gg_max_i64(0, gg_min_i64(n_channels, a->ne[2] - channel));
+    return (group){(i / n_groups * a->ne[2] + channel) * n_pixels, n * n_pixels};
+}
+
+/* y, a */
+GG_KERNEL(group_norm)
+{
+    int64_t begin, end;
+    gg_share(task, gg_param_i32(task->y, 0) * task->y->ne[3], 1, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        group        m = group_of(task->y, i);
+        const float *a = (const float *)task->src_data[0] + m.first;
+        if (m.n) normalise((float *)task->y_data + m.first, a, NULL, moments_of(a, m.n, gg_param_f32(task->y, 1), true), m.n);
+    }
+}
+
+/* y, g, a */
+GG_KERNEL(group_norm_back)
+{
+    int64_t begin, end;
+    gg_share(task, gg_param_i32(task->y, 0) * task->y->ne[3], 1, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        group        m = group_of(task->y, i);
+        const float *g = (const float *)task->src_data[0] + m.first, *a = (const float *)task->src_data[1] + m.first;
+        if (m.n) norm_back_row((float *)task->y_data + m.first, g, a, m.n, gg_param_f32(task->y, 1), true);
+    }
 }
 
 GG_KERNEL(norm) { norm_rows(task, true); }
-GG_KERNEL(norm_back) { norm_back_rows(task, true); }
+GG_KERNEL(norm_back) { norm_back_rows(task, 0, 1, true); }
 GG_KERNEL(rms_norm) { norm_rows(task, false); }
-GG_KERNEL(rms_norm_back) { norm_back_rows(task, false); }
+GG_KERNEL(rms_norm_back) { norm_back_rows(task, 1, 0, false); }
 
 /* ---- sums ---- */
 
@@ -152,12 +190,27 @@ static void sum_all(const gg_task *task, bool square)
 GG_KERNEL(sum) { sum_all(task, false); }
 GG_KERNEL(sum_sqr) { sum_all(task, true); }
 
-GG_KERNEL(sum_rows)
+/* Of each row, or the mean of it. */
+static void sum_rows(const gg_task *task, double factor)
 {
     int64_t begin, end;
     gg_share(task, gg_nrows(task->y), 16, &begin, &end);
     for (int64_t r = begin; r < end; r++)
-        *y_row(task, r) = (float)gg_sum(source_row(task, 0, r), task->src[0]->ne[0]);
+        *y_row(task, r) = (float)(gg_sum(source_row(task, 0, r), task->src[0]->ne[0]) * factor);
+}
+
+GG_KERNEL(sum_rows) { sum_rows(task, 1); }
+GG_KERNEL(mean) { sum_rows(task, 1.0 / (double)task->src[0]->ne[0]); }
+
+/* y, g: one number a row */
+GG_KERNEL(mean_back)
+{
+    int64_t begin, end, n = task->y->ne[0];
+    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
+    for (int64_t r = begin; r < end; r++) {
+        float g = *source_row(task, 0, r) / (float)n;
+        for (int64_t i = 0; i < n; i++) y_row(task, r)[i] = g;
+    }
 }
 
 /* ---- causal mask ---- */
@@ -180,14 +233,15 @@ GG_KERNEL(diag_mask)
 
 /* ---- soft_max ---- */
 
-static void scale_row(float *y, const float *a, const float *mask, float scale, int64_t n)
+/* y = a * scale + mask * slope */
+static void scale_row(float *y, const float *a, const float *mask, float scale, float slope, int64_t n)
 {
     if (mask == NULL) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) y[i] = a[i] * scale;
     } else {
 #pragma GCC ivdep
-        for (int64_t i = 0; i < n; i++) y[i] = a[i] * scale + mask[i];
+        for (int64_t i = 0; i < n; i++) y[i] = a[i] * scale + mask[i] * slope;
     }
 }
 
@@ -222,14 +276,14 @@ static float exp_row(float *y, float max, int64_t n)
 GG_KERNEL(soft_max)
 {
     int64_t begin, end, n = task->y->ne[0];
-    float   scale = gg_param_f32(task->y, 0);
+    float   scale = gg_param_f32(task->y, 0), max_bias = gg_param_f32(task->y, 1);
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        float       *y = y_row(task, r);
+        float       *y = y_row(task, r), slope = gg_alibi_slope(r / task->y->ne[1] % task->y->ne[2], task->y->ne[2], max_bias);
         const float *mask = task->src[1] ? source_row(task, 1, r % task->y->ne[1]) : NULL;
-        scale_row(y, source_row(task, 0, r), mask, scale, n);
+        scale_row(y, source_row(task, 0, r), mask, scale, slope, n);
         float sum = exp_row(y, row_max(y, n), n);
-        scale_row(y, y, NULL, 1.0f / sum, n);
+        scale_row(y, y, NULL, 1.0f / sum, 0, n);
     }
 }
 
@@ -237,7 +291,7 @@ GG_KERNEL(soft_max)
 GG_KERNEL(soft_max_back)
 {
     int64_t begin, end, n = task->y->ne[0];
-    float   scale = gg_param_f32(task->y, 0);
+    float   scale = task->y->op == GG_OP_SOFT_MAX_BACK ? 1.0f : gg_param_f32(task->y, 0);
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
         float       *dst = y_row(task, r);

@@ -22,6 +22,14 @@ static inline gg_vec gg_clamp(gg_vec a, float low, float high)
     return gg_max(gg_splat(low), gg_min(gg_splat(high), a));
 }
 
+/* 1 where low <= a <= high, else 0. */
+static inline gg_vec gg_within(gg_vec a, float low, float high)
+{
+    return gg_select((a >= low) & (a <= high), gg_splat(1.0f), gg_splat(0.0f));
+}
+
+static inline gg_vec gg_hardsigmoid(gg_vec a) { return gg_clamp((a + 3.0f) / 6.0f, 0.0f, 1.0f); }
+
 /* Natural logarithm of 2 in two parts: a product of the first with an exponent is exact. */
 static const float gg_ln2_high = 0x1.63p-1f, gg_ln2_low = -0x1.bd0106p-13f;
 
@@ -36,6 +44,19 @@ static inline gg_vec gg_sqrt(gg_vec a)
     gg_store(x, a);
     for (int i = 0; i < GG_LANES; i++) x[i] = sqrtf(x[i]);
     return gg_load(x);
+}
+
+/* By the C library, a lane at a time: no model calls them where time is spent. */
+static inline gg_vec gg_sin(gg_vec a)
+{
+    for (int i = 0; i < GG_LANES; i++) a[i] = sinf(a[i]);
+    return a;
+}
+
+static inline gg_vec gg_cos(gg_vec a)
+{
+    for (int i = 0; i < GG_LANES; i++) a[i] = cosf(a[i]);
+    return a;
 }
 
 /* 2^n for -126 <= n <= 127 */

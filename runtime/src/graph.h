@@ -48,10 +48,10 @@ typedef struct gg_op_info {
     uint32_t       writes;    /* bit k: the kernel writes source k */
     uint32_t       layouts;   /* bit k: of source k only the place in memory matters */
     uint32_t       words;     /* bit w: op_params word w is a parameter */
-    uint32_t       float_words;
+    uint32_t       finite_words; /* bit w: a float that is neither infinite nor NaN */
     bool           sized;     /* ne is given */
     int32_t        view;      /* the source in whose memory the result lies, or -1 */
-    bool           inplace;
+    int32_t        inplace;   /* the source whose memory the result may take when that dies there, or -1 */
     bool           by_row;     /* a row of the result follows from the same row of each source */
     bool           no_gradient;
     bool           has_kernel;

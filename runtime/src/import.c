@@ -361,7 +361,7 @@ static int32_t check_op_params(reader *r, const gg_op_info *op)
         if (r->rec.t.op_params[w] && !(op->words >> w & 1))
             BAD("BadOpParams", r, word_at(r, w), "op_params word %d is %#x, but the op has none there", w,
                 (unsigned)r->rec.t.op_params[w]);
-        if ((op->float_words >> w & 1) && !__builtin_isfinite(gg_param_f32(&r->rec.t, w)))
+        if ((op->finite_words >> w & 1) && !__builtin_isfinite(gg_param_f32(&r->rec.t, w)))
             BAD("BadOpParams", r, word_at(r, w), "op_params word %d is not a finite number", w);
     }
     return 0;

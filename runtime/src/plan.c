@@ -1,7 +1,7 @@
 /* plan.c - the memory planner. See plan.h.
  *
  * A buffer is the memory of one root: it lives from the node that makes it to the last node that reads it or a view
- * of it. An in-place node takes over the buffer of a first source that dies there. Buffers are placed largest first,
+ * of it. An in-place node takes over the buffer of one source that dies there. Buffers are placed largest first,
  * each at the lowest offset that is free during its whole life (Pisarchyk & Lee 2020, greedy by size).
  */
 #include "plan.h"
@@ -41,17 +41,22 @@ static void measure_lives(planner *p)
     }
 }
 
-/* Whether node id may write its result over its first source. */
-static bool can_overwrite(const planner *p, int32_t id)
+/* The source whose memory node id may write its result over, if the op says so at all; -1 for none. */
+static int32_t overwritten(const planner *p, int32_t id)
 {
     const gg_tensor *y = gg_at(p->g, id);
-    if (!gg_ops[y->op].inplace || y->root != id) return false;
-    const gg_tensor *a = gg_at(p->g, y->src[0]);
+    int32_t inplace = gg_ops[y->op].inplace;
+    return inplace < 0 || y->root != id ? -1 : y->src[inplace];
+}
+
+static bool can_overwrite(const planner *p, int32_t id, int32_t source)
+{
+    const gg_tensor *y = gg_at(p->g, id), *a = gg_at(p->g, source);
     const buffer *b = &p->buffers[p->owner[a->root]];
     if (!in_arena(p->g, a->root) || b->last != id || b->nbytes != gg_align(gg_span(y))) return false;
     if (!gg_is_contiguous(a) || a->root_offset != 0) return false;
-    for (int k = 1; k < GG_MAX_SRC; k++) {
-        if (y->src[k] < 0) continue;
+    for (int k = 0; k < GG_MAX_SRC; k++) {
+        if (y->src[k] < 0 || k == gg_ops[y->op].inplace) continue;
         const gg_tensor *other = gg_at(p->g, y->src[k]);
         bool same_memory = p->owner[other->root] == p->owner[a->root];
         if (same_memory && !(gg_same_shape(other, a) && gg_is_contiguous(other))) return false;
@@ -62,8 +67,9 @@ static bool can_overwrite(const planner *p, int32_t id)
 static void share_inplace(planner *p)
 {
     for (int32_t id = 0; id < p->g->n_tensors; id++) {
-        if (!can_overwrite(p, id)) continue;
-        int32_t owner = p->owner[gg_at(p->g, gg_at(p->g, id)->src[0])->root];
+        int32_t source = overwritten(p, id);
+        if (source < 0 || !can_overwrite(p, id, source)) continue;
+        int32_t owner = p->owner[gg_at(p->g, source)->root];
         p->owner[id] = owner;
         p->buffers[owner].last = p->buffers[id].last;
         p->buffers[id].nbytes = 0;

@@ -49,10 +49,41 @@ int32_t gg_shape_same(const gg_graph *g, gg_tensor *y, gg_error *err)
     return like(y, a, err);
 }
 
+int32_t gg_shape_like(const gg_graph *g, gg_tensor *y, gg_error *err) { return like(y, source(g, y, 0), err); }
+
+static int32_t check_eps(const gg_tensor *y, int word, gg_error *err)
+{
+    float eps = gg_param_f32(y, word);
+    if (!(eps >= 0)) FAIL_AS("BadOpParams", "eps is %g, not 0 or more", (double)eps);
+    return 0;
+}
+
 int32_t gg_shape_norm(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    if (!(gg_param_f32(y, 0) >= 0)) FAIL_AS("BadOpParams", "eps is %g, not 0 or more", (double)gg_param_f32(y, 0));
+    return check_eps(y, 0, err) < 0 ? -1 : gg_shape_same(g, y, err);
+}
+
+int32_t gg_shape_group_norm(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    enum { N_GROUPS = 0, EPS = 1 };
+    int64_t n_groups = gg_param_i32(y, N_GROUPS), n_channels = source(g, y, 0)->ne[2];
+    if (n_groups < 1 || n_groups > n_channels)
+        FAIL_AS("BadOpParams", "%lld groups of %lld channels", (long long)n_groups, (long long)n_channels);
+    return check_eps(y, EPS, err) < 0 ? -1 : gg_shape_same(g, y, err);
+}
+
+int32_t gg_shape_clamp(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    float min = gg_param_f32(y, 0), max = gg_param_f32(y, 1);
+    if (!(min <= max)) FAIL_AS("BadOpParams", "no number is in %g..%g", (double)min, (double)max);
     return gg_shape_same(g, y, err);
+}
+
+int32_t gg_shape_add1(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *b = source(g, y, 1);
+    if (gg_nelements(b) != 1) FAIL("the second operand has %lld elements, not 1", (long long)gg_nelements(b));
+    return check_f32(g, y, err) < 0 ? -1 : like(y, source(g, y, 0), err);
 }
 
 int32_t gg_shape_diag_mask(const gg_graph *g, gg_tensor *y, gg_error *err)
@@ -85,13 +116,22 @@ int32_t gg_shape_gain(const gg_graph *g, gg_tensor *y, gg_error *err)
     return like(y, a, err);
 }
 
+/* ALiBi's slopes are factors of the mask. */
+static int32_t check_max_bias(const gg_tensor *y, int word, const gg_tensor *mask, gg_error *err)
+{
+    float max_bias = gg_param_f32(y, word);
+    if (max_bias < 0) FAIL_AS("BadOpParams", "max_bias %g is negative", (double)max_bias);
+    if (max_bias > 0 && !mask) FAIL("max_bias (ALiBi) without a mask");
+    return 0;
+}
+
 int32_t gg_shape_soft_max(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *mask = source(g, y, 1);
     if (check_f32(g, y, err) < 0 || check_finite(y, 0, 1, err) < 0) return -1;
     if (mask && (mask->ne[0] != a->ne[0] || mask->ne[1] < a->ne[1] || mask->ne[2] != 1 || mask->ne[3] != 1))
         FAIL("the mask is not a matrix over the operand's last two axes");
-    if (gg_param_f32(y, 1) != 0) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "max_bias (ALiBi) is not supported");
+    if (check_max_bias(y, 1, mask, err) < 0) return -1;
     return like(y, a, err);
 }
 
@@ -186,6 +226,24 @@ int32_t gg_shape_row_scalars(const gg_graph *g, gg_tensor *y, gg_error *err)
     const int64_t ne[GG_MAX_DIMS] = {1, a->ne[1], a->ne[2], a->ne[3]};
     y->type = GG_TYPE_F32;
     return check_f32(g, y, err) < 0 ? -1 : gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_mean_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    if (a->ne[0] != 1 || a->ne[1] != y->ne[1] || a->ne[2] != y->ne[2] || a->ne[3] != y->ne[3])
+        FAIL("the cotangent is not one number a row");
+    return 0;
+}
+
+int32_t gg_shape_count_equal(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
+    if (check_type(a, GG_TYPE_I32, "operands", err) < 0 || check_type(b, GG_TYPE_I32, "operands", err) < 0) return -1;
+    if (!gg_same_shape(a, b)) FAIL("operands differ in shape");
+    y->type = GG_TYPE_I64;
+    return gg_set_ne(y, ONE, err);
 }
 
 int32_t gg_shape_sized(const gg_graph *g, gg_tensor *y, gg_error *err)
@@ -471,20 +529,13 @@ int32_t gg_shape_transpose(const gg_graph *g, gg_tensor *y, gg_error *err)
     return check_blocks(y, false, err);
 }
 
-/* A dimension in word 0. */
-static int32_t check_dim(const gg_tensor *y, gg_error *err)
-{
-    int32_t dim = gg_param_i32(y, 0);
-    if (dim < 0 || dim >= GG_MAX_DIMS) FAIL_AS("BadOpParams", "dimension %d is not in 0..3", dim);
-    return dim;
-}
-
 int32_t gg_shape_concat(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
-    int32_t dim = check_dim(y, err);
+    int32_t dim = gg_param_i32(y, 0);
     int64_t ne[GG_MAX_DIMS];
-    if (dim < 0 || check_type(b, a->type, "the operands", err) < 0) return -1;
+    if (check_type(b, a->type, "the operands", err) < 0) return -1;
+    if (dim < 0 || dim >= GG_MAX_DIMS) FAIL_AS("BadOpParams", "dimension %d is not in 0..3", dim);
     for (int i = 0; i < GG_MAX_DIMS; i++) {
         if (i != dim && a->ne[i] != b->ne[i])
             FAIL("sizes %lld and %lld of dimension %d differ", (long long)a->ne[i], (long long)b->ne[i], i);
@@ -494,17 +545,104 @@ int32_t gg_shape_concat(const gg_graph *g, gg_tensor *y, gg_error *err)
     return gg_set_ne(y, ne, err);
 }
 
-int32_t gg_shape_concat_part(const gg_graph *g, gg_tensor *y, gg_error *err)
+int32_t gg_shape_part(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    enum { LAST = 1 };
     const gg_tensor *a = source(g, y, 0);
-    int32_t dim = check_dim(y, err);
+    int32_t dim = gg_param_i32(y, 0);
     y->type = a->type;
-    if (dim < 0 || gg_set_ne(y, y->ne, err) < 0) return -1;
+    if (dim < -1 || dim >= GG_MAX_DIMS) FAIL_AS("BadOpParams", "dimension %d is not in -1..3", dim);
+    if (gg_set_ne(y, y->ne, err) < 0) return -1;
     for (int i = 0; i < GG_MAX_DIMS; i++)
-        if (y->ne[i] > a->ne[i] || (i != dim && y->ne[i] != a->ne[i])) FAIL("the shape asked for is no part");
+        if (y->ne[i] > a->ne[i]) FAIL("the shape asked for is no part of the operand");
     memcpy(y->nb, a->nb, sizeof y->nb);
-    y->root_offset = gg_param_i32(y, LAST) ? (a->ne[dim] - y->ne[dim]) * a->nb[dim] : 0;
+    y->root_offset = dim < 0 ? 0 : (a->ne[dim] - y->ne[dim]) * a->nb[dim];
+    return 0;
+}
+
+/* A given size, none of which is less than the operand's. */
+static int32_t check_grows(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    for (int i = 0; i < GG_MAX_DIMS; i++)
+        if (y->ne[i] < a->ne[i])
+            FAIL("size %lld of dimension %d is less than the operand's %lld", (long long)y->ne[i], i,
+                 (long long)a->ne[i]);
+    return 0;
+}
+
+int32_t gg_shape_pad(const gg_graph *g, gg_tensor *y, gg_error *err) { return check_grows(g, y, err); }
+
+int32_t gg_shape_upscale(const gg_graph *g, gg_tensor *y, gg_error *err) { return check_grows(g, y, err); }
+
+int32_t gg_shape_upscale_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    for (int i = 0; i < GG_MAX_DIMS; i++)
+        if (y->ne[i] > a->ne[i]) FAIL("the shape asked for is larger than the operand");
+    return 0;
+}
+
+int32_t gg_shape_diag(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[0], a->ne[0], a->ne[2], a->ne[3]};
+    if (a->ne[1] != 1) FAIL("the operand has %lld rows, not 1", (long long)a->ne[1]);
+    y->type = GG_TYPE_F32;
+    return check_f32(g, y, err) < 0 ? -1 : gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_diagonal(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[0], 1, a->ne[2], a->ne[3]};
+    if (a->ne[0] != a->ne[1]) FAIL("matrices of %lld rows and %lld columns", (long long)a->ne[1], (long long)a->ne[0]);
+    if (like(y, a, err) < 0 || gg_set_ne(y, ne, err) < 0) return -1;
+    memcpy(y->nb, a->nb, sizeof y->nb);
+    y->nb[0] += a->nb[1];
+    return 0;
+}
+
+/* Rows like those of b from `offset` on, `nb` bytes apart, in a dense a: inside it, and each element once. */
+static int32_t check_set(const gg_tensor *y, const gg_tensor *a, const gg_tensor *b, gg_error *err)
+{
+    enum { NB1 = 0, OFFSET = 3, MAX_OFFSET = 1 << 30 };
+    int32_t offset = gg_param_i32(y, OFFSET);
+    int64_t row = b->ne[0] * 4, end = offset + row, extent; /* row: bytes that the dimensions before take */
+    if (offset < 0 || offset >= MAX_OFFSET || offset % 4)
+        FAIL_AS("BadOpParams", "offset %d is not a multiple of 4 in 0..2^30", offset);
+    for (int i = 1; i < GG_MAX_DIMS; i++) {
+        int64_t nb = gg_param_i32(y, NB1 + i - 1);
+        if (nb < 0 || nb % 4) FAIL_AS("BadOpParams", "stride %lld is not a multiple of 4 bytes", (long long)nb);
+        if (b->ne[i] == 1) continue;
+        if (nb < row)
+            FAIL_AS("BadOpParams", "stride %lld of dimension %d is less than the %lld bytes before", (long long)nb, i,
+                    (long long)row);
+        if (!gg_mul_i64(b->ne[i] - 1, nb, &extent) || !gg_add_i64(end, extent, &end)) FAIL("strides overflow");
+        row += extent;
+    }
+    if (end > gg_nelements(a) * 4)
+        FAIL("the window ends at byte %lld of an operand of %lld", (long long)end, (long long)gg_nelements(a) * 4);
+    return 0;
+}
+
+int32_t gg_shape_set(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    enum { INPLACE = 4 };
+    const gg_tensor *a = source(g, y, 0);
+    if (check_f32(g, y, err) < 0 || check_set(y, a, source(g, y, 1), err) < 0) return -1;
+    if (gg_param_i32(y, INPLACE) != 0)
+        return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "%s in place is not supported", gg_ops[y->op].name);
+    return like(y, a, err);
+}
+
+int32_t gg_shape_window(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (gg_shape_sized(g, y, err) < 0 || check_set(y, a, y, err) < 0) return -1;
+    for (int i = 1; i < GG_MAX_DIMS; i++) y->nb[i] = gg_param_i32(y, i - 1);
+    y->root_offset = gg_param_i32(y, 3);
     return 0;
 }
 
@@ -544,7 +682,82 @@ int32_t gg_shape_argsort(const gg_graph *g, gg_tensor *y, gg_error *err)
     return gg_set_ne(y, source(g, y, 0)->ne, err);
 }
 
+int32_t gg_shape_argmax(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[1], 1, 1, 1};
+    if (check_f32(g, y, err) < 0) return -1;
+    if (a->ne[2] != 1 || a->ne[3] != 1) FAIL("the operand is not a matrix");
+    if (a->ne[0] > INT32_MAX) FAIL("rows of more than 2^31 elements");
+    y->type = GG_TYPE_I32;
+    return gg_set_ne(y, ne, err);
+}
+
+/* ---------------------------------------------------------------- made of numbers */
+
+int32_t gg_shape_arange(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    enum { START, STOP, STEP, MAX_N = INT32_MAX };
+    (void)g;
+    if (check_finite(y, START, STEP, err) < 0) return -1;
+    float start = gg_param_f32(y, START), stop = gg_param_f32(y, STOP), step = gg_param_f32(y, STEP);
+    float n = ceilf((stop - start) / step); /* in float32, as ggml counts */
+    if (!(n >= 1 && n <= (float)MAX_N))
+        FAIL_AS("BadOpParams", "no %g to %g in steps of %g", (double)start, (double)stop, (double)step);
+    const int64_t ne[GG_MAX_DIMS] = {(int64_t)n, 1, 1, 1};
+    y->type = GG_TYPE_F32;
+    return gg_set_ne(y, ne, err);
+}
+
+static int32_t check_embedding(const gg_graph *g, const gg_tensor *y, const gg_tensor *timesteps, gg_error *err)
+{
+    enum { DIM, MAX_PERIOD };
+    if (check_f32(g, y, err) < 0) return -1;
+    if (gg_nelements(timesteps) != timesteps->ne[0]) FAIL("the timesteps are not a vector");
+    if (gg_param_i32(y, DIM) < 2 || gg_param_i32(y, DIM) == INT32_MAX || gg_param_i32(y, MAX_PERIOD) < 1)
+        FAIL_AS("BadOpParams", "dim %d or max_period %d is too small", gg_param_i32(y, DIM),
+                gg_param_i32(y, MAX_PERIOD));
+    return 0;
+}
+
+/* Columns of an embedding: an odd dim is rounded up. */
+static int64_t embedding_dim(const gg_tensor *y) { return gg_param_i32(y, 0) + gg_param_i32(y, 0) % 2; }
+
+int32_t gg_shape_timestep_embedding(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *timesteps = source(g, y, 0);
+    if (check_embedding(g, y, timesteps, err) < 0) return -1;
+    const int64_t ne[GG_MAX_DIMS] = {embedding_dim(y), timesteps->ne[0], 1, 1};
+    y->type = GG_TYPE_F32;
+    return gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_timestep_embedding_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 0), *timesteps = source(g, y, 1);
+    if (check_embedding(g, y, timesteps, err) < 0) return -1;
+    if (cotangent->ne[0] != embedding_dim(y) || cotangent->ne[1] != timesteps->ne[0])
+        FAIL("the cotangent is not that of an embedding of these sizes");
+    return like(y, timesteps, err);
+}
+
 /* ---------------------------------------------------------------- loss */
+
+int32_t gg_shape_soft_cross_entropy(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    if (!gg_same_shape(source(g, y, 0), source(g, y, 1))) FAIL("logits and labels differ in shape");
+    y->type = GG_TYPE_F32;
+    return check_f32(g, y, err) < 0 ? -1 : gg_set_ne(y, ONE, err);
+}
+
+int32_t gg_shape_soft_cross_entropy_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    int logits = y->op == GG_OP_SOFT_CROSS_ENTROPY_BACK ? 1 : 0, cotangent = y->op == GG_OP_SOFT_CROSS_ENTROPY_BACK ? 0 : 2;
+    if (check_f32(g, y, err) < 0) return -1;
+    if (!gg_same_shape(source(g, y, logits), source(g, y, logits + 1))) FAIL("logits and labels differ in shape");
+    if (gg_nelements(source(g, y, cotangent)) != 1) FAIL("the cotangent is not one number");
+    return like(y, source(g, y, logits), err);
+}
 
 static int32_t check_targets(const gg_tensor *targets, const gg_tensor *weights, int64_t n_rows, gg_error *err)
 {
@@ -575,4 +788,18 @@ int32_t gg_shape_linear_cross_entropy(const gg_graph *g, gg_tensor *y, gg_error 
     if (check_targets(source(g, y, 2), source(g, y, 3), gg_nrows(x), err) < 0) return -1;
     y->type = GG_TYPE_F32;
     return gg_set_ne(y, ONE, err);
+}
+
+/* ---------------------------------------------------------------- optimiser */
+
+int32_t gg_shape_opt_step_adamw(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    enum { ITERATION = 0, ALPHA = 2, BETA1, BETA2, EPS, WEIGHT_DECAY };
+    if (check_finite(y, ALPHA, WEIGHT_DECAY, err) < 0) return -1;
+    if (gg_param_i64(y, ITERATION) < 1) FAIL_AS("BadOpParams", "update %lld", (long long)gg_param_i64(y, ITERATION));
+    if (gg_param_f32(y, ALPHA) <= 0) FAIL_AS("BadOpParams", "the rate is not positive");
+    for (int word = BETA1; word <= WEIGHT_DECAY; word++)
+        if (gg_param_f32(y, word) < 0 || (word != EPS && gg_param_f32(y, word) > 1))
+            FAIL_AS("BadOpParams", "parameter %g in word %d is out of range", (double)gg_param_f32(y, word), word);
+    return gg_shape_same(g, y, err);
 }
