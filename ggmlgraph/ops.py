@@ -477,7 +477,7 @@ def concat(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
 
 @op(shape="part", view=True, kernel=None)
 def part(a: Tensor, dim: int, shape: Shape) -> Tensor:
-    """The first `shape` elements of a along each dimension; along dimension `dim`, if it is not -1, the last. A view."""
+    """The first `shape` elements of a along each dimension, but along dimension `dim`, if not -1, the last. A view."""
 
 
 @op("PAD", shape="pad", rows=("a",), vjp=lambda g, y, a: (part(g, -1, shape=a),))
@@ -754,7 +754,7 @@ def written(a: Tensor, by: Tensor) -> Tensor:
     rank=lambda logits, labels: 1,
     vjp=lambda g, y, logits, labels: (soft_cross_entropy_back(g, logits, labels), None))  # fmt: skip
 def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over rows of -sum(labels * log softmax(logits)), for labels that are probabilities of a row's shape -> (1,)."""
+    """Mean over rows of -sum(labels * log softmax(logits)), labels being probabilities, of logits' shape -> (1,)."""
 
 
 @op(shape="soft_cross_entropy_back", dense=("g", "logits", "labels"))

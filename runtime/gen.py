@@ -149,7 +149,9 @@ def vjp_statements(op: Op) -> list[str]:
 def formula(op: Op) -> str:
     """The C expression of an elementwise op."""
     operands = [Formula(name) for name in (*op.sources, *(p.name for p in op.params))]
-    result = op.scalar(*operands) if callable(op.scalar) else Formula(f"{op.scalar}({', '.join(x.text for x in operands)})")
+    result = (
+        op.scalar(*operands) if callable(op.scalar) else Formula(f"{op.scalar}({', '.join(x.text for x in operands)})")
+    )
     return result.text
 
 

@@ -738,7 +738,7 @@ INFINITE = (math.inf, -math.inf, math.nan)
 
 
 LIMITS: list[dict[str, Any]] = [
-    {"min": -1.0, "max": 0.5}, {"min": 0.0, "max": math.inf}, {"min": -math.inf, "max": 1.0}, {"min": 0.25, "max": 0.25},
+    {"min": -1.0, "max": 0.5}, {"min": 0.0, "max": math.inf}, {"min": -math.inf, "max": 1.0}, {"min": 0.2, "max": 0.2},
 ]  # fmt: skip
 
 
