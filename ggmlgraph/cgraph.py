@@ -210,20 +210,24 @@ def work_nbytes(placed: Order) -> int:
     """Memory beside the tensors that stock ggml wants for its plan's work buffer, rounded up generously.
 
     Its importer takes `size_eval` bytes for the nodes and gives `ggml_graph_compute_with_ctx` nothing more. The
-    largest demands are one float32 row per thread (soft_max, rope, cross entropy: up to 3) and, where a product's
-    first operand is not float32, the second one converted; a product with chosen matrices also lists their rows.
+    largest demands are one float32 row per thread (soft_max, rope: up to 3) and what `_op_nbytes` says.
     """
     tensors = [*placed.leafs, *placed.nodes]
     rows = max((3 * 4 * node.ne[0] for node in placed.nodes), default=0)
-    products = max((_product_nbytes(node, tensors) for node in placed.nodes), default=0)
-    return max(rows * N_THREADS, products) + 64 * N_THREADS + 4096
+    others = max((_op_nbytes(node, tensors) for node in placed.nodes), default=0)
+    return max(rows * N_THREADS, others) + 64 * N_THREADS + 4096
 
 
-def _product_nbytes(node: Record, tensors: list[Record]) -> int:
-    """What a product wants beside its operands, in the worst case."""
-    if node.op not in ("MUL_MAT", "MUL_MAT_ID"):
+def _op_nbytes(node: Record, tensors: list[Record]) -> int:
+    """What an op wants that depends on its operands, in the worst case: rows of labels per thread, operands of a
+    transposed convolution in another order, a product's second operand in the first one's type, lists of its rows."""
+    if node.op not in ("MUL_MAT", "MUL_MAT_ID", "CONV_TRANSPOSE_1D", "CONV_TRANSPOSE_2D", "CROSS_ENTROPY_LOSS"):
         return 0
     a, b = (tensors[s] for s in node.src[:2])
+    if node.op == "CROSS_ENTROPY_LOSS":
+        return 4 * (1 + a.ne[0]) * N_THREADS
+    if node.op.startswith("CONV"):
+        return 4 * (_n_elements(a) + _n_elements(b))
     converted = 0 if a.type == "F32" else 4 * _n_elements(b)
     lists = 8 * a.ne[2] * (1 + b.ne[2]) if node.op == "MUL_MAT_ID" else 0
     return 2 * converted + lists

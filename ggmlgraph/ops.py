@@ -541,6 +541,79 @@ def get_rows_back(g: Tensor, ids: Tensor, shape: Shape) -> Tensor:
     """Cotangent of a in get_rows(a, ids): rows of g summed into zeros of `shape`."""
 
 
+# ---------------------------------------------------------------- windows over images
+
+
+@op("IM2COL", shape="im2col", dense=("b",), layouts=("a",), rank=lambda a, b: b, vjp=lambda g, y, a, b: (
+    None, im2col_back(a, g, y.s0, y.s1, y.p0, y.p1, y.d0, y.d1, y.is_2d, shape=b)))  # fmt: skip
+def im2col(
+    a: Tensor, b: Tensor, s0: int = 1, s1: int = 1, p0: int = 0, p1: int = 0, d0: int = 1, d1: int = 1, is_2d: int = 1
+) -> Tensor:
+    """The patches of images that a kernel meets, so that a convolution is a mul_mat; the kernel's size alone counts.
+
+    a: (n_out, n_in, height, width); b: (n, n_in, height, width) -> (n, out_height, out_width, n_in * the kernel's
+    height * width). With is_2d 0 all heights are absent. Strides s, paddings p and dilations d, the first across.
+    """
+
+
+@op("IM2COL_BACK", shape="im2col_back", dense=("g",), layouts=("a",))
+def im2col_back(
+    a: Tensor, g: Tensor, s0: int, s1: int, p0: int, p1: int, d0: int, d1: int, is_2d: int, shape: Shape
+) -> Tensor:
+    """Cotangent of b in im2col(a, b): the sum over all patches that an element is in."""
+
+
+@op("CONV_TRANSPOSE_1D", shape="conv_transpose_1d", dense=("a", "b"), rank=lambda a, b: 2, vjp=lambda g, y, a, b: (
+    conv_transpose_kernel_back(g, b, y.stride, 1, shape=a),
+    conv_transpose_data_back(g, a, y.stride, 1, shape=b)))  # fmt: skip
+def conv_transpose_1d(a: Tensor, b: Tensor, stride: int = 1, padding: int = 0, dilation: int = 1) -> Tensor:
+    """The transpose of a convolution (Zeiler et al. 2010): each element of b times the kernel, `stride` apart.
+
+    a: (n_in, n_out, k); b: (n_in, n) -> (n_out, (n - 1) * stride + k). ggml knows padding 0 and dilation 1 only.
+    """
+
+
+@op("CONV_TRANSPOSE_2D", shape="conv_transpose_2d", dense=("a", "b"), rank=lambda a, b: b, vjp=lambda g, y, a, b: (
+    conv_transpose_kernel_back(g, b, y.stride, 2, shape=a),
+    conv_transpose_data_back(g, a, y.stride, 2, shape=b)))  # fmt: skip
+def conv_transpose_2d(a: Tensor, b: Tensor, stride: int = 1) -> Tensor:
+    """conv_transpose_1d in two dimensions. a: (n_in, n_out, height, width); b: (n, n_in, height, width).
+
+    Stock ggml wants a in half precision.
+    """
+
+
+@op(shape="conv_transpose_back", dense=("g", "b"))
+def conv_transpose_kernel_back(g: Tensor, b: Tensor, stride: int, dims: int, shape: Shape) -> Tensor:
+    """Cotangent of the kernel in a transposed convolution of 1 or 2 dimensions."""
+
+
+@op(shape="conv_transpose_back", dense=("g", "a"))
+def conv_transpose_data_back(g: Tensor, a: Tensor, stride: int, dims: int, shape: Shape) -> Tensor:
+    """Cotangent of the images in a transposed convolution of 1 or 2 dimensions."""
+
+
+@op("POOL_1D", shape="pool_1d", dense=("a",), vjp=lambda g, y, a: (pool_1d_back(g, a, y.kind, y.k0, y.s0, y.p0),))
+def pool_1d(a: Tensor, kind: int, k0: int, s0: int, p0: int = 0) -> Tensor:
+    """Largest element (kind 0) or mean (kind 1) of windows of k0 elements, s0 apart, over rows with p0 zeros around."""
+
+
+@op(shape="pool_1d_back", dense=("g", "a"))
+def pool_1d_back(g: Tensor, a: Tensor, kind: int, k0: int, s0: int, p0: int) -> Tensor:
+    """Cotangent of a in pool_1d(a); of equal largest elements the first has it all."""
+
+
+@op("POOL_2D", shape="pool_2d", dense=("a",),
+    vjp=lambda g, y, a: (pool_2d_back(g, a, y.kind, y.k0, y.k1, y.s0, y.s1, y.p0, y.p1),))  # fmt: skip
+def pool_2d(a: Tensor, kind: int, k0: int, k1: int, s0: int, s1: int, p0: int = 0, p1: int = 0) -> Tensor:
+    """pool_1d over the last two axes, by windows of k1 rows of k0."""
+
+
+@op("POOL_2D_BACK", shape="pool_2d_back", dense=("g", "a"))
+def pool_2d_back(g: Tensor, a: Tensor, kind: int, k0: int, k1: int, s0: int, s1: int, p0: int, p1: int) -> Tensor:
+    """Cotangent of a in pool_2d(a); of equal largest elements the first has it all."""
+
+
 # ---------------------------------------------------------------- order
 
 
@@ -664,6 +737,53 @@ def cached_attention(
     """
 
 
+def _flash_cotangents(
+    g: Tensor, y: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor, None]:
+    dk, dv = empty(shape=k), empty(shape=v)
+    dq = flash_attn_ext_back(empty(shape=q), dk, dv, g, q, k, v, mask, y.scale, y.max_bias, y.logit_softcap)
+    return dq, written(dk, dq), written(dv, dq), None
+
+
+@op("FLASH_ATTN_EXT", shape="flash_attn_ext", rows=("q", "k", "v", "mask"), work="flash_attn_ext",
+    rank=lambda q, k, v, mask: q, vjp=_flash_cotangents)  # fmt: skip
+def flash_attn_ext(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    scale: float = 1.0,
+    max_bias: float = 0.0,
+    logit_softcap: float = 0.0,
+    prec: int = 0,
+) -> Tensor:
+    """softmax(scale * q @ k.T + mask) @ v per head, with the heads of the result beside one another.
+
+    q: (batch, n_head, ctx, head_dim); k, v: (batch, n_head_kv, ctx_k, head_dim); mask (at least ctx, ctx_k)
+    -> (batch, ctx, n_head, head_dim). max_bias > 0: the mask times each head's slope (ALiBi, Press et al. 2022).
+    logit_softcap > 0: scores are cap * tanh(scores / cap) (Gemma Team 2024, section 2). Stock ggml wants the mask in
+    half precision, its rows padded to a multiple of 32, and computes with halves.
+    """
+
+
+@op(shape="flash_attn_ext_back", rows=("g", "q", "k", "v", "mask"), dense=("dq", "dk", "dv"),
+    writes=("dq", "dk", "dv"), view=True, work="flash_attn_ext")  # fmt: skip
+def flash_attn_ext_back(
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    g: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    max_bias: float,
+    logit_softcap: float,
+) -> Tensor:
+    """Cotangents of q, k and v in flash_attn_ext(q, k, v), left in dq, dk and dv; the result is dq."""
+
+
 @op("ROPE", shape="rope", rows=("a",), dense=("positions", "freq_factors"), inplace=True,
     words={"n_dims": 1, "mode": 2, "n_ctx_orig": 4, "freq_base": 5},
     vjp=lambda g, y, a, positions, freq_factors: (
@@ -687,6 +807,8 @@ def rope(
 
     a: (batch, ctx, n_head, head_dim); positions: int32 (ctx,). mode 0 rotates pairs (2i, 2i+1), mode 2
     (GPT-NeoX) pairs (i, i + n_dims/2), by position * freq_base^(-2i/n_dims) * freq_scale.
+    ext_factor > 0 is YaRN (Peng et al. 2023): pairs of more than beta_fast turns in n_ctx_orig are not scaled, and
+    the result grows by 1 + 0.1 ln(1 / freq_scale).
     """
 
 

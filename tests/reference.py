@@ -323,6 +323,85 @@ def _timestep_embedding_back(g: Array, timesteps: Array, dim: int, max_period: i
     return np.asarray((frequencies * (g[:, n : 2 * n] * np.cos(angles) - g[:, :n] * np.sin(angles))).sum(-1))
 
 
+# ---------------------------------------------------------------- windows over images
+
+
+def _im2col(a: Array, b: Array, **p: int) -> Array:
+    """Every patch by its definition; a height of 1 stands for one dimension."""
+    s0, s1, p0, p1, d0, d1, is_2d = (p[k] for k in ("s0", "s1", "p0", "p1", "d0", "d1", "is_2d"))
+    if not is_2d:
+        a, b, s1, p1, d1 = a[..., None, :], _with_rank(b, 3)[..., None, :], 1, 0, 1
+    kh, kw = a.shape[-2:]
+    b = np.pad(_with_rank(b, 4), ((0, 0), (0, 0), (p1, p1), (p0, p0)))
+    oh, ow = (b.shape[2] - d1 * (kh - 1) - 1) // s1 + 1, (b.shape[3] - d0 * (kw - 1) - 1) // s0 + 1
+    y = np.empty((len(b), oh, ow, b.shape[1] * kh * kw))
+    for i, j in np.ndindex(oh, ow):
+        patch = b[:, :, i * s1 : i * s1 + d1 * (kh - 1) + 1 : d1, j * s0 : j * s0 + d0 * (kw - 1) + 1 : d0]
+        y[:, i, j] = patch.reshape(len(b), -1)
+    return y if is_2d else y[:, 0]
+
+
+def _transposed(forward: Callable[..., Array], g: Array, shape: Shape) -> Array:
+    """The cotangent of x in a linear forward(x), element by element."""
+    units = np.eye(math.prod(shape)).reshape(-1, *shape)
+    return np.array([np.sum(g.reshape(-1) * forward(unit).reshape(-1)) for unit in units]).reshape(shape)
+
+
+def _conv_transpose_2d(a: Array, b: Array, stride: int = 1) -> Array:
+    b = _with_rank(b, 4)
+    n, _, h, w = b.shape
+    _, n_out, kh, kw = a.shape
+    y = np.zeros((n, n_out, (h - 1) * stride + kh, (w - 1) * stride + kw))
+    for i, j in np.ndindex(h, w):
+        spread = np.einsum("nc,cokl->nokl", b[:, :, i, j], a)
+        y[:, :, i * stride : i * stride + kh, j * stride : j * stride + kw] += spread
+    return y
+
+
+def _conv_transpose_1d(a: Array, b: Array, stride: int = 1, padding: int = 0, dilation: int = 1) -> Array:
+    return _conv_transpose_2d(a[..., None, :], b[..., None, :], stride)[0, :, 0]
+
+
+def _conv_transpose(a: Array, b: Array, stride: int, dims: int) -> Array:
+    return _conv_transpose_1d(a, b, stride) if dims == 1 else _conv_transpose_2d(a, b, stride)
+
+
+def _pool_windows(a: Array, k0: int, k1: int, s0: int, s1: int, p0: int, p1: int) -> Array:
+    """(..., out_height, out_width, k1, k0), NaN where a window is outside."""
+    a = np.pad(_with_rank(a, 4), ((0, 0), (0, 0), (p1, p1), (p0, p0)), constant_values=np.nan)
+    return np.lib.stride_tricks.sliding_window_view(a, (k1, k0), axis=(-2, -1))[..., ::s1, ::s0, :, :]  # type: ignore[call-overload,no-any-return]
+
+
+def _pool_2d(a: Array, kind: int, k0: int, k1: int, s0: int, s1: int, p0: int = 0, p1: int = 0) -> Array:
+    windows = _pool_windows(a, k0, k1, s0, s1, p0, p1)
+    y = np.asarray(np.nansum(windows, (-2, -1)) / (k0 * k1) if kind else np.nanmax(windows, (-2, -1)))
+    return y.reshape(*a.shape[:-2], *y.shape[-2:])
+
+
+def _pool_2d_back(g: Array, a: Array, kind: int, **p: int) -> Array:
+    """A mean hands g out evenly, a maximum to the first place that holds it."""
+    windows = _pool_windows(a, **p)
+    places = np.full(windows.shape, 1.0 / (p["k0"] * p["k1"]))
+    if not kind:
+        flat = np.nan_to_num(windows, nan=-np.inf).reshape(*windows.shape[:-2], -1)
+        places = (np.arange(flat.shape[-1]) == flat.argmax(-1)[..., None]).reshape(windows.shape).astype(float)
+    height, width = a.shape[-2:]
+    y = np.zeros((*windows.shape[:2], height + 2 * p["p1"], width + 2 * p["p0"]))
+    g = g.reshape(places.shape[:4])
+    for i, j in np.ndindex(places.shape[2:4]):
+        rows, columns = slice(i * p["s1"], i * p["s1"] + p["k1"]), slice(j * p["s0"], j * p["s0"] + p["k0"])
+        y[:, :, rows, columns] += g[:, :, i, j, None, None] * places[:, :, i, j]
+    return y[:, :, p["p1"] : p["p1"] + height, p["p0"] : p["p0"] + width].reshape(a.shape)
+
+
+def _pool_1d(a: Array, kind: int, k0: int, s0: int, p0: int = 0) -> Array:
+    return _pool_2d(a, kind, k0, 1, s0, 1, p0, 0)
+
+
+def _pool_1d_back(g: Array, a: Array, kind: int, k0: int, s0: int, p0: int) -> Array:
+    return _pool_2d_back(g, a, kind, k0=k0, k1=1, s0=s0, s1=1, p0=p0, p1=0)
+
+
 # ---------------------------------------------------------------- attention
 
 
@@ -386,8 +465,54 @@ def _attention_back_writes(
     return {"dq": dq.swapaxes(-2, -3), "dk": dk.swapaxes(-2, -3), "dv": dv.swapaxes(-2, -3)}
 
 
+def _flash_weights(
+    q: Array, k: Array, mask: Array | None, scale: float, max_bias: float, logit_softcap: float
+) -> tuple[Array, Array]:
+    """The softmax, and the derivative of the scores by the products of queries and keys."""
+    scores, slope = scale * _mul_mat(k, q), np.asarray(scale)
+    if logit_softcap:
+        t = np.tanh(scores / logit_softcap)
+        scores, slope = logit_softcap * t, scale * (1 - t * t)
+    return _soft_max(scores, mask, 1.0, max_bias), slope
+
+
+def _flash_attn_ext(
+    q: Array, k: Array, v: Array, mask: Array | None = None, scale: float = 1.0, max_bias: float = 0.0,
+    logit_softcap: float = 0.0, prec: int = 0,
+) -> Array:  # fmt: skip
+    weights, _ = _flash_weights(q, k, mask, scale, max_bias, logit_softcap)
+    return _mul_mat(v.swapaxes(-1, -2), weights).swapaxes(-2, -3)
+
+
+def _flash_back_writes(
+    dq: Array, dk: Array, dv: Array, g: Array, q: Array, k: Array, v: Array, mask: Array | None, scale: float,
+    max_bias: float, logit_softcap: float,
+) -> dict[str, Array]:  # fmt: skip
+    weights, slope = _flash_weights(q, k, mask, scale, max_bias, logit_softcap)
+    g = g.swapaxes(-2, -3)
+    dscores = _soft_max_back(_mul_mat(v, g), weights, 1.0) * slope
+    dk, dv = _mul_mat_back(dscores, q, k.shape), _mul_mat_back(weights, g, v.shape)
+    return {"dq": dscores @ _group_repeat(k, q.shape), "dk": dk, "dv": dv}
+
+
+def _yarn_scale(
+    n_dims: int, n_ctx_orig: int, freq_base: float, freq_scale: float, ext_factor: float, beta_fast: float,
+    beta_slow: float,
+) -> Any:  # fmt: skip
+    """Factor of each frequency (Peng et al. 2023, section 3.2): interpolation below beta_slow turns."""
+    if not ext_factor:
+        return freq_scale
+
+    def pair(turns: float) -> float:
+        return n_dims * math.log(n_ctx_orig / (turns * 2 * math.pi)) / (2 * math.log(freq_base))
+
+    low, high = max(0, math.floor(pair(beta_fast))), min(n_dims - 1, math.ceil(pair(beta_slow)))
+    fast = (1 - np.clip((np.arange(n_dims // 2) - low) / max(0.001, high - low), 0, 1)) * ext_factor
+    return freq_scale * (1 - fast) + fast
+
+
 def _rotation(
-    positions: Array, freq_factors: Array | None, n_dims: int, freq_base: float, freq_scale: float
+    positions: Array, freq_factors: Array | None, n_dims: int, freq_base: float, freq_scale: Any
 ) -> tuple[Array, Array]:
     """cos and sin of each position's angles, shaped to multiply (..., ctx, n_head, n_dims / 2)."""
     frequency = freq_base ** (-2.0 * np.arange(n_dims // 2) / n_dims) * freq_scale
@@ -413,8 +538,9 @@ def _rope(direction: float) -> Callable[..., Array]:
         n_ctx_orig: int = 0, freq_base: float = 10000.0, freq_scale: float = 1.0, ext_factor: float = 0.0,
         attn_factor: float = 1.0, beta_fast: float = 0.0, beta_slow: float = 0.0,
     ) -> Array:  # fmt: skip
-        assert ext_factor == 0.0, "YaRN has no reference"
-        cos, sin = _rotation(positions, freq_factors, n_dims, freq_base, freq_scale)
+        scale = _yarn_scale(n_dims, n_ctx_orig, freq_base, freq_scale, ext_factor, beta_fast, beta_slow)
+        cos, sin = _rotation(positions, freq_factors, n_dims, freq_base, scale)
+        attn_factor *= 1 + 0.1 * math.log(1 / freq_scale) if ext_factor else 1
         return _rotate(a, attn_factor * cos, direction * attn_factor * sin, n_dims, mode)
 
     return rope
@@ -582,6 +708,20 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "window": lambda a, nb1, nb2, nb3, offset, shape: a.reshape(-1)[_set_window(shape, (nb1, nb2, nb3), offset)],
     "get_rows": _get_rows,
     "get_rows_back": _get_rows_back,
+    "im2col": _im2col,
+    "im2col_back": lambda a, g, shape, **p: _transposed(lambda b: _im2col(a, b, **p), g, shape),
+    "conv_transpose_1d": _conv_transpose_1d,
+    "conv_transpose_2d": _conv_transpose_2d,
+    "conv_transpose_kernel_back": lambda g, b, stride, dims, shape: _transposed(
+        lambda a: _conv_transpose(a, b, stride, dims), g, shape
+    ),
+    "conv_transpose_data_back": lambda g, a, stride, dims, shape: _transposed(
+        lambda b: _conv_transpose(a, b, stride, dims), g, shape
+    ),
+    "pool_1d": _pool_1d,
+    "pool_1d_back": _pool_1d_back,
+    "pool_2d": _pool_2d,
+    "pool_2d_back": _pool_2d_back,
     "argsort": _argsort,
     "argmax": _argmax,
     "arange": lambda start, stop, step=1.0: start + step * np.arange(math.ceil((stop - start) / step)),
@@ -595,6 +735,8 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "attention": _attention,
     "cached_attention": _cached_attention,
     "attention_back": lambda *operands, **params: _attention_back_writes(*operands, **params)["dq"],
+    "flash_attn_ext": _flash_attn_ext,
+    "flash_attn_ext_back": lambda *operands, **params: _flash_back_writes(*operands, **params)["dq"],
     "rope": _rope(1.0),
     "rope_back": _rope(-1.0),
     "cross_entropy": _cross_entropy,
@@ -624,6 +766,7 @@ WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "attention": _attention_writes,
     "cached_attention": _cached_attention_writes,
     "attention_back": _attention_back_writes,
+    "flash_attn_ext_back": _flash_back_writes,
     "linear_cross_entropy": _linear_cross_entropy_writes,
     "opt_step_adamw": _opt_step_adamw_writes,
 }
@@ -1096,6 +1239,73 @@ def _set_windows() -> Iterator[Sample]:
         yield Sample((_f32(a),), _set_params(b, before, strides), shape=b)
 
 
+# (kernel, images, s0, s1, p0, p1, d0, d1, is_2d)
+PATCHES: list[tuple[Shape, Shape, tuple[int, ...]]] = [
+    ((1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 0, 0, 1, 1, 1)), ((2, 3, 3, 3), (2, 3, 5, 7), (1, 1, 1, 1, 1, 1, 1)),
+    ((1, 2, 2, 5), (1, 2, 6, 9), (2, 1, 0, 1, 1, 2, 1)), ((4, 1, 3, 2), (3, 1, 7, 4), (1, 3, 2, 0, 2, 1, 1)),
+    ((2, 2, 4, 4), (1, 2, 8, 8), (4, 4, 0, 0, 1, 1, 1)), ((1, 3, 5, 1), (2, 3, 5, 3), (3, 2, 1, 2, 1, 1, 1)),
+    ((2, 1, 1), (1, 1, 1), (1, 0, 0, 0, 1, 0, 0)), ((2, 3, 3), (2, 3, 17), (1, 0, 1, 0, 1, 0, 0)),
+    ((1, 2, 5), (1, 2, 12), (3, 0, 2, 0, 2, 0, 0)), ((4, 2, 4), (3, 2, 8), (4, 0, 0, 0, 1, 0, 0)),
+]  # fmt: skip
+
+
+def _patch_params(words: tuple[int, ...]) -> dict[str, Any]:
+    return dict(zip(("s0", "s1", "p0", "p1", "d0", "d1", "is_2d"), words, strict=True))
+
+
+def _im2cols() -> Iterator[Sample]:
+    for a, b, words in PATCHES:
+        yield Sample((_f32(a), _f32(b)), _patch_params(words))
+
+
+def _im2col_backs() -> Iterator[Sample]:
+    for a, b, words in PATCHES:
+        params = _patch_params(words)
+        yield Sample((_f32(a), _f32(_im2col(np.zeros(a), np.zeros(b), **params).shape)), params, shape=b)
+
+
+# (kernel, images, stride)
+SPREADS: list[tuple[Shape, Shape, int]] = [
+    ((1, 1, 1), (1, 1), 1), ((3, 2, 4), (3, 7), 2), ((2, 5, 3), (2, 1), 3), ((4, 1, 2), (4, 9), 5),
+    ((1, 3, 7), (1, 12), 1), ((1, 1, 1, 1), (1, 1, 1, 1), 1), ((3, 2, 2, 2), (2, 3, 4, 5), 2),
+    ((2, 4, 3, 2), (1, 2, 3, 3), 1), ((1, 2, 4, 3), (3, 1, 2, 5), 3), ((2, 1, 1, 5), (2, 2, 3, 1), 2),
+]  # fmt: skip
+
+
+def _conv_transposes(dims: int) -> Iterator[Sample]:
+    for more in range(2):
+        for a, b, stride in SPREADS:
+            if len(a) == dims + 2:
+                yield Sample((_f32(a), _f32(b)), {"stride": stride + more})
+
+
+def _conv_transpose_backs(kernel: bool) -> Iterator[Sample]:
+    for a, b, stride in SPREADS:
+        dims = len(a) - 2
+        g = _f32(_conv_transpose(np.zeros(a), np.zeros(b), stride, dims).shape)
+        yield Sample((g, _f32(b if kernel else a)), {"stride": stride, "dims": dims}, shape=a if kernel else b)
+
+
+# (operand, k0, k1, s0, s1, p0, p1)
+POOLS: list[tuple[Shape, tuple[int, ...]]] = [
+    ((1, 1), (1, 1, 1, 1, 0, 0)), ((6, 8), (2, 2, 2, 2, 0, 0)), ((7, 9), (3, 2, 2, 2, 1, 0)),
+    ((2, 3, 7, 31), (3, 3, 1, 1, 1, 1)), ((3, 5, 33), (4, 5, 3, 5, 0, 0)), ((2, 2, 8, 8), (8, 8, 8, 8, 0, 0)),
+    ((1, 9, 65), (5, 1, 2, 3, 2, 0)),
+]  # fmt: skip
+
+
+def _pools(dims: int, back: bool) -> Iterator[Sample]:
+    """Distinct elements, so that no difference quotient meets another largest."""
+    for shape, words in POOLS:
+        p = dict(zip(("k0", "k1", "s0", "s1", "p0", "p1"), words, strict=True))
+        p = {name: value for name, value in p.items() if dims == 2 or name.endswith("0")}
+        for kind in (0, 1):
+            a = Operand(shape, "distinct")
+            pool: Callable[..., Array] = _pool_1d if dims == 1 else _pool_2d
+            g = _f32(pool(np.zeros(shape), kind, **p).shape)
+            yield Sample((g, a) if back else (a,), {"kind": kind, **p})
+
+
 def _argsorts() -> Iterator[Sample]:
     for k, (shape, layout) in enumerate((*DENSE[::2], *ROWS_APART)):
         yield Sample((_f32(shape, layout=layout),), {"order": k % 2})
@@ -1252,6 +1462,35 @@ def _attention_backs() -> Iterator[Sample]:
         yield AttentionBackSample((*written, replace(q, layout=v.layout), y, q, k, v, lse), params)
 
 
+def _flash_operands() -> Iterator[tuple[tuple[Operand | None, ...], dict[str, Any]]]:
+    """q, k, v, mask and the params: (batch, ctx, ctx_k, n_head, n_head_kv, head_dim, max_bias, softcap)."""
+    cases = [
+        (1, 1, 1, 1, 1, 1, 0.0, 0.0), (1, 2, 3, 2, 1, 7, 0.0, 0.0), (2, 7, 7, 4, 2, 6, 8.0, 0.0),
+        (2, 33, 33, 2, 2, 32, 0.0, 2.0), (1, 65, 70, 3, 1, 16, 4.0, 3.0), (1, 130, 33, 2, 1, 8, 0.0, 0.0),
+        (1, 1, 65, 4, 2, 33, 8.0, 0.0), (3, 5, 2, 1, 1, 64, 0.0, 1.0), (1, 64, 64, 2, 1, 5, 8.0, 0.0),
+        (2, 3, 130, 6, 3, 4, 0.0, 0.0),
+    ]  # fmt: skip
+    for i, (batch, ctx, ctx_k, n_head, n_head_kv, head_dim, max_bias, softcap) in enumerate(cases):
+        layout = ("dense", "permuted")[i % 2]
+        shapes = (batch, n_head, ctx, head_dim), *[(batch, n_head_kv, ctx_k, head_dim)] * 2
+        mask = _f32((ctx + i % 3, ctx_k)) if max_bias or i % 3 == 0 else None
+        params = {"scale": head_dim**-0.5, "max_bias": max_bias, "logit_softcap": softcap}
+        yield (*(_f32(shape, layout=layout) for shape in shapes), mask), params
+
+
+def _flash_attentions() -> Iterator[Sample]:
+    for operands, params in _flash_operands():
+        yield Sample(operands, params)
+
+
+def _flash_backs() -> Iterator[Sample]:
+    for (q, k, v, mask), params in _flash_operands():
+        assert q is not None and k is not None and v is not None
+        batch, n_head, ctx, head_dim = q.shape
+        written = [_f32(x.shape) for x in (q, k, v)]
+        yield Sample((*written, _f32((batch, ctx, n_head, head_dim), layout=q.layout), q, k, v, mask), params)
+
+
 def _ropes() -> Iterator[Sample]:
     def sample(shape: Shape, limit: int, n_dims: int, mode: int, layout: str = "dense", factors: bool = False,
                **params: float) -> Sample:  # fmt: skip
@@ -1274,6 +1513,9 @@ def _ropes() -> Iterator[Sample]:
         yield sample((2, 7, 3, 32), 128, 32, mode, freq_base=500000.0, freq_scale=0.25)
         yield sample((2, 7, 3, 32), 128, 16, mode, factors=True)
         yield sample((2, 7, 3, 32), 128, 32, mode, attn_factor=1.25)
+        yarn = {"n_ctx_orig": 64, "freq_scale": 0.25, "beta_fast": 32.0, "beta_slow": 1.0}
+        yield sample((2, 7, 3, 32), 128, 32, mode, ext_factor=1.0, **yarn)
+        yield sample((2, 7, 3, 64), 512, 64, mode, ext_factor=0.5, attn_factor=1.5, factors=True, **yarn)
 
 
 def _cross_entropies(back: bool) -> Iterator[Sample]:
@@ -1462,6 +1704,16 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "window": _set_windows(),
     "get_rows": _get_rows_samples(),
     "get_rows_back": _get_rows_back_samples(),
+    "im2col": _im2cols(),
+    "im2col_back": _im2col_backs(),
+    "conv_transpose_1d": _conv_transposes(1),
+    "conv_transpose_2d": _conv_transposes(2),
+    "conv_transpose_kernel_back": _conv_transpose_backs(kernel=True),
+    "conv_transpose_data_back": _conv_transpose_backs(kernel=False),
+    "pool_1d": _pools(1, back=False),
+    "pool_1d_back": _pools(1, back=True),
+    "pool_2d": _pools(2, back=False),
+    "pool_2d_back": _pools(2, back=True),
     "argsort": _argsorts(),
     "argmax": _argmaxes(),
     "arange": _aranges(),
@@ -1475,6 +1727,8 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "attention": _attentions(),
     "cached_attention": _cached_attentions(),
     "attention_back": _attention_backs(),
+    "flash_attn_ext": _flash_attentions(),
+    "flash_attn_ext_back": _flash_backs(),
     "rope": _ropes(),
     "rope_back": _ropes(),
     "cross_entropy": _cross_entropies(back=False),

@@ -26,8 +26,11 @@ PRODUCTS = {"mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "out_pro
 NORMALISING = {
     "hardswish_back",  # not in proportion where its terms cancel
     "norm", "norm_back", "norm_gain", "rms_norm", "rms_norm_back", "rms_norm_gain", "group_norm", "group_norm_back",
-    "soft_max", "soft_max_back", "soft_max_scaled_back", "attention", "attention_back", "cached_attention", "rope",
-    "rope_back", "timestep_embedding", "timestep_embedding_back", "cross_entropy", "cross_entropy_back",
+    "soft_max", "soft_max_back", "soft_max_scaled_back", "attention", "attention_back",
+    "flash_attn_ext", "flash_attn_ext_back", "conv_transpose_1d", "conv_transpose_2d", "conv_transpose_kernel_back",
+    "conv_transpose_data_back", "im2col_back", "pool_1d", "pool_2d", "pool_1d_back", "pool_2d_back",
+    "cached_attention", "rope", "rope_back",
+    "timestep_embedding", "timestep_embedding_back", "cross_entropy", "cross_entropy_back",
     "linear_cross_entropy", "soft_cross_entropy", "soft_cross_entropy_back", "soft_cross_entropy_grad", "adamw",
     "opt_step_adamw",
 }  # fmt: skip
@@ -54,7 +57,9 @@ def trained_operands(sample: Sample) -> frozenset[int]:
         "mask", "positions", "freq_factors", "ids", "targets", "weights", "labels", *op.writes, *op.layouts,
     }  # fmt: skip
     return frozenset(
-        k for k, o in enumerate(sample.operands) if o is not None and o.kind == "f32" and op.sources[k] not in skipped
+        k
+        for k, o in enumerate(sample.operands)
+        if o is not None and o.kind in ("f32", "distinct") and op.sources[k] not in skipped
     )
 
 

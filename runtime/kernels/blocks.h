@@ -87,6 +87,17 @@ static inline gg_experts gg_experts_of(int64_t n_experts, int64_t n_rows, int64_
     return e;
 }
 
+/* Queries whose scores against all keys flash_attention.c holds at a time. */
+enum { GG_FLASH_QUERIES = 64 };
+
+/* One block of scores, and of one thread a product's scratch and three of them. */
+static inline int64_t gg_flash_floats(int64_t n_keys) { return GG_FLASH_QUERIES * n_keys; }
+
+static inline int64_t gg_flash_nbytes(int64_t n_keys)
+{
+    return gg_align(GG_GEMM_ALONE_NBYTES + 3 * gg_flash_floats(n_keys) * (int64_t)sizeof(float));
+}
+
 /* Terms per partial sum of a scalar result. */
 enum { GG_SUM_CHUNK = 8192 };
 

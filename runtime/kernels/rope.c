@@ -16,13 +16,50 @@ typedef struct pairs {
     float   cos[PAIR_BLOCK], sin[PAIR_BLOCK];
 } pairs;
 
+/* YaRN (Peng et al. 2023): slow pairs are interpolated, fast ones keep their frequency, in between a ramp. */
+typedef struct ramp {
+    double low, high; /* pairs: fast up to low, slow from high on */
+} ramp;
+
+/* The pair that turns `turns` times in the context that the model was trained on. */
+static double turning_pair(const gg_tensor *y, double turns)
+{
+    const double pi = 3.14159265358979323846;
+    double       n_dims = gg_param_i32(y, 1), n_ctx = gg_param_i32(y, 4), base = gg_param_f32(y, 5);
+    return n_dims * log(n_ctx / (turns * 2 * pi)) / (2 * log(base));
+}
+
+static ramp ramp_of(const gg_tensor *y)
+{
+    return (ramp){fmax(0, floor(turning_pair(y, gg_param_f32(y, 9)))),
+                  fmin(gg_param_i32(y, 1) - 1, ceil(turning_pair(y, gg_param_f32(y, 10))))};
+}
+
+/* Factor of a pair's frequency: `scale`, or for fast pairs 1 as far as ext_factor says. */
+static double scale_of(const gg_tensor *y, int64_t pair)
+{
+    double scale = gg_param_f32(y, 6), ext_factor = gg_param_f32(y, 7);
+    if (ext_factor == 0) return scale;
+    ramp   r = ramp_of(y);
+    double slow = fmin(1, fmax(0, ((double)pair - r.low) / fmax(0.001, r.high - r.low)));
+    double mix = (1 - slow) * ext_factor;
+    return scale * (1 - mix) + mix;
+}
+
+/* Factor of the result: with YaRN also that of its section 3.4. */
+static float magnitude_of(const gg_tensor *y)
+{
+    double attn_factor = gg_param_f32(y, 8), scale = gg_param_f32(y, 6);
+    return (float)(gg_param_f32(y, 7) == 0 ? attn_factor : attn_factor * (1 + 0.1 * log(1 / scale)));
+}
+
 static void set_frequencies(pairs *p, const gg_task *task)
 {
     const float *factors = task->src[2] ? (const float *)task->src_data[2] : NULL;
-    double       n_dims = gg_param_i32(task->y, 1), base = gg_param_f32(task->y, 5), scale = gg_param_f32(task->y, 6);
+    double       n_dims = gg_param_i32(task->y, 1), base = gg_param_f32(task->y, 5);
     for (int64_t i = 0; i < p->n; i++) {
         int64_t pair = p->first + i;
-        p->frequency[i] = scale * pow(base, -2.0 * (double)pair / n_dims) / (factors ? factors[pair] : 1.0);
+        p->frequency[i] = scale_of(task->y, pair) * pow(base, -2.0 * (double)pair / n_dims) / (factors ? factors[pair] : 1.0);
     }
 }
 
@@ -97,7 +134,7 @@ GG_KERNEL(rope)
     const gg_tensor *y = task->y;
     const int32_t   *positions = (const int32_t *)task->src_data[1];
     int64_t          begin, end, n_pairs = gg_param_i32(y, 1) / 2;
-    float            magnitude = gg_param_f32(y, 8), direction = y->op == GG_OP_ROPE_BACK ? -1.0f : 1.0f;
+    float            magnitude = magnitude_of(y), direction = y->op == GG_OP_ROPE_BACK ? -1.0f : 1.0f;
     gg_share(task, y->ne[2], 1, &begin, &end);
     for (int64_t first = 0; first < n_pairs; first += PAIR_BLOCK) {
         pairs p = {.first = first, .n = gg_min_i64(PAIR_BLOCK, n_pairs - first)};

@@ -9,7 +9,7 @@
 #include "blocks.h"
 #include "gg_ops.h"
 #include "reduce.h"
-#include "simd_math.h"
+#include "soft_max.h"
 
 /* Row r of a source, as y counts rows. */
 static const float *source_row(const gg_task *task, int source, int64_t r)
@@ -20,13 +20,6 @@ static const float *source_row(const gg_task *task, int source, int64_t r)
 }
 
 static float *y_row(const gg_task *task, int64_t r) { return (float *)task->y_data + r * task->y->ne[0]; }
-
-/* The first n < GG_LANES elements, and `fill` in the other lanes: one that leaves a reduction as it is. */
-static inline gg_vec load_or(const float *p, int64_t n, gg_vec fill)
-{
-    memcpy(&fill, p, (size_t)n * sizeof(float));
-    return fill;
-}
 
 /* sum over i of term(a[i], b[i], c), in two chains; term is 0 where a is `a_fill` and b is 0. */
 typedef gg_vec row_term(gg_vec a, gg_vec b, gg_vec c);
@@ -41,7 +34,7 @@ static inline __attribute__((always_inline)) float row_sum(row_term *term, const
         odd += term(gg_load(a + i + GG_LANES), gg_load(b + i + GG_LANES), c);
     }
     for (; i + GG_LANES <= n; i += GG_LANES) even += term(gg_load(a + i), gg_load(b + i), c);
-    if (i < n) odd += term(load_or(a + i, n - i, a_fill), gg_load_n(b + i, n - i), c);
+    if (i < n) odd += term(gg_load_or(a + i, n - i, a_fill), gg_load_n(b + i, n - i), c);
     return gg_hsum(even + odd);
 }
 
@@ -245,33 +238,6 @@ static void scale_row(float *y, const float *a, const float *mask, float scale, 
     }
 }
 
-static float row_max(const float *a, int64_t n)
-{
-    gg_vec  lowest = gg_splat(-INFINITY), max = lowest;
-    int64_t i = 0;
-    for (; i + GG_LANES <= n; i += GG_LANES) max = gg_max(max, gg_load(a + i));
-    if (i < n) max = gg_max(max, load_or(a + i, n - i, lowest));
-    return gg_hmax(max);
-}
-
-/* y = exp(y - max); returns the sum. A row that is all -inf becomes NaN, as -inf - -inf is. */
-static float exp_row(float *y, float max, int64_t n)
-{
-    gg_vec  sum = {0};
-    int64_t i = 0;
-    for (; i + GG_LANES <= n; i += GG_LANES) {
-        gg_vec e = gg_exp(gg_load(y + i) - max);
-        gg_store(y + i, e);
-        sum += e;
-    }
-    if (i < n) {
-        gg_vec e = gg_exp(load_or(y + i, n - i, gg_splat(-INFINITY)) - max);
-        gg_store_n(y + i, e, n - i);
-        sum += e;
-    }
-    return gg_hsum(sum);
-}
-
 /* y, a, optional mask: its row i1 goes with row i1 of every matrix of a. */
 GG_KERNEL(soft_max)
 {
@@ -282,7 +248,7 @@ GG_KERNEL(soft_max)
         float       *y = y_row(task, r), slope = gg_alibi_slope(r / task->y->ne[1] % task->y->ne[2], task->y->ne[2], max_bias);
         const float *mask = task->src[1] ? source_row(task, 1, r % task->y->ne[1]) : NULL;
         scale_row(y, source_row(task, 0, r), mask, scale, slope, n);
-        float sum = exp_row(y, row_max(y, n), n);
+        float sum = gg_exp_row(y, gg_row_max(y, n), n);
         scale_row(y, y, NULL, 1.0f / sum, 0, n);
     }
 }

@@ -137,7 +137,7 @@ int32_t gg_shape_soft_max(const gg_graph *g, gg_tensor *y, gg_error *err)
 
 int32_t gg_shape_rope(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    enum { N_DIMS = 1, MODE = 2, FREQ_BASE = 5, EXT_FACTOR = 7, BETA_SLOW = 10 };
+    enum { N_DIMS = 1, MODE = 2, N_CTX_ORIG = 4, FREQ_BASE, FREQ_SCALE, EXT_FACTOR, ATTN_FACTOR, BETA_FAST, BETA_SLOW };
     const gg_tensor *a = source(g, y, 0), *positions = source(g, y, 1), *factors = source(g, y, 2);
     int32_t n_dims = gg_param_i32(y, N_DIMS), mode = gg_param_i32(y, MODE);
     if (check_type(a, GG_TYPE_F32, "the operand", err) < 0) return -1;
@@ -148,8 +148,9 @@ int32_t gg_shape_rope(const gg_graph *g, gg_tensor *y, gg_error *err)
     if (n_dims < 2 || n_dims % 2 || n_dims > a->ne[0]) FAIL_AS("BadOpParams", "n_dims %d is not even and in 2..head_dim", n_dims);
     if (mode != 0 && mode != 2) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "rope mode %d is not supported", mode);
     if (gg_param_f32(y, FREQ_BASE) <= 0) FAIL_AS("BadOpParams", "freq_base is not positive");
-    if (gg_param_f32(y, EXT_FACTOR) != 0)
-        return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "rope ext_factor (YaRN) is not supported");
+    bool ramps = gg_param_i32(y, N_CTX_ORIG) > 0 && gg_param_f32(y, BETA_FAST) > 0 && gg_param_f32(y, BETA_SLOW) > 0;
+    if (gg_param_f32(y, EXT_FACTOR) != 0 && (!ramps || gg_param_f32(y, FREQ_BASE) <= 1 || gg_param_f32(y, FREQ_SCALE) <= 0))
+        FAIL_AS("BadOpParams", "ext_factor (YaRN) needs n_ctx_orig, beta_fast, beta_slow, freq_scale and freq_base > 1");
     if (factors && (factors->type != GG_TYPE_F32 || gg_nelements(factors) < n_dims / 2))
         FAIL("freq_factors must be float32, one per rotated pair");
     return like(y, a, err);
@@ -207,6 +208,47 @@ int32_t gg_shape_cached_attention(const gg_graph *g, gg_tensor *y, gg_error *err
     if (values->ne[0] != row || values->ne[1] != keys->ne[0] * keys->ne[2] || values->ne[2] != n_heads ||
         values->ne[3] != 1)
         FAIL("the cache of values is not of these heads");
+    return like(y, q, err);
+}
+
+static int32_t check_flash(const gg_tensor *y, const gg_tensor *q, const gg_tensor *k, const gg_tensor *v,
+                           const gg_tensor *mask, gg_error *err)
+{
+    enum { SCALE, MAX_BIAS, SOFTCAP, PREC };
+    if (check_finite(y, SCALE, SOFTCAP, err) < 0 || check_max_bias(y, MAX_BIAS, mask, err) < 0) return -1;
+    if (gg_param_f32(y, SOFTCAP) < 0) FAIL_AS("BadOpParams", "logit_softcap is negative");
+    if (gg_param_i32(y, PREC) < 0 || gg_param_i32(y, PREC) > 1)
+        FAIL_AS("BadOpParams", "precision %d is neither 0 nor 1", gg_param_i32(y, PREC));
+    if (!gg_same_shape(k, v)) FAIL("keys and values differ in shape");
+    if (q->ne[0] != k->ne[0]) FAIL("head sizes %lld and %lld differ", (long long)q->ne[0], (long long)k->ne[0]);
+    if (q->ne[2] % k->ne[2] || q->ne[3] != k->ne[3])
+        FAIL("%lld heads in %lld sequences do not divide among %lld in %lld", (long long)q->ne[2],
+             (long long)q->ne[3], (long long)k->ne[2], (long long)k->ne[3]);
+    if (mask && (mask->ne[0] != k->ne[1] || mask->ne[1] < q->ne[1] || mask->ne[2] != 1 || mask->ne[3] != 1))
+        FAIL("the mask is not a matrix of keys by queries");
+    return 0;
+}
+
+int32_t gg_shape_flash_attn_ext(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *q = source(g, y, 0);
+    const int64_t ne[GG_MAX_DIMS] = {q->ne[0], q->ne[2], q->ne[1], q->ne[3]};
+    if (check_f32(g, y, err) < 0) return -1;
+    if (check_flash(y, q, source(g, y, 1), source(g, y, 2), source(g, y, 3), err) < 0) return -1;
+    y->type = GG_TYPE_F32;
+    return gg_set_ne(y, ne, err);
+}
+
+int32_t gg_shape_flash_attn_ext_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 3), *q = source(g, y, 4), *k = source(g, y, 5), *v = source(g, y, 6);
+    if (check_f32(g, y, err) < 0 || check_flash(y, q, k, v, source(g, y, 7), err) < 0) return -1;
+    if (cotangent->ne[0] != q->ne[0] || cotangent->ne[1] != q->ne[2] || cotangent->ne[2] != q->ne[1] ||
+        cotangent->ne[3] != q->ne[3])
+        FAIL("the cotangent is not that of an attention of these sizes");
+    if (!gg_same_shape(source(g, y, 0), q) || !gg_same_shape(source(g, y, 1), k) ||
+        !gg_same_shape(source(g, y, 2), v))
+        FAIL("dq, dk and dv do not have the shapes of q, k and v");
     return like(y, q, err);
 }
 

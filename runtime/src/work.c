@@ -23,6 +23,12 @@ int64_t gg_work_mul_mat_id_back(const gg_tensor *y, const gg_tensor *const *src,
     return gg_experts_of(y->ne[2], gg_nelements(src[2]), y->ne[0], y->ne[1]).nbytes;
 }
 
+int64_t gg_work_flash_attn_ext(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    int k = y->op == GG_OP_FLASH_ATTN_EXT ? 1 : 5;
+    return n_threads * gg_flash_nbytes(src[k]->ne[1]);
+}
+
 /* A row of indices per thread. */
 int64_t gg_work_argsort(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
