@@ -98,7 +98,7 @@ def test_sources_out_of_range_are_refused(tmp_path: Path, valid: bytes, source: 
         load(tmp_path, patched(valid, at, struct.pack("<i", source)))
 
 
-@pytest.mark.parametrize("op", ["MAP_CUSTOM1", "MAP_UNARY", "SSM_CONV", "FLASH_ATTN_EXT"])
+@pytest.mark.parametrize("op", ["MAP_CUSTOM1", "MAP_UNARY", "SSM_CONV", "FLASH_ATTN_BACK"])
 def test_op_that_is_not_supported_is_named(tmp_path: Path, valid: bytes, op: str) -> None:
     at = find_node(valid, "MUL_MAT") + LEAF.offset("op")
     with pytest.raises(UnsupportedError, match=rf"\({op}\): the op is not supported"):
