@@ -1651,7 +1651,7 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "tanh": _activation(SPECIALS + INFINITE),
     "sigmoid": _activation(SPECIALS + INFINITE),
     "silu": _activation((*SPECIALS, math.inf, math.nan)),
-    "silu_back": _activation_back(),
+    "silu_back": (replace(s, operands=s.operands[::-1]) for s in _activation_back()),
     "gelu": _activation(),
     "gelu_back": _activation_back(),
     "gelu_quick": _activation(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,10 +112,24 @@ def test_ggml_exports_what_it_imported_but_for_its_known_losses(model: str, dial
 N_SAMPLES = 6  # per op
 TOLERANCES = {  # relative, of ops that ggml computes less exactly
     "gelu": GELU_TABLE, "gelu_quick": GELU_TABLE,
-    "silu v1": 1e-3, "soft_max v1": 2e-4,  # half-precision tables, of exp for the second
+    "silu v1": 1e-3, "silu_back v1": 1e-3, "soft_max v1": 2e-4,  # half-precision tables, of exp for the second
     "rope": 5e-5, "rope_back": 5e-5,  # the angle is a product of ctx float32 factors
 }  # fmt: skip
 OPS = [op for op in TABLE.values() if op.ggml and not op.exact and op.name in SAMPLES]
+
+
+ACCEPTED: dict[str, Callable[[Sample], bool]] = {  # what stock ggml computes where that is less than every call
+    "pool_1d": lambda s: s.params["k0"] == s.params["s0"] and s.params["p0"] == 0,
+    "timestep_embedding": lambda s: s.params["dim"] % 2 == 0,  # an odd row's end is never written
+    # threads other than the first return at once, but the first still leaves them their rows
+    "clamp v2a": lambda s: s.operands[0] is not None and len(s.operands[0].shape) == 1,
+}
+REFUSED = {  # why stock ggml cannot be compared
+    "flash_attn_ext": "the mask must be F16",
+    "conv_transpose_2d": "the kernel must be F16",
+    "im2col v1": "the kernel must be F16",
+    "opt_step_adamw": "its importer forgets that the result is the parameter",
+}
 
 
 def samples(op: Op, dialect: str) -> list[Sample]:
@@ -126,6 +141,7 @@ def samples(op: Op, dialect: str) -> list[Sample]:
         if all(o is None or (o.layout == "dense" and o.kind != "values") for o in s.operands)
         and (takes_any_shape or len({o.shape for o in s.operands if o}) == 1)
         and has_words(op, s, DIALECTS[dialect])
+        and ACCEPTED.get(f"{op.name} {dialect}", ACCEPTED.get(op.name, lambda _: True))(s)
     ][:N_SAMPLES]
 
 
@@ -189,6 +205,8 @@ def test_what_ggml_builds_and_exports_loads_computes_and_is_written_again_here(
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_real_ggml_computes_each_op_as_we_do(op: Op, dialect: str, tmp_path: Path) -> None:
+    if reason := REFUSED.get(op.name, REFUSED.get(f"{op.name} {dialect}")):
+        pytest.skip(f"ggml of dialect {dialect}, {op.ggml}: {reason}")
     calls, names = write_calls(op, dialect, tmp_path / "graph.bin")
     theirs = real_ggml.compute(dialect, tmp_path / "graph.bin", {}, names)
     for k, call in enumerate(calls):
