@@ -764,6 +764,7 @@ WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "accumulate": lambda total, g, keep: {"total": _accumulate(total, g, keep)},
     "adamw": _adamw_writes,
     "attention": _attention_writes,
+    "cpy": lambda a, b: {"b": a.reshape(b.shape)},
     "cached_attention": _cached_attention_writes,
     "attention_back": _attention_back_writes,
     "flash_attn_ext_back": _flash_back_writes,
@@ -1575,8 +1576,11 @@ def _cpys() -> Iterator[Sample]:
     yield Sample((_f32((217,)), _f32((7, 31), layout="sliced")))
 
 
+# Its derivative is that of two windows of one memory, which a sample has not: see test_order.py.
+NO_SAMPLE_GRADIENT = {"updated"}
 PLACES: list[tuple[Shape, Shape]] = [  # a tensor, and one that would lie at its start
     ((1,), (1,)), ((33,), (31,)), ((7, 31), (7, 31)), ((7, 31), (2, 64)), ((127,), (3, 2, 7)), ((2, 3, 7, 32), (3, 65)),
+    ((2, 3), (3,)), ((65, 2), (1,)), ((3, 33), (2, 7)), ((1, 127), (64,)),
 ]  # fmt: skip
 
 

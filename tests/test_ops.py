@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from opcheck import build, gradients
-from reference import REFERENCE, SAMPLES, WRITES, Sample
+from reference import NO_SAMPLE_GRADIENT, REFERENCE, SAMPLES, WRITES, Sample
 
 from ggmlgraph.core import isa_levels
 from ggmlgraph.optable import TABLE
@@ -49,9 +49,7 @@ def finite_case(sample: Sample) -> bool:
 def trained_operands(sample: Sample) -> frozenset[int]:
     """Float operands the op has a derivative for."""
     op = TABLE[sample.op]
-    if (
-        op.vjp is None or op.name == "updated"
-    ):  # of two windows of one memory, which a sample has not: see test_order.py
+    if op.vjp is None or op.name in NO_SAMPLE_GRADIENT:
         return frozenset()
     skipped = {
         "mask", "positions", "freq_factors", "ids", "targets", "weights", "labels", *op.writes, *op.layouts,
