@@ -596,7 +596,7 @@ def a_large_file(n_nodes: int) -> bytes:
 @pytest.mark.skipif("libasan" in Path("/proc/self/maps").read_text(), reason="AddressSanitizer has memory of its own")
 def test_reading_takes_at_most_twice_the_file_and_16_mib(tmp_path: Path) -> None:
     (tmp_path / "large.bin").write_bytes(a_large_file((1 << 16) - 1))
-    subprocess.run([sys.executable, "-c", READ, str(tmp_path / "large.bin")], check=True)
+    subprocess.run([sys.executable, "-P", "-c", READ, str(tmp_path / "large.bin")], check=True)
 
 
 ENDS = {"abort", "exit", "_exit", "_Exit", "quick_exit", "__assert_fail", "__assert", "raise", "kill", "pthread_kill",

@@ -187,10 +187,19 @@ def tolerance(op: Op, dialect: str) -> float:
     return TOLERANCES.get(op.name, TOLERANCES.get(f"{op.name} {dialect}", 1e-5))
 
 
+def has_constructor(op: Op, dialect: str) -> bool:
+    """Whether the driver knows how to call ggml's function: it has an entry, or takes tensors alone."""
+    defaults = {p.name: p.default for p in op.params}
+    plain = all(defaults | sample.params == defaults for sample in samples(op, dialect))
+    return op.ggml in real_ggml.CONSTRUCTORS or (plain and not op.sized)
+
+
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_what_ggml_builds_and_exports_loads_computes_and_is_written_again_here(
     op: Op, dialect: str, tmp_path: Path
 ) -> None:
+    if not has_constructor(op, dialect):
+        pytest.skip(f"the driver does not call ggml's function for {op.ggml}")
     calls, names = write_calls(op, dialect, tmp_path / "ours.bin")
     real_ggml.rebuild(dialect, tmp_path / "ours.bin", tmp_path / "theirs.bin")
     with gg.Runtime(tmp_path / "theirs.bin", threads=1, dialect=dialect) as rt:
