@@ -707,7 +707,7 @@ int32_t gg_shape_get_rows_back(const gg_graph *g, gg_tensor *y, gg_error *err)
     y->type = GG_TYPE_F32;
     if (gg_set_ne(y, y->ne, err) < 0) return -1;
     if (cotangent->ne[0] != y->ne[0] || cotangent->ne[1] != ids->ne[0] || cotangent->ne[2] != ids->ne[1] ||
-        cotangent->ne[3] != ids->ne[2] || y->ne[2] != ids->ne[1])
+        cotangent->ne[3] != ids->ne[2] || y->ne[2] != ids->ne[1] || ids->ne[3] != 1)
         FAIL("the cotangent is not that of rows of this table");
     return 0;
 }
