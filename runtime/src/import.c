@@ -561,6 +561,7 @@ gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, con
     gg_graph *g = read_as(r, err, &reached);
     if (!g || !g->last_write) return g;
     gg_graph *ordered = gg_order_writes(g, err);
+    if (!ordered && err->offset < 0) err->offset = reached; /* the whole of the graph is at fault, which ends here */
     gg_graph_free(g);
     return ordered;
 }
