@@ -144,13 +144,14 @@ static void choose(recompute *c, int32_t level)
 
 static bool is_dropped(const recompute *c, int32_t id) { return id <= c->loss && c->dropped[tensor(c, id)->root]; }
 
-static int32_t copy_again(recompute *c, int32_t id)
+/* A node like id on what its sources are by now: computed again where they were, else the first copy. */
+static int32_t copy_node(recompute *c, int32_t id)
 {
     const gg_tensor *t = tensor(c, id);
     int32_t src[GG_MAX_SRC];
     for (int k = 0; k < t->n_src; k++)
         src[k] = t->src[k] < 0 ? -1 : c->again[t->src[k]] >= 0 ? c->again[t->src[k]] : c->r.map[t->src[k]];
-    return c->again[id] = gg_copy_node(&c->r, t, src);
+    return gg_copy_node(&c->r, t, src);
 }
 
 /* Compute a dropped tensor again, and first what it is made from where that was dropped too. */
@@ -167,41 +168,30 @@ static bool compute_again(recompute *c, int32_t id)
             if (tensor(c, at)->src[k] >= 0) c->wanted[tensor(c, at)->src[k]] = true;
     }
     for (int32_t at = low; at <= top; at++) {
-        if (c->wanted[at] && copy_again(c, at) < 0) return false;
+        if (c->wanted[at] && (c->again[at] = copy_node(c, at)) < 0) return false;
         c->wanted[at] = false;
     }
     return true;
 }
 
-static bool copy_backward(recompute *c, int32_t id)
+/* Compute again what a node of the backward pass reads and was dropped. */
+static bool restore_sources(recompute *c, int32_t id)
 {
-    const gg_tensor *t = tensor(c, id);
-    for (int k = 0; k < t->n_src; k++) {
-        int32_t src = t->src[k];
+    for (int k = 0; k < tensor(c, id)->n_src; k++) {
+        int32_t src = tensor(c, id)->src[k];
         if (src >= 0 && is_dropped(c, src) && c->again[src] < 0 && !compute_again(c, src)) return false;
     }
-    int32_t src[GG_MAX_SRC];
-    for (int k = 0; k < t->n_src; k++)
-        src[k] = t->src[k] < 0 ? -1 : is_dropped(c, t->src[k]) ? c->again[t->src[k]] : c->r.map[t->src[k]];
-    return gg_copied(&c->r, id, gg_copy_node(&c->r, t, src)) >= 0;
-}
-
-static bool copy_forward(recompute *c, int32_t id)
-{
-    const gg_tensor *t = tensor(c, id);
-    int32_t src[GG_MAX_SRC];
-    for (int k = 0; k < t->n_src; k++) src[k] = t->src[k] < 0 ? -1 : c->r.map[t->src[k]];
-    return gg_copied(&c->r, id, gg_copy_node(&c->r, t, src)) >= 0;
+    return true;
 }
 
 static bool copy_all(recompute *c)
 {
     const gg_graph *g = c->r.in;
     for (int32_t id = 0; id < g->n_tensors; id++) {
-        bool ok = gg_is_leaf(gg_at(g, id)) ? gg_copy_leaf(&c->r, id, NULL) >= 0
-                  : id <= c->loss          ? copy_forward(c, id)
-                                           : copy_backward(c, id);
-        if (!ok) return false;
+        if (id > c->loss && !restore_sources(c, id)) return false;
+        int32_t copy = gg_is_leaf(gg_at(g, id)) ? gg_copy_leaf(&c->r, id, NULL)
+                                                : gg_copied(&c->r, id, copy_node(c, id));
+        if (copy < 0) return false;
     }
     for (int32_t id = 0; id < g->n_tensors; id++)
         if (g->grads[id] >= 0) c->r.out->grads[c->r.map[id]] = c->r.map[g->grads[id]];
