@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,15 @@ def test_exports_of_real_ggml_are_written_again_byte_for_byte(tmp_path: Path) ->
         dialect = file.name.split("_")[1]
         rewrite(file, tmp_path / "again.bin", dialect, dialect)
         assert (tmp_path / "again.bin").read_bytes() == file.read_bytes()
+
+
+def test_a_graph_whose_writes_cannot_be_ordered_is_refused_with_an_offset_in_the_file(tmp_path: Path) -> None:
+    f = File()
+    cache, k = f.leaf("cache", np.zeros(4)), f.leaf("k", [1, 2])
+    f.cpy("written", k, f.view("part", cache, (2,), 0, (1,)))
+    f.node("after", "CONT", (4,), cache)
+    f.records = [replace(record, type="I32") for record in f.records]
+    path = f.save(tmp_path / "graph.bin")
+    with pytest.raises(GGError, match="float32, not") as caught:
+        gg.Runtime(path, dialect="v2")
+    assert caught.value.offset == path.stat().st_size

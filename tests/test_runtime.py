@@ -320,3 +320,11 @@ def test_an_output_that_a_later_node_reads_is_there_after_the_run() -> None:
     program = Program(graph, None, 1)
     program.run()
     assert program.array(y).tolist() == [0, -1, -2, -3, -4]
+
+
+def test_ids_of_get_rows_back_have_no_fourth_dimension() -> None:
+    """As those of get_rows: the cotangent has no rows for them."""
+    graph = CoreGraph()
+    cotangent, ids = graph.leaf("f32", (1, 1, 2, 5), 0, "g"), graph.leaf("i32", (3, 1, 1, 2), 0, "ids")
+    with pytest.raises(ShapeError, match="not that of rows of this table"):
+        graph.node(TABLE["get_rows_back"], [cotangent, ids], {}, (4, 5))
