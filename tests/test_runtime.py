@@ -328,3 +328,16 @@ def test_ids_of_get_rows_back_have_no_fourth_dimension() -> None:
     cotangent, ids = graph.leaf("f32", (1, 1, 2, 5), 0, "g"), graph.leaf("i32", (3, 1, 1, 2), 0, "ids")
     with pytest.raises(ShapeError, match="not that of rows of this table"):
         graph.node(TABLE["get_rows_back"], [cotangent, ids], {}, (4, 5))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_a_run_leaves_the_caller_on_the_cpus_it_was_given_since_the_last(graph: Path) -> None:
+    cpus = os.sched_getaffinity(0)
+    with gg.Runtime(graph, threads=len(cpus)) as rt:
+        rt.loss(*batch_of(4, 16))
+        try:
+            os.sched_setaffinity(0, {min(cpus)})
+            rt.loss(*batch_of(4, 16))
+            assert os.sched_getaffinity(0) == {min(cpus)}
+        finally:
+            os.sched_setaffinity(0, cpus)

@@ -36,6 +36,7 @@ struct gg_pool {
     int        n_spins;
     bool       pinned;    /* thread i runs on the i-th CPU of `cpus` and nowhere else */
     cpu_set_t  cpus;      /* those the program may run on */
+    cpu_set_t  first_cpu; /* the caller's during a run */
     void     (*body)(void *arg, int ith); /* NULL: workers return */
     void      *arg;
     struct worker {
@@ -106,20 +107,21 @@ void gg_pool_barrier(gg_pool *pool)
     }
 }
 
-static void pin(const gg_pool *pool, int ith)
+static cpu_set_t cpu_of(const gg_pool *pool, int ith)
 {
     cpu_set_t own;
     CPU_ZERO(&own);
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &pool->cpus) && ith-- == 0) CPU_SET(cpu, &own);
-    sched_setaffinity(0, sizeof own, &own); /* a wish: where it is refused, the system places the thread */
+    return own;
 }
 
 static void *work(void *arg)
 {
     struct worker *self = arg;
     gg_pool *pool = self->pool;
-    if (pool->pinned) pin(pool, self->ith);
+    cpu_set_t own = cpu_of(pool, self->ith);
+    if (pool->pinned) sched_setaffinity(0, sizeof own, &own); /* a wish: refused, the system places the thread */
     for (unsigned phase = 0;; phase++) {
         gate_wait(&pool->start, phase, pool->n_spins);
         if (!pool->body) return NULL;
@@ -133,10 +135,12 @@ void gg_pool_run(gg_pool *pool, void (*body)(void *arg, int ith), void *arg)
     pool->body = body;
     pool->arg = arg;
     if (pool->n_threads > 1) gate_open(&pool->start);
-    if (pool->pinned) pin(pool, 0);
+    cpu_set_t before;
+    bool pinned = pool->pinned && sched_getaffinity(0, sizeof before, &before) == 0;
+    if (pinned) sched_setaffinity(0, sizeof pool->first_cpu, &pool->first_cpu);
     body(arg, 0);
     gg_pool_barrier(pool);
-    if (pool->pinned) sched_setaffinity(0, sizeof pool->cpus, &pool->cpus);
+    if (pinned) sched_setaffinity(0, sizeof before, &before);
 }
 
 /* How many CPUs this thread may run on, not how many the machine has; cpus holds them, or none if it is too small. */
@@ -176,6 +180,7 @@ gg_pool *gg_pool_new(int n_threads)
     int n_cpus = find_cpus(&pool->cpus);
     pool->n_spins = n_threads <= n_cpus ? N_SPINS : 0;
     pool->pinned = n_threads > 1 && n_threads == CPU_COUNT(&pool->cpus);
+    pool->first_cpu = cpu_of(pool, 0);
     if (start_workers(pool)) return pool;
     gg_pool_free(pool);
     return NULL;
