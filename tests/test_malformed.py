@@ -478,8 +478,9 @@ def test_a_graph_larger_than_allowed_is_refused(sample: Sample, limits: Limits, 
 
 @pytest.mark.parametrize("command", ["inspect", "train", "bench", "generate"])
 def test_limits_are_options_of_the_commands_that_open_files(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where no run is yet
     (tmp_path / "graph.bin").write_bytes(SAMPLES[4].content)
     assert run([command, str(tmp_path / "graph.bin"), "--max-tensors", "2"]) == 1
     assert "byte 0x8: 6 tensors, at most 2 are allowed" in capsys.readouterr().err
