@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ggmlgraph.initializers import zeros as zeros
     from ggmlgraph.ops import *  # noqa: F403
     from ggmlgraph.params import Params as Params
+    from ggmlgraph.rotary import RotaryScaling as RotaryScaling
+    from ggmlgraph.rotary import rotate as rotate
     from ggmlgraph.runtime import Runtime as Runtime
     from ggmlgraph.tensor import Tensor as Tensor
     from ggmlgraph.tracer import Graph as Graph
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Dim": "dim", "Graph": "tracer", "Params": "params", "Runtime": "runtime", "Tensor": "tensor", "trace": "tracer",
+    "RotaryScaling": "rotary", "rotate": "rotary",
     "normal": "initializers", "ones": "initializers", "residual": "initializers", "zeros": "initializers",
 }  # fmt: skip
 

@@ -26,13 +26,14 @@ from ggmlgraph.runtime import Batch, Runtime
 from ggmlgraph.sources import Source
 from ggmlgraph.stored import QUANTISED, Joined, Stored
 from ggmlgraph.tokenizer import Tokenizer
-from ggmlgraph.tracer import Graph, trace
+from ggmlgraph.tracer import Graph, Node, trace
 
 Index = Callable[[str, int], NDArray[np.int64] | None]  # name and number of rows of a parameter: its rows' other order
 
 MAX_SIZE = 1 << 31
-ABSENT_AS_0 = ("head_dim", "n_ff", "window")  # fields whose 0 says that nothing was said
+ABSENT_AS_0 = ("head_dim", "n_ff", "window", "rope_n_ctx_orig")  # fields whose 0 says that nothing was said
 MAX_LISTED = 4  # tensors named in an error
+SAME = 1e-4  # relative: constants are computed in single precision there
 CHECK_CTX = 64
 CLEARLY_BELOW = 0.8  # of ln(n_vocab): what a trained model's loss on plain English is under
 CLEARLY_BETTER = 0.99
@@ -137,7 +138,9 @@ def _check_sizes(source: Source, types: Mapping[str, type]) -> None:
         if name not in types:
             raise UsageError(f"{source.architecture} has no field {name!r}; its fields are: {', '.join(types)}")
         fits = type(value) is types[name] or (types[name] is float and type(value) is int)
-        if not fits or (type(value) is not bool and not (0 < value < MAX_SIZE or (name in ABSENT_AS_0 and value == 0))):
+        if not fits or (
+            type(value) not in (bool, str) and not (0 < value < MAX_SIZE or (name in ABSENT_AS_0 and value == 0))
+        ):
             raise FormatError(f"{source.path}: {name} is {value!r}")
     n_layer, n_embd, n_head = (config.get(name, 1) for name in ("n_layer", "n_embd", "n_head"))
     if n_layer > len(source.tensors):
@@ -151,9 +154,12 @@ def match(graph: Graph, source: Source) -> Weights:
     weights: dict[str, Callable[[], Iterator[NDArray[Any]]]] = {}
     used, missing, misshaped = set(), [], []
     for node in graph.nodes:
+        theirs = source.format.theirs(node.name)
+        if node.values and theirs in source.tensors:
+            _check_constant(node, source)
+            used.add(theirs)
         if not node.initializer:
             continue
-        theirs = source.format.theirs(node.name)
         if theirs not in source.tensors:
             missing.append(theirs or node.name)
             continue
@@ -169,6 +175,14 @@ def match(graph: Graph, source: Source) -> Weights:
         listed = "; ".join(f"{_listed(names)} {word}" for word, names in faults if names)
         raise FormatError(f"{source.path}: these are not the tensors of {source.architecture}: {listed}")
     return weights
+
+
+def _check_constant(node: Node, source: Source) -> None:
+    """Raise FormatError if what a config says is not what a tensor of the checkpoint says."""
+    stored, ours = source.tensors[source.format.theirs(node.name)], np.frombuffer(node.values or b"", np.float32)
+    if stored.shape != node.shape or not np.allclose(np.concatenate(list(stored.chunks())), ours, rtol=SAME):
+        scaling = " ".join(f"{name}={value}" for name, value in source.config.items() if name.startswith("rope_"))
+        raise FormatError(f"{source.path}: {node.name} is not what follows from {scaling}: give other values of these")
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,12 @@ def _record(graph: Graph, i: int, name: str, seed: int, weights: Weights | None)
         flags=node.flags,
         op_params=b"" if node.op is None else pack_params(node.op, node.params),
         src=node.src,
-        data=_weights(node, name, seed, weights) if node.initializer else None,
+        data=_weights(node, name, seed, weights) if node.initializer else _constant(node),
     )
+
+
+def _constant(node: Node) -> Callable[[], Iterable[bytes]] | None:
+    return None if node.values is None else partial(iter, [node.values])
 
 
 def _weights(node: Node, name: str, seed: int, weights: Weights | None) -> Callable[[], Iterator[memoryview]]:

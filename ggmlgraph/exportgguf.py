@@ -39,6 +39,7 @@ def export(model: Trained, path: Path, kind: str) -> list[str]:
     outgoing = trained.outgoing(model, known)
     n_vocab = model.config["n_vocab"]
     vocabulary, notes = gguftokenizer.section(model.tokenizer, n_vocab)
+    outgoing |= {name: Outgoing(name, c.shape, c.chunks) for name, c in model.constants.items()}
     chosen = {name: _type(tensor, kind) for name, tensor in outgoing.items()}
     smaller = [name for name, t in chosen.items() if t == "f16" != kind]
     if smaller:

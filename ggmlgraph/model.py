@@ -136,11 +136,12 @@ def _blame(path: Path, work: Callable[[], Result]) -> Result:
 
 
 def field_types(model: Model) -> dict[str, Any]:
-    """Names and types of the config's fields."""
+    """Names and types of the config's fields, those that are seldom set (by name only) behind the others."""
     if model.config is None:
         return {}
     hints = typing.get_type_hints(model.config)
-    return {field.name: hints[field.name] for field in dataclasses.fields(model.config) if field.init}
+    fields = sorted(dataclasses.fields(model.config), key=lambda field: field.kw_only is True)
+    return {field.name: hints[field.name] for field in fields if field.init}
 
 
 def parse_fields(model: Model, assignments: Sequence[str]) -> dict[str, Any]:

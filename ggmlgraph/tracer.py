@@ -26,6 +26,9 @@ from ggmlgraph.optable import TABLE, Op
 from ggmlgraph.tensor import Tensor
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ggmlgraph.export import Weights
 
 PACKAGE = Path(__file__).resolve().parent
@@ -46,6 +49,7 @@ class Node:
     where: str  # "file.py:41" of the call
     feed: str = ""  # what an input is filled with
     initializer: Initializer | None = None
+    values: bytes | None = None  # of a constant, float32
 
 
 def trace(
@@ -159,6 +163,12 @@ class Graph:
         dtype = self.types.get(name, "f32")
         flags = PARAM if dtype == "f32" else 0
         return self._leaf(name, shape, dtype, flags, self.here(), initializer=initializer)
+
+    def constant(self, name: str, values: NDArray[np.float32]) -> Tensor:
+        """A leaf of these values, float32, neither trained nor fed; the same one when asked for again."""
+        if name in self._names:
+            return Tensor(self, self._names[name])
+        return self._leaf(name, values.shape, "f32", 0, self.here(), values=values.astype("<f4").tobytes())
 
     def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
         self._names[name] = self.core.leaf(dtype, shape, flags, name)
@@ -296,8 +306,8 @@ class Graph:
         """One line per node, parameters and inputs first."""
         for i, node in enumerate(self.nodes):
             if node.op is None:
-                kind = f"param {node.initializer.spec}" if node.initializer else f"input {node.feed}"
-                yield f"{self.describe(i)} = {kind}"
+                other = "constant" if node.values else f"input {node.feed}"
+                yield f"{self.describe(i)} = {f'param {node.initializer.spec}' if node.initializer else other}"
         for i, node in enumerate(self.nodes):
             if node.op is not None:
                 arguments = [self.label(s) for s in node.src if s >= 0]

@@ -8,6 +8,7 @@ function traces to. Weights are tensors of graph.bin or of a checkpoint, streame
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph, trace
 
 NOT_SAID = ("window",)  # what a kind need not say: within its n_ctx the model is the same
+ROUNDING = 1e-6  # relative, of a number that a kind of checkpoint says in another way
 FEED_FORWARD = ("blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight")
 
 
@@ -40,6 +42,7 @@ class Trained:
     architecture: str  # a model of ggmlgraph.models
     config: dict[str, Any]  # fields of its Config; sizes left open there are filled in
     tensors: dict[str, Stored]  # by our names
+    constants: dict[str, Stored]  # tensors that follow from the config, and which GGUF files have
     tokenizer: Tokenizer | None
     n_ctx: int  # how many tokens it looks back on
 
@@ -64,6 +67,7 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
     ours = _trace(graph_path, meta)
     _check_same(graph_path, graph, ours)
     shapes = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
+    constants = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.values}
     stored = _inside(graph_path, graph, shapes)
     if saved:
         stored |= _saved(saved, {name: shapes[name] for name, s in stored.items() if s.dtype == "f32"})
@@ -73,6 +77,7 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
         architecture=meta.model,
         config=_filled(dataclasses.asdict(ours.config), shapes),
         tensors=stored,
+        constants=_inside(graph_path, graph, constants),
         tokenizer=_tokenizer(graph, rundir.tokenizer_path(graph_path.parent) if saved else None),
         n_ctx=n_ctx or meta.limits.get("ctx") or sizes.get("ctx") or meta.sizes["ctx"],
     )
@@ -98,7 +103,9 @@ def _trace(path: Path, meta: Metadata) -> Graph:
 def _check_same(path: Path, graph: cgraph.CGraph, ours: Graph) -> None:
     root, records = graph.find(OUTPUT), export.records(ours)
     wanted = next(i for i, record in enumerate(records) if record.name == OUTPUT)
-    if root is None or cgraph.computation(graph.records, root) != cgraph.computation(records, wanted):
+    same = root is not None and cgraph.computation(graph.records, root) == cgraph.computation(records, wanted)
+    values = {node.name: node.values for node in ours.nodes if node.values}
+    if not same or any(_leaf(graph, name) != constant for name, constant in values.items()):
         raise UnsupportedError(
             f"{path}: the graph is not that of our {ours.model}: other programs would compute something else"
         )
@@ -182,12 +189,14 @@ def keys(trained: Trained, known: Format) -> dict[str, Any]:
     Raises UnsupportedError if that would be read as another model: some kinds cannot say every setting.
     """
     said = known.keys(trained.config)
-    tensors = {known.theirs(name): stored for name, stored in trained.tensors.items()}
+    tensors = {known.theirs(name): stored for name, stored in (trained.tensors | trained.constants).items()}
     read = known.config(naming.Checkpoint(said, tensors), {})
     config_class = model.load(trained.architecture).config
     assert config_class is not None
     defaults = _filled(dataclasses.asdict(config_class()), {name: s.shape for name, s in trained.tensors.items()})
     for name, wanted in trained.config.items():
-        if name not in NOT_SAID and read.get(name, defaults[name]) != wanted:
+        found = read.get(name, defaults[name])
+        same = math.isclose(found, wanted, rel_tol=ROUNDING) if isinstance(wanted, float) else found == wanted
+        if name not in NOT_SAID and not same:
             raise UnsupportedError(f"{trained.path}: {known.id} cannot say {name} {wanted!r}")
     return said

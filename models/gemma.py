@@ -13,7 +13,7 @@ from ggmlgraph.models.llama import attend
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(gg.RotaryScaling):
     """Sizes. n_head_kv 1: one key and value head serves all (multi-query attention)."""
 
     n_vocab: int = 256000
@@ -33,8 +33,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     q = p.linear("attn_q", x, c.n_head * c.head_dim).reshape(batch, ctx, c.n_head, c.head_dim)
     k = p.linear("attn_k", x, c.n_head_kv * c.head_dim).reshape(batch, ctx, c.n_head_kv, c.head_dim)
     v = p.linear("attn_v", x, c.n_head_kv * c.head_dim).reshape(batch, ctx, c.n_head_kv, c.head_dim)
-    q = gg.rope(q, p.positions(ctx), n_dims=c.head_dim, mode=2, freq_base=c.rope_freq_base)
-    k = gg.rope(k, p.positions(ctx), n_dims=c.head_dim, mode=2, freq_base=c.rope_freq_base)
+    q, k = (gg.rotate(p, t, c, n_dims=c.head_dim, mode=2) for t in (q, k))
     return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
 
 

@@ -13,7 +13,7 @@ from ggmlgraph.models.llama import attend
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(gg.RotaryScaling):
     """Sizes. n_ff 0 means 4 n_embd; rotary_pct is the part of each head that is rotated."""
 
     n_vocab: int = 50432
@@ -35,8 +35,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
 
     qkv = p.linear("attn_qkv", x, 3 * n_embd, bias=True)
     q, k, v = (qkv[..., i * n_embd : (i + 1) * n_embd].reshape(batch, ctx, c.n_head, head_dim) for i in range(3))
-    q = gg.rope(q, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
-    k = gg.rope(k, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
+    q, k = (gg.rotate(p, t, c, n_dims=n_rot, mode=2) for t in (q, k))
     return p.linear("attn_output", attend(q, k, v), n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
 
 

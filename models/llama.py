@@ -16,7 +16,7 @@ Half = Callable[[gg.Params, gg.Tensor, Any], gg.Tensor]  # of a block
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(gg.RotaryScaling):
     """Sizes. 0 means: n_head_kv, n_head; n_ff, the paper's 8/3 n_embd rounded up to a multiple of 256; head_dim,
     n_embd / n_head."""
 
@@ -53,8 +53,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     q = p.linear("attn_q", x, c.n_head * head_dim).reshape(batch, ctx, c.n_head, head_dim)
     k = p.linear("attn_k", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
     v = p.linear("attn_v", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
-    q = gg.rope(q, p.positions(ctx), n_dims=head_dim, mode=0, freq_base=c.rope_freq_base)
-    k = gg.rope(k, p.positions(ctx), n_dims=head_dim, mode=0, freq_base=c.rope_freq_base)
+    q, k = (gg.rotate(p, t, c, n_dims=head_dim, mode=0) for t in (q, k))
     return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
 
 
@@ -89,6 +88,9 @@ def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.T
     return p.cross_entropy(logits(p, tokens, c), targets)
 
 
+LLAMA3_1: dict[str, Any] = {
+    "rope_freq_base": 500000.0, "rope_scaling": "llama3", "rope_n_ctx_orig": 8192, "rope_beta_fast": 4.0,
+}  # fmt: skip
 PRESETS = {
     "llama-7b": Config(n_embd=4096, n_head=32, n_layer=32, norm_eps=1e-6),
     "llama-13b": Config(n_embd=5120, n_head=40, n_layer=40, norm_eps=1e-6),
@@ -99,6 +101,14 @@ PRESETS = {
     "llama2-70b": Config(n_embd=8192, n_head=64, n_head_kv=8, n_layer=80, n_ff=28672),
     "llama3-8b": Config(128256, 4096, 32, 8, 32, 14336, rope_freq_base=500000.0),
     "llama3-70b": Config(128256, 8192, 64, 8, 80, 28672, rope_freq_base=500000.0),
+    "llama3.1-8b": Config(128256, 4096, 32, 8, 32, 14336, rope_factor=8.0, **LLAMA3_1),
+    "llama3.1-70b": Config(128256, 8192, 64, 8, 80, 28672, rope_factor=8.0, **LLAMA3_1),
+    "llama3.1-405b": Config(128256, 16384, 128, 8, 126, 53248, rope_factor=8.0, **LLAMA3_1),
+    "llama3.2-1b": Config(128256, 2048, 32, 8, 16, 8192, tied=True, rope_factor=32.0, **LLAMA3_1),
+    "llama3.2-3b": Config(128256, 3072, 24, 8, 28, 8192, tied=True, rope_factor=32.0, **LLAMA3_1),
+    "smollm2-135m": Config(49152, 576, 9, 3, 30, 1536, rope_freq_base=100000.0, tied=True),
+    "smollm2-360m": Config(49152, 960, 15, 5, 32, 2560, rope_freq_base=100000.0, tied=True),
+    "smollm2-1.7b": Config(49152, 2048, 32, 32, 24, 8192, rope_freq_base=130000.0, tied=True),
     "tinyllama-1.1b": Config(n_embd=2048, n_head=32, n_head_kv=4, n_layer=22),
     "stories260k": Config(512, 64, 8, 4, 5, 172, tied=True),  # llama2.c's
     "stories15m": Config(n_embd=288, n_head=6, n_layer=6, n_ff=768, tied=True),

@@ -13,7 +13,7 @@ from ggmlgraph.models.llama import attend
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(gg.RotaryScaling):
     """Sizes. 0 means: n_head_kv, n_head; n_ff, 4 n_embd. rotary_pct is the part of each head that is rotated."""
 
     n_vocab: int = 51200
@@ -36,8 +36,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     q = p.linear("attn_q", x, n_embd, bias=True).reshape(batch, ctx, c.n_head, head_dim)
     k = p.linear("attn_k", x, n_head_kv * head_dim, bias=True).reshape(batch, ctx, n_head_kv, head_dim)
     v = p.linear("attn_v", x, n_head_kv * head_dim, bias=True).reshape(batch, ctx, n_head_kv, head_dim)
-    q = gg.rope(q, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
-    k = gg.rope(k, p.positions(ctx), n_dims=n_rot, mode=2, freq_base=c.rope_freq_base)
+    q, k = (gg.rotate(p, t, c, n_dims=n_rot, mode=2) for t in (q, k))
     return p.linear("attn_output", attend(q, k, v), n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
 
 

@@ -29,8 +29,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     q = p.linear("attn_q", x, c.n_head * head_dim, bias=True).reshape(batch, ctx, c.n_head, head_dim)
     k = p.linear("attn_k", x, n_head_kv * head_dim, bias=True).reshape(batch, ctx, n_head_kv, head_dim)
     v = p.linear("attn_v", x, n_head_kv * head_dim, bias=True).reshape(batch, ctx, n_head_kv, head_dim)
-    q = gg.rope(q, p.positions(ctx), n_dims=head_dim, mode=2, freq_base=c.rope_freq_base)
-    k = gg.rope(k, p.positions(ctx), n_dims=head_dim, mode=2, freq_base=c.rope_freq_base)
+    q, k = (gg.rotate(p, t, c, n_dims=head_dim, mode=2) for t in (q, k))
     return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
 
 

@@ -30,8 +30,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     k = p.linear("attn_k", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
     v = p.linear("attn_v", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
     q, k = p.rms_norm("attn_q_norm", q, c.norm_eps), p.rms_norm("attn_k_norm", k, c.norm_eps)
-    q = gg.rope(q, p.positions(ctx), n_dims=head_dim, mode=2, freq_base=c.rope_freq_base)
-    k = gg.rope(k, p.positions(ctx), n_dims=head_dim, mode=2, freq_base=c.rope_freq_base)
+    q, k = (gg.rotate(p, t, c, n_dims=head_dim, mode=2) for t in (q, k))
     return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
 
 

@@ -160,6 +160,7 @@ SPELLINGS = {
     "transformers 4": {"rope_theta": 500.0, "rotary_emb_base": 500, "rotary_pct": 0.5},
     "transformers 5": {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.5, "rope_type": "default"}},
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 LLAMA_PAIRS = {
     "general.architecture": "llama", "llama.embedding_length": 8, "llama.block_count": 2, "llama.context_length": 32,
     "llama.feed_forward_length": 12, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
@@ -691,8 +692,14 @@ def test_missing_unknown_and_misshaped_tensors_are_listed_in_one_error(tmp_path:
         ({"model_type": None}, UnsupportedError, "architecture"),
         ({"hidden_act": "relu"}, UnsupportedError, "relu"),
         ({"attention_bias": True}, UnsupportedError, "attention_bias"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, UnsupportedError, "linear"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, UnsupportedError, "llama3"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedError, "dynamic"),
+        ({"rope_scaling": {"type": ["yarn"]}}, UnsupportedError, "rope_scaling.type is"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, FormatError, "rope_factor"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, UsageError, "rope_factor"),
+        ({"rope_parameters": YARN | {"factor": "2"}}, FormatError, "rope_"),
+        ({"rope_parameters": YARN | {"truncate": False}}, UnsupportedError, "truncate"),
+        ({"rope_parameters": YARN | {"original_max_position_embeddings": -1}}, FormatError, "rope_n_ctx_orig"),
+        ({"rope_parameters": YARN | {"beta_fast": 1}}, UsageError, "rope_beta_slow < rope_beta_fast"),
         ({"rms_norm_eps": None}, FormatError, "norm_eps"),
         ({"rms_norm_eps": "small"}, FormatError, "norm_eps"),
         ({"num_hidden_layers": 10**9}, FormatError, "layers"),
@@ -778,7 +785,23 @@ def gguf_files() -> Iterator[tuple[str, bytes]]:
     yield "a tensor twice", head + struct.pack("<QQ", 2, 0) + ck.gguf_info("a", (8,), 0, 0) * 2 + bytes(256)
     yield "no architecture", ck.gguf_bytes({}, ARRAYS)
     yield "another architecture", ck.gguf_bytes({"general.architecture": "mamba"}, ARRAYS)
-    yield "scaled positions", ck.gguf_bytes(LLAMA_PAIRS | {"llama.rope.scaling.type": "yarn"}, weights(LLAMA))
+    yield "scaled positions", ck.gguf_bytes(LLAMA_PAIRS | {"llama.rope.scaling.type": "longrope"}, weights(LLAMA))
+    yarn = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+    yield "YaRN of what context", ck.gguf_bytes(LLAMA_PAIRS | yarn, weights(LLAMA))
+    yield (
+        "another YaRN",
+        ck.gguf_bytes(LLAMA_PAIRS | yarn | {"llama.rope.scaling.yarn_log_multiplier": 0.1}, weights(LLAMA)),
+    )
+    for name, factors in {
+        "too many": np.ones(3, "<f4"),
+        "infinite": np.array([np.inf], "<f4"),
+        "others": 3 * np.ones(1, "<f4"),
+    }.items():
+        yield f"{name} frequency factors", ck.gguf_bytes(LLAMA_PAIRS, weights(LLAMA) | {"rope_freqs.weight": factors})
+    yield (
+        "frequency factors in a square",
+        ck.gguf_bytes(LLAMA_PAIRS, weights(LLAMA) | {"rope_freqs.weight": np.ones((1, 1), "<f4")}),
+    )
     yield "half a rotation", ck.gguf_bytes(LLAMA_PAIRS | {"llama.rope.dimension_count": 1}, weights(LLAMA))
     yield "tensors of nothing", ck.gguf_bytes(LLAMA_PAIRS, ARRAYS)
 

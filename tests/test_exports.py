@@ -32,18 +32,25 @@ from ggmlgraph.tokenizersettings import Settings
 from ggmlgraph.tracer import trace
 
 SIZES = {"n_vocab": 256, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_ff": 48}
+YARN = {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_n_ctx_orig": 16, "rope_beta_fast": 4.0}
+LLAMA3 = YARN | {"rope_scaling": "llama3"}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama, tied, heads of another size": ("llama", {"n_head_kv": 2, "tied": True, "head_dim": 12}),
+    "llama, linear": ("llama", {"rope_scaling": "linear", "rope_factor": 4.0}),
+    "llama, yarn": ("llama", YARN | {"rope_beta_slow": 0.5, "rope_attn_factor": 0.9}),
+    "llama, llama3": ("llama", LLAMA3 | {"head_dim": 20}),
     "mistral": ("mistral", {"window": 64}),
     "mixtral": ("mixtral", {"n_expert": 3}),
     "qwen2": ("qwen2", {"n_head_kv": 2}),
+    "qwen2, yarn": ("qwen2", YARN | {"n_head_kv": 2}),
     "qwen3": ("qwen3", {"head_dim": 12}),
     "gemma": ("gemma", {"head_dim": 12}),
     "phi2": ("phi2", {"rotary_pct": 0.5}),
     "gpt2": ("gpt2", {"n_ctx": 64}),
     "gpt2, untied": ("gpt2", {"n_ctx": 64, "tied": False}),
     "gpt_neox": ("gpt_neox", {}),
+    "gpt_neox, yarn": ("gpt_neox", YARN | {"rotary_pct": 0.5}),
     "gpt_neox, sequential": ("gpt_neox", {"parallel_residual": False, "rotary_pct": 1.0}),
 }
 
@@ -188,6 +195,22 @@ def test_a_setting_that_the_format_cannot_say_is_refused(tmp_path: Path) -> None
     with pytest.raises(UnsupportedError, match="cannot say exact_gelu True"):
         exportgguf.export(model, tmp_path / "m.gguf", "f32")
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+def test_a_scaling_that_llamacpp_does_not_know_of_an_architecture_is_refused(tmp_path: Path) -> None:
+    model = trained.find(graph_of("qwen2", tmp_path / "g.bin", BytesTokenizer(), n_head_kv=2, **LLAMA3))
+    with pytest.raises(UnsupportedError, match="cannot say rope_scaling 'llama3'"):
+        exportgguf.export(model, tmp_path / "m.gguf", "f32")
+
+
+def test_a_constant_other_than_the_config_says_is_another_model(tmp_path: Path) -> None:
+    graph = graph_of("llama", tmp_path / "g.bin", BytesTokenizer(), **LLAMA3)
+    factors = trained.find(graph).constants["rope_freqs.weight"]
+    with graph.open("r+b") as file:
+        file.seek(factors.offset)
+        file.write(np.float32(2).tobytes())
+    with pytest.raises(UnsupportedError, match="not that of our llama"):
+        trained.find(graph)
 
 
 def test_a_weight_beyond_f16_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

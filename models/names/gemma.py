@@ -5,6 +5,7 @@ Hugging Face stores the gains of norms less 1. What its config calls "gelu" was 
 
 from __future__ import annotations
 
+from ggmlgraph import rotarynames
 from ggmlgraph.models.names import llama
 from ggmlgraph.naming import Format, Key, Rows
 
@@ -20,6 +21,7 @@ HUGGING_FACE = Format(
         "head_dim": Key(("head_dim",)),
         "norm_eps": Key(("rms_norm_eps",)),
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
+        **rotarynames.huggingface(),
     },
     tensors={ours: theirs for ours, theirs in llama.TENSORS.items() if ours != "output"},
     gains_less_one=True,
@@ -27,7 +29,6 @@ HUGGING_FACE = Format(
         (Key(("hidden_activation", "hidden_act")), ("gelu_pytorch_tanh", "gelu")),
         (Key(("attention_bias",)), (False,)),
         (Key(("tie_word_embeddings",)), (True,)),
-        (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
     ),
     skip=(*llama.HUGGING_FACE.skip, r"lm_head\.weight"),  # a copy of the embedding
 )
@@ -44,8 +45,8 @@ GGUF = Format(
         "head_dim": Key(("gemma.attention.key_length",)),
         "norm_eps": Key(("gemma.attention.layer_norm_rms_epsilon",)),
         "rope_freq_base": Key(("gemma.rope.freq_base",), 10000.0),
+        **rotarynames.gguf("gemma"),
     },
-    only=((Key(("gemma.rope.scaling.type",)), ("none",)),),
 )
 
 FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

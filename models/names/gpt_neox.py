@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ggmlgraph import rotarynames
 from ggmlgraph.models.names.llama import LIT_ABSENT
 from ggmlgraph.naming import Format, Key, RotaryShare, RowOrder, Rows
 
@@ -20,6 +21,7 @@ HUGGING_FACE = Format(
         "n_ff": Key(("intermediate_size",)),
         "norm_eps": Key(("layer_norm_eps",)),
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rotary_emb_base", "rope_theta"), 10000.0),
+        **rotarynames.huggingface(),
         "rotary_pct": Key(("rope_parameters.partial_rotary_factor", "rotary_pct"), 0.25),
         "parallel_residual": Key(("use_parallel_residual",), True),
     },
@@ -39,7 +41,6 @@ HUGGING_FACE = Format(
         (Key(("hidden_act",)), ("gelu",)),
         (Key(("attention_bias",)), (True,)),
         (Key(("tie_word_embeddings",)), (False,)),
-        (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
     ),
     skip=(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
 )
@@ -54,12 +55,12 @@ GGUF = Format(
         "n_ff": Key(("gptneox.feed_forward_length",)),
         "norm_eps": Key(("gptneox.attention.layer_norm_epsilon",)),
         "rope_freq_base": Key(("gptneox.rope.freq_base",), 10000.0),
+        **rotarynames.gguf("gptneox"),
         "rotary_pct": RotaryShare(
             "gptneox.rope.dimension_count", "gptneox.embedding_length", "gptneox.attention.head_count", default=1.0
         ),
         "parallel_residual": Key(("gptneox.use_parallel_residual",), True),
     },
-    only=((Key(("gptneox.rope.scaling.type",)), ("none",)),),
 )
 
 LITGPT = Format(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ggmlgraph import rotarynames
 from ggmlgraph.naming import (
     Columns,
     Format,
@@ -36,10 +37,7 @@ TENSORS = {
     "output_norm": "model.norm",
     "output": "lm_head",
 }
-SAME_MODEL = (
-    (Key(("hidden_act",)), ("silu",)),
-    (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
-)
+SAME_MODEL = ((Key(("hidden_act",)), ("silu",)),)
 
 HUGGING_FACE = Format(
     id="llama",
@@ -53,6 +51,7 @@ HUGGING_FACE = Format(
         "head_dim": Key(("head_dim",), 0),
         "norm_eps": Key(("rms_norm_eps",)),
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
+        **rotarynames.huggingface(),
         "tied": Key(("tie_word_embeddings",), False),
     },
     tensors=TENSORS,
@@ -66,8 +65,8 @@ HUGGING_FACE = Format(
 )
 
 
-def gguf_sizes(prefix: str) -> dict[str, Value]:
-    """Where GGUF gives the sizes of a model of LLaMA's kind."""
+def gguf_sizes(prefix: str, *, llama3: bool = False) -> dict[str, Value]:
+    """Where GGUF gives the sizes of a model of LLaMA's kind. llama3: as rotarynames.gguf."""
     return {
         "n_vocab": Rows("token_embd.weight"),
         "n_embd": Key((f"{prefix}.embedding_length",)),
@@ -78,18 +77,17 @@ def gguf_sizes(prefix: str) -> dict[str, Value]:
         "head_dim": Key((f"{prefix}.attention.key_length",), 0),
         "norm_eps": Key((f"{prefix}.attention.layer_norm_rms_epsilon",)),
         "rope_freq_base": Key((f"{prefix}.rope.freq_base",), 10000.0),
+        **rotarynames.gguf(prefix, llama3=llama3),
         "tied": Without("output.weight"),
     }
 
 
 GGUF = Format(
     id="llama",
-    sizes=gguf_sizes("llama"),
+    sizes=gguf_sizes("llama", llama3=True),
     skip=(r"optimizer\..*",),
     only=(
         (Key(("training.type",)), ("train_model",)),
-        (Key(("llama.rope.scaling.type",)), ("none",)),
-        (Key(("llama.rope.scale_linear",)), (1.0,)),
         (Key(("llama.expert_count",)), (0,)),
         (
             RotaryShare(

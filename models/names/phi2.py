@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ggmlgraph import rotarynames
 from ggmlgraph.naming import Format, Key, RotaryShare, Rows
 
 HUGGING_FACE = Format(
@@ -15,6 +16,7 @@ HUGGING_FACE = Format(
         "n_ff": Key(("intermediate_size",)),
         "norm_eps": Key(("layer_norm_eps",)),
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
+        **rotarynames.huggingface(),
         "rotary_pct": Key(("rope_parameters.partial_rotary_factor", "partial_rotary_factor"), 0.5),
     },
     tensors={
@@ -33,7 +35,6 @@ HUGGING_FACE = Format(
         (Key(("hidden_act",)), ("gelu_new", "gelu_pytorch_tanh")),
         (Key(("qk_layernorm",)), (False,)),
         (Key(("tie_word_embeddings",)), (False,)),
-        (Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type")), ("default",)),
     ),
     skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
 )
@@ -49,11 +50,11 @@ GGUF = Format(
         "n_ff": Key(("phi2.feed_forward_length",)),
         "norm_eps": Key(("phi2.attention.layer_norm_epsilon",)),
         "rope_freq_base": Key(("phi2.rope.freq_base",), 10000.0),
+        **rotarynames.gguf("phi2"),
         "rotary_pct": RotaryShare(
             "phi2.rope.dimension_count", "phi2.embedding_length", "phi2.attention.head_count", default=1.0
         ),
     },
-    only=((Key(("phi2.rope.scaling.type",)), ("none",)),),
 )
 
 FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

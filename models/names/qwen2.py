@@ -18,7 +18,7 @@ GGUF = replace(
     llama.GGUF,
     id="qwen2",
     sizes=llama.gguf_sizes("qwen2"),
-    only=((Key(("qwen2.rope.scaling.type",)), ("none",)),),
+    only=(),
 )
 
 FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

@@ -23,7 +23,7 @@ GGUF = replace(
     llama.GGUF,
     id="qwen3",
     sizes=llama.gguf_sizes("qwen3"),
-    only=((Key(("qwen3.rope.scaling.type",)), ("none",)),),
+    only=(),
 )
 
 FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

@@ -35,17 +35,30 @@ NEOX = {
 }  # fmt: skip
 GPT2 = {"vocab_size": N_VOCAB, "n_embd": 48, "n_head": 6, "n_layer": 2, "n_positions": 64}
 PARTIAL = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default", "partial_rotary_factor": 0.5}}
+SCALED = {"rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 16}
+LINEAR = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "linear", "factor": 4.0}}
+YARN = {"rope_parameters": SCALED | {"rope_type": "yarn", "beta_fast": 4.0, "beta_slow": 0.5}}
+LLAMA3 = {"rope_parameters": SCALED | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA | ROPE),
     "llama, tied": ("Llama", LLAMA | {"tie_word_embeddings": True}),
     "llama, every head its own key": ("Llama", LLAMA | {"num_key_value_heads": 6}),
     "llama, heads of another size": ("Llama", LLAMA | {"head_dim": 20}),
+    "llama, linear": ("Llama", LLAMA | LINEAR),
+    "llama, yarn": ("Llama", LLAMA | YARN),
+    "llama, llama3": ("Llama", LLAMA | LLAMA3 | {"head_dim": 20}),
     "mistral": ("Mistral", LLAMA | ROPE | {"sliding_window": 16}),
     "mistral without window": ("Mistral", LLAMA | {"sliding_window": None, "head_dim": 10}),
     "mixtral": ("Mixtral", LLAMA | ROPE | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "mixtral of one expert in three": ("Mixtral", LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 1}),
     "qwen2": ("Qwen2", LLAMA | ROPE),
     "qwen2, tied": ("Qwen2", LLAMA | {"tie_word_embeddings": True}),
+    "qwen2, yarn": ("Qwen2", LLAMA | {"rope_parameters": SCALED | {"rope_type": "yarn"}}),
+    "qwen2, yarn of a magnitude": (
+        "Qwen2",
+        LLAMA | {"rope_parameters": YARN["rope_parameters"] | {"attention_factor": 0.9}},
+    ),
+    "qwen2, llama3": ("Qwen2", LLAMA | LLAMA3),
     "qwen3": ("Qwen3", LLAMA | ROPE | {"head_dim": 20}),
     "qwen3, tied": ("Qwen3", LLAMA | {"head_dim": 8, "tie_word_embeddings": True}),
     "gemma": ("Gemma", LLAMA | ROPE | {"head_dim": 20, "num_key_value_heads": 1, "pad_token_id": None}),
@@ -54,6 +67,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", GPT2),
     "gpt2, untied": ("GPT2", GPT2 | {"tie_word_embeddings": False, "n_inner": 80}),
     "gpt_neox": ("GPTNeoX", NEOX | PARTIAL),
+    "gpt_neox, yarn": ("GPTNeoX", NEOX | {"rope_parameters": YARN["rope_parameters"] | {"partial_rotary_factor": 0.5}}),
     "gpt_neox, sequential": ("GPTNeoX", NEOX | {"use_parallel_residual": False}),
 }
 
@@ -152,7 +166,9 @@ def spellings(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     rope = config.get("rope_parameters")
     old = {key: value for key, value in config.items() if key != "rope_parameters"}
     if rope:
-        old |= {"rope_theta": rope["rope_theta"], "rotary_emb_base": rope["rope_theta"], "rope_scaling": None}
+        scaling = {key.replace("rope_type", "type"): value for key, value in rope.items() if key != "rope_theta"}
+        scaling = {} if scaling["type"] == "default" else {"rope_scaling": scaling}
+        old |= {"rope_theta": rope["rope_theta"], "rotary_emb_base": rope["rope_theta"], "rope_scaling": None} | scaling
         share = rope.get("partial_rotary_factor")
         old |= {"partial_rotary_factor": share, "rotary_pct": share} if share else {}
     yield old
