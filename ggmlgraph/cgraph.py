@@ -112,7 +112,7 @@ def order(records: Sequence[Record], roots: Sequence[int], dialect: Dialect) -> 
     for root in roots:
         if not 0 <= root < len(records):
             raise UsageError(f"root {root} is not one of {len(records)} records")
-    visited = _visit(records, roots)
+    visited = visit(records, roots)
     leafs = [i for i in visited if _is_leaf(records[i], dialect)]
     nodes = [i for i in visited if not _is_leaf(records[i], dialect)]
     seen = set(visited)
@@ -134,7 +134,7 @@ def _is_leaf(record: Record, dialect: Dialect) -> bool:
     return record.op == "NONE" and not (record.is_param and dialect.param_nodes)
 
 
-def _visit(records: Sequence[Record], roots: Sequence[int]) -> list[int]:
+def visit(records: Sequence[Record], roots: Sequence[int]) -> list[int]:
     """Post-order of what the roots need, without recursion: (record, its next source) on a stack."""
     done: list[int] = []
     seen: set[int] = set()
@@ -162,7 +162,7 @@ def _visit(records: Sequence[Record], roots: Sequence[int]) -> list[int]:
 def computation(records: Sequence[Record], root: int) -> list[tuple[Any, ...]]:
     """How a tensor is computed: equal for two graphs that do the same in the same order, whatever their nodes' names,
     numbers and the types of their weights."""
-    visited = _visit(records, [root])
+    visited = visit(records, [root])
     number = {-1: -1, **{index: k for k, index in enumerate(visited)}}
 
     def step(r: Record) -> tuple[Any, ...]:

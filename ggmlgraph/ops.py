@@ -377,16 +377,21 @@ def out_prod(a: Tensor, b: Tensor) -> Tensor:
     """
 
 
-@op("MUL_MAT_ID", shape="mul_mat_id", rows=("b",), dense=("ids",), work="mul_mat_id", rank=lambda a, b, ids: 3,
+@op("MUL_MAT_ID", shape="mul_mat_id", rows=("a", "b"), dense=("ids",), work="mul_mat_id", rank=lambda a, b, ids: 3,
     vjp=lambda g, y, a, b, ids: (
-        mul_mat_id_back(g, b, ids, shape=a), mul_mat_id(transpose(a), g, ids), None))  # fmt: skip
+        mul_mat_id_back(g, b, ids, shape=a), mul_mat_id_rows_back(a, g, ids), None))  # fmt: skip
 def mul_mat_id(a: Tensor, b: Tensor, ids: Tensor) -> Tensor:
     """Products with the matrices that ids choose, as in a mixture of experts: y[t, u] = b[t, u] @ a[ids[t, u]].T.
 
-    a: (n_expert, m, k); b: (n, n_used, k), or (n, 1, k), a row for all of ids[t]; ids int32 (n, n_used)
-    -> (n, n_used, m). Every id is checked against n_expert when it runs. Rows are grouped by matrix, so that a
-    matrix meets all of its rows in one product.
+    a: (n_expert, m, k), float32 or any type with a decoder; b: (n, n_used, k), or (n, 1, k), a row for all of ids[t];
+    ids int32 (n, n_used) -> (n, n_used, m). Every id is checked against n_expert when it runs. Rows are grouped by
+    matrix, so that a matrix meets all of its rows in one product.
     """
+
+
+@op(shape="mul_mat_id", rows=("a", "g"), dense=("ids",), work="mul_mat_id")
+def mul_mat_id_rows_back(a: Tensor, g: Tensor, ids: Tensor) -> Tensor:
+    """Cotangent of b in mul_mat_id(a, b, ids), a row for each id: y[t, u] = g[t, u] @ a[ids[t, u]]."""
 
 
 @op(shape="mul_mat_id_back", rows=("g", "b"), dense=("ids",), work="mul_mat_id_back")
@@ -431,7 +436,7 @@ def cpy(a: Tensor, b: Tensor) -> Tensor:
     """
 
 
-@op(shape="first", dense=("a",), view=True, kernel=None,
+@op(shape="like", dense=("a",), view=True, kernel=None,
     vjp=lambda g, y, a, by: (cleared(g, by), cont(view_as(g, by), shape=by)))  # fmt: skip
 def updated(a: Tensor, by: Tensor) -> Tensor:
     """a, after `by`, a window of its memory, has been written."""

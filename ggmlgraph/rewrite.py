@@ -66,11 +66,14 @@ def _text(record: Record) -> bytes:
 
 
 def _place(graph: CGraph, records: Sequence[Record], to: Dialect) -> Order:
-    """The file's own order, unless parameters change between leafs and nodes: then ggml's."""
+    """The file's own order, unless parameters change between leafs and nodes: then ggml's if that leaves the computed
+    tensors in theirs, which decides what a CPY changes for whom."""
     if to.param_nodes == DIALECTS[graph.dialect].param_nodes and len(records) == len(graph.records):
         n_leafs = len(graph.leafs)
         return Order(tuple(records[:n_leafs]), tuple(records[n_leafs:]))
     used = {s for i, r in enumerate(records) for s in r.src if s != i}
-    roots = [i for i, r in enumerate(records) if r.op != "NONE" and (r.flags & OUTPUT or i not in used)]
+    nodes = [i for i, r in enumerate(records) if r.op != "NONE"]
+    roots = [i for i in nodes if records[i].flags & OUTPUT or i not in used]
     unused = [i for i, r in enumerate(records) if r.op == "NONE" and r.flags & PARAM and i not in used]
-    return cgraph.order(records, [*roots, *unused], to)
+    visited = [i for i in cgraph.visit(records, roots) if records[i].op != "NONE"]
+    return cgraph.order(records, [*(roots if visited == nodes else nodes), *unused], to)

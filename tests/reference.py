@@ -195,6 +195,10 @@ def _mul_mat_id(a: Array, b: Array, ids: Array) -> Array:
     return np.einsum("tumk,tuk->tum", a[ids], rows)
 
 
+def _mul_mat_id_rows_back(a: Array, g: Array, ids: Array) -> Array:
+    return np.einsum("tumk,tum->tuk", a[ids], g)
+
+
 def _mul_mat_id_back(g: Array, b: Array, ids: Array, shape: Shape) -> Array:
     matrices = np.zeros(shape)
     rows = np.tile(b, (1, ids.shape[-1] // b.shape[-2], 1))
@@ -687,6 +691,7 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "out_prod": _out_prod,
     "mul_mat_id": _mul_mat_id,
     "mul_mat_id_back": _mul_mat_id_back,
+    "mul_mat_id_rows_back": _mul_mat_id_rows_back,
     "dup": lambda a: a,
     "cont": lambda a, shape=None: a.reshape(a.shape if shape is None else shape),
     "reshape": lambda a, shape: a.reshape(shape),
@@ -1071,9 +1076,15 @@ def _mul_mat_ids() -> Iterator[Sample]:
     for n_expert, m, k, n, n_used, n_rows in EXPERTS:
         yield Sample((_f32((n_expert, m, k)), _f32((n, n_rows, k)), _ids((n, n_used), n_expert)))
     ids = _ids((7, 2), 4)
-    yield Sample((_f32((4, 5, 33), layout="transposed"), _f32((7, 2, 33), layout="sliced"), ids))
+    yield Sample((_f32((4, 5, 33), layout="sliced"), _f32((7, 2, 33), layout="sliced"), ids))
     yield Sample((_f32((4, 5, 33), layout="permuted"), _f32((7, 2, 33), layout="permuted"), ids))
     yield Sample((_f32((4, 5, 33)), _f32((7, 1, 33)), Operand((7, 2), "values", values=(1, 1, 3), dtype="i32")))
+
+
+def _mul_mat_id_rows_backs() -> Iterator[Sample]:
+    for n_expert, m, k, n, n_used, _ in EXPERTS:
+        yield Sample((_f32((n_expert, m, k)), _f32((n, n_used, m)), _ids((n, n_used), n_expert)))
+    yield Sample((_f32((4, 5, 33), layout="permuted"), _f32((7, 2, 5), layout="sliced"), _ids((7, 2), 4)))
 
 
 def _mul_mat_id_backs() -> Iterator[Sample]:
@@ -1687,6 +1698,7 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "out_prod": _out_prods(),
     "mul_mat_id": _mul_mat_ids(),
     "mul_mat_id_back": _mul_mat_id_backs(),
+    "mul_mat_id_rows_back": _mul_mat_id_rows_backs(),
     "dup": _few(_unary()),
     "cont": _conts(),
     "reshape": _reshapes(),

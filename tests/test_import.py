@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph import dialect
+from ggmlgraph import cgraph, dialect
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
 from ggmlgraph.models import gpt_neox, llama
+from ggmlgraph.optable import TABLE
 from ggmlgraph.runtime import import_file
 
 LEAF, NODE = dialect.V2.leaf, dialect.V2.node
@@ -45,6 +47,26 @@ def find_node(content: bytes, op: str) -> int:
 
 def test_valid_file_loads(tmp_path: Path, valid: bytes) -> None:
     load(tmp_path, valid)
+
+
+UNSUPPORTED = {
+    "FLASH_ATTN_BACK", "SSM_CONV", "SSM_SCAN", "WIN_PART", "WIN_UNPART", "GET_REL_POS", "ADD_REL_POS", "RWKV_WKV",
+    "FLASH_ATTN", "FLASH_FF",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("d", dialect.DIALECTS.values(), ids=lambda d: d.name)
+def test_every_op_is_done_or_refused_by_its_name_and_that_of_its_node(d: dialect.Dialect, tmp_path: Path) -> None:
+    done = {op.ggml for op in TABLE.values()} | {"NONE"}
+    refused = [op for op in d.ops if op not in done]
+    assert {op for op in refused if not op.startswith("MAP_")} == UNSUPPORTED & set(d.ops)
+    for op in refused:
+        x = cgraph.Record("x", "F32", (4, 1, 1, 1), (4, 16, 16, 16))
+        with (tmp_path / "graph.bin").open("wb") as stream:
+            cgraph.dump(stream, [x, replace(x, name="mine", op=op, src=(0,))], [1], d.name)
+        with pytest.raises(UnsupportedError, match=rf"node 0 'mine' \({op}\): the op is not supported") as error:
+            import_file(tmp_path / "graph.bin", d.name)
+        assert error.value.code == "UnsupportedOp"
 
 
 def test_every_truncation_is_refused_with_an_offset(tmp_path: Path, valid: bytes) -> None:

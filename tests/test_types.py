@@ -112,6 +112,32 @@ def test_product_and_its_gradient_are_those_of_the_decoded_weights(
     assert_close(gradient, c_values @ repeated, abs(c_values) @ abs(repeated), rows[-1])
 
 
+@pytest.mark.parametrize("n_used", [1, 2])
+@pytest.mark.parametrize("name", DECODED)
+def test_products_with_chosen_matrices_and_their_gradient_are_those_of_the_decoded_ones(name: str, n_used: int) -> None:
+    k, m, n = 2 * max(encoding.element(name).block, 32), 40, 21
+    found = set()
+    for threads in (1, 3):
+        graph = Graph()
+        w, w_values = graph.weights(name, (3, m, k))
+        x, x_values = graph.floats((n, 1, k), PARAM)
+        ids = graph.core.leaf("i32", (n, n_used), 0, "ids")
+        chosen = np.random.default_rng(5).integers(0, 3, (n, n_used), np.int32)
+        graph.core.leaf_bytes(ids)[:] = chosen.tobytes()
+        y = graph.node("mul_mat_id", w, x, ids)
+        forward = graph.run(threads=threads)
+        wanted = np.einsum("tumk,tk->tum", w_values[chosen], x_values[:, 0])
+        assert_close(forward.array(y), wanted, np.einsum("tumk,tk->tum", abs(w_values[chosen]), abs(x_values[:, 0])), k)
+        c, c_values = graph.floats((n, n_used, m), seed=2)
+        graph.differentiate(y, c)
+        backward = graph.run(threads=threads)
+        gradient = backward.array(lib.gg_grad_of(graph.core.handle, x))
+        magnitudes = np.einsum("tumk,tum->tk", abs(w_values[chosen]), abs(c_values))
+        assert_close(gradient, np.einsum("tumk,tum->tk", w_values[chosen], c_values), magnitudes, 2 * m)
+        found.add(gradient.tobytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("name", DECODED)
 def test_rows_are_looked_up_exactly(name: str) -> None:
     graph = Graph()

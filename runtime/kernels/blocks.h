@@ -72,14 +72,16 @@ static inline int64_t gg_cached_attention_floats(const gg_tensor *cache)
 /* The logits that linear_cross_entropy holds at a time. More rows use each packed element of w more often. */
 enum { GG_LOGITS_NBYTES = 32 << 20, GG_LOGITS_MIN_ROWS = 64 };
 
-/* Where things lie in the scratch memory of a product with chosen matrices, in bytes; see experts.c. */
+/* Where things lie in the scratch memory of a product with chosen matrices, in bytes; see experts.c. A slab is needed
+ * where the matrices are not float32. */
 typedef struct gg_experts {
     int64_t begin, order, in, out, nbytes;
 } gg_experts;
 
-static inline gg_experts gg_experts_of(int64_t n_experts, int64_t n_rows, int64_t n_in, int64_t n_out)
+static inline gg_experts gg_experts_of(int64_t slab_nbytes, int64_t n_experts, int64_t n_rows, int64_t n_in,
+                                       int64_t n_out)
 {
-    gg_experts e = {.begin = gg_align(GG_GEMM_NBYTES)};
+    gg_experts e = {.begin = gg_align(GG_GEMM_NBYTES) + slab_nbytes};
     e.order = gg_align(e.begin + (n_experts + 1) * (int64_t)sizeof(int64_t));
     e.in = gg_align(e.order + n_rows * (int64_t)sizeof(int64_t));
     e.out = gg_align(e.in + n_rows * n_in * (int64_t)sizeof(float));

@@ -1,9 +1,9 @@
-/* experts.c - mul_mat_id and its cotangent: products with matrices that ids choose. Called by the executor.
+/* experts.c - mul_mat_id and its cotangents: products with matrices that ids choose. Called by the executor.
  *
  * Rows are copied to scratch memory in the order of their matrix, so that each matrix is one product of gemm.c with
  * all the rows that chose it; what an element sums does not depend on the rows beside it.
  */
-#include "gemm.h"
+#include "typed_product.h"
 
 /* Scratch memory of a task, as gg_experts_of lays it out. */
 typedef struct experts {
@@ -12,9 +12,10 @@ typedef struct experts {
     float   *in, *out;  /* rows in that order */
 } experts;
 
-static experts experts_of(const gg_task *task, int64_t n_experts, const gg_tensor *ids, int64_t n_in, int64_t n_out)
+static experts experts_of(const gg_task *task, int64_t slab_nbytes, int64_t n_experts, const gg_tensor *ids,
+                          int64_t n_in, int64_t n_out)
 {
-    gg_experts at = gg_experts_of(n_experts, gg_nelements(ids), n_in, n_out);
+    gg_experts at = gg_experts_of(slab_nbytes, n_experts, gg_nelements(ids), n_in, n_out);
     return (experts){(int64_t *)(task->work + at.begin), (int64_t *)(task->work + at.order),
                      (float *)(task->work + at.in), (float *)(task->work + at.out)};
 }
@@ -50,37 +51,39 @@ static void gather(const gg_task *task, const experts *x, int64_t n_experts, int
         memcpy(to + i * n, row_of(task, source, x->order[i] % n_used, x->order[i] / n_used), (size_t)n * sizeof(float));
 }
 
-/* y, a [k, m, n_expert], b [k, n_used or a divisor, n], ids [n_used, n]: y[u, t] = a[ids[u, t]] b[u, t] */
-GG_KERNEL(mul_mat_id)
+/* y[u, t] = b[u, t] times the transpose of matrix ids[u, t] of a, or with `along_rows` times the matrix itself.
+ * a [k, m, n_expert], b [k or m, n_used or a divisor, n], ids [n_used, n] */
+static void multiply_chosen(const gg_task *task, bool along_rows)
 {
     const gg_tensor *y = task->y, *a = task->src[0], *ids = task->src[2];
-    int64_t          n_in = a->ne[0], n_out = a->ne[1], begin, end;
-    experts          x = experts_of(task, a->ne[2], ids, n_in, n_out);
+    int64_t          n_in = task->src[1]->ne[0], n_out = y->ne[0], begin, end;
+    experts          x = experts_of(task, gg_slab_nbytes(a), a->ne[2], ids, n_in, n_out);
     if (task->ith == 0) sort_ids(task, &x, a->ne[2], (const int32_t *)task->src_data[2], gg_nelements(ids));
     gg_barrier(task);
     gather(task, &x, a->ne[2], 1, ids->ne[0], x.in);
     for (int64_t e = 0; e < a->ne[2]; e++) {
         int64_t first = x.begin[e], n_rows = x.begin[e + 1] - first;
         if (n_rows == 0) continue;
-        gg_gemm g = {.n_rows = n_rows, .n_cols = n_out, .n_inner = n_in,
-                     .a = {x.in + first * n_in, n_in, 1},
-                     .b = {(const float *)(task->src_data[0] + e * a->nb[2]), a->nb[0] / 4, a->nb[1] / 4},
+        gg_gemm g = {.n_rows = n_rows, .n_cols = n_out, .n_inner = n_in, .a = {x.in + first * n_in, n_in, 1},
                      .c = x.out + first * n_out, .c_row = n_out};
         gg_barrier(task); /* rows are there, or the last product's scratch is free */
-        GG_ISA_NAME(gg_gemm_together)(&g, task, task->work);
+        GG_ISA_NAME(gg_typed_product)(&g, a, task->src_data[0] + e * a->nb[2], along_rows, task, task->work);
     }
     gg_barrier(task);
     gg_share(task, x.begin[a->ne[2]], 1, &begin, &end);
     for (int64_t i = begin; i < end; i++)
-        memcpy((float *)task->y_data + x.order[i] * y->ne[0], x.out + i * n_out, (size_t)n_out * sizeof(float));
+        memcpy((float *)task->y_data + x.order[i] * n_out, x.out + i * n_out, (size_t)n_out * sizeof(float));
 }
+
+GG_KERNEL(mul_mat_id) { multiply_chosen(task, false); }
+GG_KERNEL(mul_mat_id_rows_back) { multiply_chosen(task, true); }
 
 /* y [k, m, n_expert], g [m, n_used, n], b, ids: y[e] = sum of g[u, t] b[u, t]^T where ids[u, t] is e */
 GG_KERNEL(mul_mat_id_back)
 {
     const gg_tensor *y = task->y, *ids = task->src[2];
     int64_t          n_in = y->ne[0], n_out = y->ne[1], begin, end;
-    experts          x = experts_of(task, y->ne[2], ids, n_in, n_out);
+    experts          x = experts_of(task, 0, y->ne[2], ids, n_in, n_out);
     if (task->ith == 0) sort_ids(task, &x, y->ne[2], (const int32_t *)task->src_data[2], gg_nelements(ids));
     gg_barrier(task);
     gather(task, &x, y->ne[2], 1, ids->ne[0], x.in);

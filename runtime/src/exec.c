@@ -192,7 +192,8 @@ double gg_node_flops(const gg_graph *g, const gg_tensor *y)
     switch (y->op) {
     case GG_OP_MUL_MAT: return 2.0 * (double)gg_nelements(y) * (double)a->ne[0];
     case GG_OP_MUL_MAT_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
-    case GG_OP_MUL_MAT_ID: return 2.0 * (double)gg_nelements(y) * (double)a->ne[0];
+    case GG_OP_MUL_MAT_ID:
+    case GG_OP_MUL_MAT_ID_ROWS_BACK: return 2.0 * (double)gg_nelements(y) * (double)b->ne[0];
     case GG_OP_MUL_MAT_ID_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
     case GG_OP_OUT_PROD: return 2.0 * (double)gg_nelements(y) * (double)a->ne[1];
     /* a masked score counts like any other */

@@ -357,13 +357,15 @@ static int32_t check_experts(const gg_tensor *a, const gg_tensor *b, const gg_te
     return 0;
 }
 
+/* Rows of b times matrices of a, over dimension `inner` of these. */
 int32_t gg_shape_mul_mat_id(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1), *ids = source(g, y, 2);
-    const int64_t ne[GG_MAX_DIMS] = {a->ne[1], ids->ne[0], b->ne[2], 1};
-    if (check_type(a, GG_TYPE_F32, "the matrices", err) < 0 || check_type(b, GG_TYPE_F32, "the rows", err) < 0) return -1;
-    if (a->ne[0] != b->ne[0])
-        FAIL("inner sizes %lld and %lld differ", (long long)a->ne[0], (long long)b->ne[0]);
+    int inner = y->op == GG_OP_MUL_MAT_ID ? 0 : 1;
+    const int64_t ne[GG_MAX_DIMS] = {a->ne[1 - inner], ids->ne[0], b->ne[2], 1};
+    if (check_weights(a, "the matrices", err) < 0 || check_type(b, GG_TYPE_F32, "the rows", err) < 0) return -1;
+    if (a->ne[inner] != b->ne[0])
+        FAIL("inner sizes %lld and %lld differ", (long long)a->ne[inner], (long long)b->ne[0]);
     y->type = GG_TYPE_F32;
     return check_experts(a, b, ids, err) < 0 ? -1 : gg_set_ne(y, ne, err);
 }

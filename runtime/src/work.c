@@ -14,13 +14,14 @@ int64_t gg_work_gemm(const gg_tensor *y, const gg_tensor *const *src, int n_thre
 int64_t gg_work_mul_mat_id(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
     (void)y, (void)n_threads;
-    return gg_experts_of(src[0]->ne[2], gg_nelements(src[2]), src[0]->ne[0], src[0]->ne[1]).nbytes;
+    const gg_tensor *a = src[0];
+    return gg_experts_of(gg_slab_nbytes(a), a->ne[2], gg_nelements(src[2]), a->ne[0], a->ne[1]).nbytes;
 }
 
 int64_t gg_work_mul_mat_id_back(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
     (void)n_threads;
-    return gg_experts_of(y->ne[2], gg_nelements(src[2]), y->ne[0], y->ne[1]).nbytes;
+    return gg_experts_of(0, y->ne[2], gg_nelements(src[2]), y->ne[0], y->ne[1]).nbytes;
 }
 
 int64_t gg_work_flash_attn_ext(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
