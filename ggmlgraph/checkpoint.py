@@ -30,10 +30,10 @@ from ggmlgraph.dialect import INPUT, PARAM
 from ggmlgraph.durable import sync
 from ggmlgraph.errors import CheckpointError
 from ggmlgraph.runtime import Runtime
+from ggmlgraph.trainconfig import KEPT_CHECKPOINTS
 
 VERSION = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-KEEP = 3  # newest checkpoints a run keeps
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -262,6 +262,6 @@ def set_aside(path: Path) -> Path:
 
 
 def prune(run: Path) -> None:
-    """Delete all but the newest KEEP checkpoints, and what interrupted saves left. Call after a save succeeded."""
-    for path in [*steps(run)[KEEP:], *run.glob(".step_*.tmp")]:
+    """Delete all but the newest checkpoints, and what interrupted saves left. Call after a save succeeded."""
+    for path in [*steps(run)[KEPT_CHECKPOINTS:], *run.glob(".step_*.tmp")]:
         shutil.rmtree(path, ignore_errors=True)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from ggmlgraph import checkpoint, rundir
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.decoding import OUTPUT, Decoder, decoder_of
+from ggmlgraph.drawing import choose
 from ggmlgraph.errors import DataError, UnsupportedError
 from ggmlgraph.limits import DEFAULT, Limits
 from ggmlgraph.philox import philox
 from ggmlgraph.runtime import Cost, Runtime
-from ggmlgraph.sampling import Sampling, choose
+from ggmlgraph.sampling import Sampling
 from ggmlgraph.tokenizer import Decoder as TextDecoder
 from ggmlgraph.tokenizer import Ids, Tokenizer
 

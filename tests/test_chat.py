@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph import chat, cli, sampling
+from ggmlgraph import chat, cli, drawing
 from ggmlgraph.chat import Conversation, Template
 from ggmlgraph.errors import DataError
 from ggmlgraph.generate import Generator
@@ -164,7 +164,7 @@ def test_a_model_without_template_says_so(
 def test_ctrl_c_stops_the_answer_and_not_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, choose, drawn = graph(tmp_path / "g.bin"), sampling.choose, [0]
+    path, choose, drawn = graph(tmp_path / "g.bin"), drawing.choose, [0]
 
     def interrupted(*arguments: Any) -> int:
         drawn[0] += 1

@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph import __version__, cli, model
+from ggmlgraph import __version__, cli, exportgguf, model
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.cgraph import read
-from ggmlgraph.core import isa_levels
+from ggmlgraph.core import MATMUL_PRECISIONS, isa_levels
+from ggmlgraph.encoding import ENCODED
+from ggmlgraph.sources.ggml import ORDERS
+from ggmlgraph.trainconfig import TrainConfig
 
 COMMAND = [sys.executable, "-P", "-c", "from ggmlgraph.cli import main; main()"]
 TINY = ["n_embd=16", "n_head=2", "n_layer=1", "n_ff=24"]
@@ -83,10 +88,12 @@ def fails(capsys: pytest.CaptureFixture[str], status: int, reason: str, *argumen
 # ---------------------------------------------------------------- the group
 
 
-def test_help_is_fast_because_it_imports_neither_numpy_nor_the_runtime() -> None:
+def test_help_of_every_command_is_fast_because_it_imports_neither_numpy_nor_the_runtime() -> None:
     code = (
-        "import sys; from ggmlgraph import cli; assert cli.run(['--help']) == 0\n"
-        "assert not {'numpy', 'ggmlgraph._runtime', 'rich', 'msgspec'} & set(sys.modules), sorted(sys.modules)"
+        "import sys; from ggmlgraph import cli\n"
+        "for name in ('', *cli.COMMANDS, 'tokenizer train'): assert cli.run([*name.split(), '--help']) == 0\n"
+        "heavy = {'numpy', 'ggmlgraph._runtime', 'rich', 'jinja2', 'gguf', 'sentencepiece', 'safetensors'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
@@ -97,6 +104,23 @@ def test_help_is_fast_because_it_imports_neither_numpy_nor_the_runtime() -> None
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*name.split(), "--help"]) == 0
     assert f"Usage: ggmlgraph {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "known"),
+    [
+        ("convert", "order", ORDERS),
+        ("convert", "dtype", ("f32", *ENCODED)),
+        ("export-gguf", "kind", exportgguf.TYPES),
+        ("train", "matmul_precision", MATMUL_PRECISIONS),
+        ("train", "schedule", get_args(get_type_hints(TrainConfig)["schedule"])),
+    ],
+)
+def test_the_choices_that_an_option_lists_are_those_that_its_command_knows(
+    name: str, option: str, known: Iterable[str]
+) -> None:
+    types: dict[str | None, Any] = {param.name: param.type for param in cli.COMMANDS[name].params}
+    assert list(types[option].choices) == list(known)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

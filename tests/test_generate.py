@@ -12,10 +12,11 @@ import ggmlgraph as gg
 from ggmlgraph import generate, wave
 from ggmlgraph.corpus import SINE_ALPHABET
 from ggmlgraph.decoding import CachedDecoder, WindowDecoder
+from ggmlgraph.drawing import choose
 from ggmlgraph.errors import CheckpointError, DataError, GGError, UsageError
 from ggmlgraph.generate import Generator, Written
 from ggmlgraph.models import llama
-from ggmlgraph.sampling import Sampling, choose
+from ggmlgraph.sampling import Sampling
 from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25], np.float32))

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import ggmlgraph as gg
+from ggmlgraph.cli.commands import TRAIN
 from ggmlgraph.cli.memory import Memory
-from ggmlgraph.cli.train import command as train
 from ggmlgraph.errors import MemoryLimitError
 from ggmlgraph.models import gpt_neox, llama
 from ggmlgraph.runtime import TrainProgram
@@ -114,6 +114,6 @@ def test_sizes_are_read_as_people_write_them(text: str, n: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "2T", "-1", "1e9", "G", "1.5.2M", "nan"])
 def test_other_sizes_are_refused(tmp_path: Path, text: str) -> None:
-    result = CliRunner().invoke(train, [str(tmp_path / "graph.bin"), "--memory-limit", text])
+    result = CliRunner().invoke(TRAIN, [str(tmp_path / "graph.bin"), "--memory-limit", text])
     assert result.exit_code == 2
     assert "is no size such as 800M or 2G" in result.output

@@ -30,7 +30,8 @@ from ggmlgraph.metrics import MetricsFile, StepMetrics
 from ggmlgraph.models import baby_llama
 from ggmlgraph.rundir import RunDirectory
 from ggmlgraph.tokenizer import CharsTokenizer
-from ggmlgraph.train import Text, TrainConfig, Trainer
+from ggmlgraph.train import Text, Trainer
+from ggmlgraph.trainconfig import TrainConfig
 
 SIZES = {"batch": 2, "ctx": 16}
 OPTIONS = ["--batch", "2", "--ctx", "16", "--eval-every", "7", "--save-every", "5", "--sample-every", "6",

@@ -1,4 +1,4 @@
-"""The command line `ggmlgraph`: a group whose commands are imported when used, and where every error ends.
+"""The command line `ggmlgraph`: the group of the commands that commands.py declares, and where every error ends.
 
 Exit status: 0 success, a run stopped by Ctrl-C or SIGTERM included; 2 for a command line that makes no sense; 1 for
 every other error. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too. A reader of our output
@@ -11,51 +11,23 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from ggmlgraph import __version__
+from ggmlgraph.cli.commands import COMMANDS
 from ggmlgraph.errors import GGError
 
-COMMANDS = {  # name: one line of help; the command is `command` in the module ggmlgraph.cli.NAME, - as _
-    "models": "List models and their published sizes.",
-    "export": "Write a model as a graph file.",
-    "convert": "Write a checkpoint of another program as a graph file.",
-    "export-gguf": "Write a model for llama.cpp.",
-    "export-hf": "Write a model for transformers.",
-    "train": "Train a graph file on text.",
-    "generate": "Continue a text with a trained model.",
-    "chat": "Talk with a model.",
-    "eval": "Measure how well a model predicts a text, or picks the right answers.",
-    "inspect": "Show what is in a graph file.",
-    "rewrite": "Write a graph file in another dialect of ggml's format.",
-    "bench": "Measure training steps of a graph file.",
-    "tokenizer": "Train a tokenizer.",
-    "doctor": "Show what this machine offers and which versions are installed.",
-    "demo": "Train a small LLaMA on Python's own documentation.",
-}
 
-
-class LazyGroup(click.Group):
-    """Knows its commands' names and one-line helps; imports a command only to run it."""
+class InOrder(click.Group):
+    """Lists its commands as they are declared."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"ggmlgraph.cli.{cmd_name.replace('-', '_')}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        return list(self.commands)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=InOrder, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="ggmlgraph %(version)s")
 def group() -> None:
     """Write a network in Python, export it as a ggml compute graph, train it on a CPU."""

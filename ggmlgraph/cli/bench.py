@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from ggmlgraph import machine, profiler
-from ggmlgraph.cli import limits, memory, precision
+from ggmlgraph.cli import precision
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.generate import n_vocab_of
@@ -24,17 +24,6 @@ from ggmlgraph.runtime import Batch, Runtime
 N_WARMUP = 1  # steps that take memory and start threads
 
 
-@click.command()
-@click.argument("graph", type=click.Path(path_type=Path))
-@click.option("--batch", type=click.IntRange(1, 1 << 20), help="Windows per step.  [default: the graph's]")
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens per window.  [default: the graph's]")
-@click.option("--threads", type=int, help="[default: all processors]")
-@memory.option
-@precision.option
-@limits.options
-@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps that are measured.")
-@click.option("--profile", is_flag=True, help="Show the time by kind of node.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     graph: Path,
     batch: int | None,
@@ -47,11 +36,7 @@ def command(
     profile: bool,
     as_json: bool,
 ) -> None:
-    """Run training steps of GRAPH on random tokens and measure them.
-
-    The peak is measured between the steps, by multiply-adds that stay in registers; the clock of a shared machine may
-    change from one second to the next.
-    """
+    """Run training steps of GRAPH on random tokens and measure them."""
     before = machine.peak_memory()
     with Runtime(
         graph,

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from ggmlgraph.chat import Conversation, Template
-from ggmlgraph.cli import limits, sampling
 from ggmlgraph.corpus import open_source
 from ggmlgraph.errors import DataError
 from ggmlgraph.generate import Generator, open_model
@@ -19,17 +18,6 @@ from ggmlgraph.sampling import Sampling
 PROMPT = "> "
 
 
-@click.command()
-@click.argument("path", metavar="RUN|CHECKPOINT|GRAPH", type=click.Path(path_type=Path))
-@click.option("--system", help="What the model is told before the first message.")
-@click.option("--template", "template_file", type=click.Path(path_type=Path),
-              help="A chat template (Jinja2).  [default: the model's]")  # fmt: skip
-@click.option("-n", "--predict", type=click.IntRange(1), default=1024, show_default=True, help="Tokens of an answer.")
-@click.option("--stop", multiple=True, help="End an answer before this text. May be given several times.")
-@sampling.options
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens looked back on.  [default: as trained]")
-@click.option("--threads", type=int, help="[default: all processors]")
-@limits.options
 def command(
     path: Path,
     system: str | None,

@@ -9,38 +9,14 @@ import click
 
 from ggmlgraph import convert, model, sources
 from ggmlgraph import tokenizer as tokenizers
-from ggmlgraph.encoding import ENCODED
+from ggmlgraph.cli.commands import MOST_CTX
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources import Source
-from ggmlgraph.sources.ggml import ORDERS
 from ggmlgraph.sources.source import scalar
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph
 
-DEFAULT_CTX = 512  # at most, however far the model looks back
 
-
-@click.command()
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
-@click.argument("fields", metavar="[FIELD=VALUE]...", nargs=-1)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="The graph file to write.")  # fmt: skip
-@click.option("--model", "name", metavar="MODEL", help="Of tensors without a configuration: as `export` takes it.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR",
-              help="Also keep the optimiser's state of a training run, for `train --init-from DIR`.")  # fmt: skip
-@click.option("--moment-order", "order", type=click.Choice(list(ORDERS)),
-              help="Of a GGUF checkpoint of llama.cpp's trainer: the evaluation order that it printed.")  # fmt: skip
-@click.option("--tokenizer", type=click.Path(path_type=Path),
-              help="A sentencepiece model, tokenizer.json or tokenizer.bin.  [default: the checkpoint's]")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1, 1 << 20), default=16, show_default=True,
-              help="Windows per batch; training may choose another.")  # fmt: skip
-@click.option("--ctx", type=click.IntRange(1, 1 << 20),
-              help=f"Tokens per window; training may choose another.  [default: the model's, at most {DEFAULT_CTX}]",
-              )  # fmt: skip
-@click.option("--dtype", type=click.Choice(["f32", *ENCODED]), default="f32", show_default=True,
-              help="Of matrices and tables in OUTPUT. Only f32 is trained.")  # fmt: skip
-@click.option("--frozen", is_flag=True,
-              help="Keep half-precision and quantised matrices and tables as they are, not to be trained.")  # fmt: skip
 def command(
     source: Path,
     fields: tuple[str, ...],
@@ -54,18 +30,12 @@ def command(
     dtype: str,
     frozen: bool,
 ) -> None:
-    """Write a checkpoint of another program as a graph file with its weights.
-
-    SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file, a checkpoint of
-    LitGPT, Lit-LLaMA, nanoGPT, llama2.c or llama.cpp's old trainer, of the models that `ggmlgraph models` lists; or,
-    with --model, a file of tensors only. Weights become float32, quantised ones too, unless --dtype or --frozen says
-    otherwise. FIELD=VALUE sets a field of the model's config that SRC does not say. Nothing in SRC is run.
-    """
+    """Write a checkpoint of another program as a graph file with its weights."""
     if frozen and dtype != "f32":
         raise UsageError("--frozen keeps types as they are: leave --dtype out")
     found = _found(source, name, fields, order)
     chosen = found.tokenizer if tokenizer is None else tokenizers.load(tokenizer)
-    ctx = ctx or min(found.n_ctx or DEFAULT_CTX, DEFAULT_CTX)
+    ctx = ctx or min(found.n_ctx or MOST_CTX, MOST_CTX)
     stored_as = None if frozen else dtype
     graph = convert.convert(found, output, batch=batch, ctx=ctx, tokenizer=chosen, dtype=stored_as)
     click.echo(_summary(output, found, graph, chosen))

@@ -10,14 +10,8 @@ import click
 PROMPT = "The class"
 
 
-@click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("run"), show_default=True,
-              help="The run directory.")  # fmt: skip
 def command(output: Path) -> int:
-    """Train a small LLaMA from nothing on Python's own documentation, in about three minutes on two processors.
-
-    A demo that was interrupted goes on where it was.
-    """
+    """Train a small LLaMA from nothing on Python's own documentation, in about three minutes on two processors."""
     run = str(output)
     tokenizer, graph = f"{run}/tokenizer.model", f"{run}/graph.bin"
     steps: list[tuple[str, list[str]]] = [

@@ -16,7 +16,6 @@ from ggmlgraph.core import isa_levels, peak_flops
 from ggmlgraph.errors import UsageError
 
 
-@click.command()
 def command() -> None:
     """Show what this machine offers and which versions are installed."""
     forced, threads, memory = machine.isa(), machine.n_threads(), machine.available_memory()

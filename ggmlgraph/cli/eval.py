@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import click
 
-from ggmlgraph.cli import limits
 from ggmlgraph.errors import UsageError
 from ggmlgraph.evaluate import Accuracy, Perplexity, accuracy, perplexity, read_questions
 from ggmlgraph.generate import open_model
@@ -20,16 +19,6 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 2.0
 
 
-@click.command()
-@click.argument("path", metavar="RUN|CHECKPOINT|GRAPH", type=click.Path(path_type=Path))
-@click.option("--text", help="Perplexity on this UTF-8 file (or builtin:pydoc).")
-@click.option("--choices", type=click.Path(path_type=Path),
-              help='Accuracy on lines {"prompt": ..., "choices": [...], "answer": number}.')  # fmt: skip
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens of a window.  [default: as trained]")
-@click.option("--stride", type=click.IntRange(1), help="Windows begin every so many tokens and score what is new.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
-@click.option("--threads", type=int, help="[default: all processors]")
-@limits.options
 def command(
     path: Path,
     text: str | None,

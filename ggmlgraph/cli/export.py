@@ -10,25 +10,11 @@ import click
 from ggmlgraph import model
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.console import nbytes
-from ggmlgraph.dialect import DIALECTS
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer, Tokenizer
 from ggmlgraph.tracer import Graph, trace
 
 
-@click.command()
-@click.argument("name", metavar="MODEL")
-@click.argument("fields", metavar="[FIELD=VALUE]...", nargs=-1)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The graph file to write.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="A sentencepiece model; it travels in the file.")
-@click.option("--batch", type=click.IntRange(1, 1 << 20), default=16, show_default=True,
-              help="Windows per batch; training may choose another.")  # fmt: skip
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), default=64, show_default=True,
-              help="Tokens per window; training may choose another.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True, help="Of the weights.")
-@click.option("--dialect", type=click.Choice(list(DIALECTS)), default="v2", show_default=True,
-              help="Which ggml the file is for; see `rewrite`.")  # fmt: skip
-@click.option("--print", "show", is_flag=True, help="Print the graph, one line per node.")
 def command(
     name: str,
     fields: tuple[str, ...],
@@ -40,11 +26,7 @@ def command(
     dialect: str,
     show: bool,
 ) -> None:
-    """Write MODEL as a ggml compute graph with fresh weights.
-
-    MODEL is an architecture or a preset of `ggmlgraph models`, or FILE.py:FUNCTION; FIELD=VALUE sets a field of its
-    config. Without --tokenizer a text is its bytes, and n_vocab is 256. n_vocab follows the tokenizer unless given.
-    """
+    """Write MODEL as a ggml compute graph with fresh weights."""
     if output is None and not show:
         raise UsageError("nothing to do: give -o FILE or --print")
     loaded = model.load(name)

@@ -9,11 +9,6 @@ import click
 from ggmlgraph import exporthf, trained
 
 
-@click.command()
-@click.argument("path", metavar="RUN|CHECKPOINT|GRAPH", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False),
-              help="The folder to write.")  # fmt: skip
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens the model looks back on.  [default: the graph's]")
 def command(path: Path, output: Path, ctx: int | None) -> None:
     """Write a model as a folder that transformers loads: config, weights in float32, tokenizer."""
     model = trained.find(path, ctx)

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from ggmlgraph import wave
-from ggmlgraph.cli import limits, sampling
 from ggmlgraph.corpus import open_source
 from ggmlgraph.errors import UsageError
 from ggmlgraph.generate import Generator, open_model
@@ -17,16 +16,6 @@ from ggmlgraph.sampling import Sampling
 MOST_TOGETHER = 16  # prompts; what is kept of each takes as much memory
 
 
-@click.command()
-@click.argument("path", metavar="RUN|CHECKPOINT|GRAPH", type=click.Path(path_type=Path))
-@click.option("-p", "--prompt", "prompts", multiple=True, help="The text to continue. Several: together, then in turn.")
-@click.option("--prompts", "file", type=click.Path(path_type=Path), help="A file with a prompt on each line.")
-@click.option("-n", "--predict", type=click.IntRange(0), default=256, show_default=True, help="Tokens to generate.")
-@click.option("--stop", multiple=True, help="End before this text. May be given several times.")
-@sampling.options
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens looked back on.  [default: as trained]")
-@click.option("--threads", type=int, help="[default: all processors]")
-@limits.options
 def command(
     path: Path,
     prompts: tuple[str, ...],

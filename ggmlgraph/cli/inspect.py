@@ -11,24 +11,15 @@ import click
 
 from ggmlgraph import rundir
 from ggmlgraph import tokenizer as tokenizers
-from ggmlgraph.cli import limits
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import CoreGraph, lib
-from ggmlgraph.dialect import DIALECTS, LOSS, OUTPUT
+from ggmlgraph.dialect import LOSS, OUTPUT
 from ggmlgraph.limits import Limits
 from ggmlgraph.runtime import Program, Runtime, identify
 
 N_LARGEST = 5
 
 
-@click.command()
-@click.argument("path", metavar="GRAPH|RUN", type=click.Path(path_type=Path))
-@click.option("--nodes", is_flag=True, help="Also every node of the file's graph.")
-@click.option("--gradient", is_flag=True, help="Also every node of the training graph: gradients and optimiser.")
-@click.option("--batch", type=click.IntRange(1, 1 << 20), help="Plan for this batch.  [default: the graph's]")
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Plan for this context.  [default: the graph's]")
-@click.option("--dialect", type=click.Choice(list(DIALECTS)), help="Which ggml the file is of.  [default: found out]")
-@limits.options
 def command(
     path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None, dialect: str | None, limits: Limits
 ) -> None:

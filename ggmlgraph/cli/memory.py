@@ -1,4 +1,4 @@
-"""An amount of memory as an option's value; `train`, `bench` and `inspect` take one."""
+"""An amount of memory as an option's value."""
 
 from __future__ import annotations
 
@@ -21,11 +21,3 @@ class Memory(click.ParamType[int]):
         if match is None:
             self.fail(f"{value!r} is no size such as 800M or 2G", param, ctx)
         return int(float(match[1]) * UNITS[match[2].upper()])
-
-
-option = click.option(
-    "--memory-limit",
-    type=Memory(),
-    help="Most memory the training graph may take, such as 2G; to keep it, activations are computed again.  "
-    "[default: what is free]",
-)

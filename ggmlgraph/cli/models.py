@@ -11,14 +11,8 @@ from ggmlgraph import model
 COLUMNS = ("n_layer", "n_embd", "n_head", "n_head_kv", "n_ff", "n_vocab")
 
 
-@click.command()
-@click.argument("name", metavar="[MODEL]", required=False)
 def command(name: str | None) -> None:
-    """List what `export` takes as MODEL: architectures and presets of published sizes.
-
-    With MODEL (an architecture, a preset or FILE.py), only its presets, and the fields of its config that
-    FIELD=VALUE sets.
-    """
+    """List what `export` takes as MODEL: architectures and presets of published sizes."""
     found = [model.load(each) for each in ([name] if name else model.built_in())]
     rows = [row for each in found for row in _rows(each)]
     heads = ("model", "preset", "parameters", *COLUMNS)

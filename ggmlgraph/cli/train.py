@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from ggmlgraph import checkpoint, rundir, wave
 from ggmlgraph import tokenizer as tokenizers
-from ggmlgraph.cli import limits, memory, precision
+from ggmlgraph.cli import precision
 from ggmlgraph.console import Console, Rate, duration, nbytes
 from ggmlgraph.core import peak_flops
 from ggmlgraph.data import Dataset, prepare
@@ -28,66 +28,13 @@ from ggmlgraph.runtime import Runtime
 from ggmlgraph.samples import Samples
 from ggmlgraph.sampling import Sampling
 from ggmlgraph.tokenizer import Tokenizer
-from ggmlgraph.train import Text, TrainConfig, Trainer
+from ggmlgraph.train import Text, Trainer
+from ggmlgraph.trainconfig import TrainConfig
 
-DEFAULTS = TrainConfig()
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 
 
-@click.command()
-@click.argument("graph", type=click.Path(path_type=Path))
-@click.option("--data", multiple=True, metavar="FILE", help="UTF-8 text, or builtin:NAME; repeat for several files.  "
-              "[default: the text the graph names]")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("run"), show_default=True,
-              help="The run directory.")  # fmt: skip
-@click.option("--input", multiple=True, metavar="NAME=FILE.npy", help="Samples for an input of the graph, along the "
-              "first axis; instead of text. Repeat for several inputs.")  # fmt: skip
-@click.option("--targets", metavar="FILE.npy", help="Class numbers: the loss becomes the cross-entropy with them.")
-@click.option("--params", multiple=True, metavar="PATTERN", help="Names of the leafs to train, such as '*.weight'.  "
-              "[default: those that the graph marks]")  # fmt: skip
-@click.option("--loss", metavar="NAME", help="The scalar to minimise or, with --targets, the logits.  "
-              "[default: what the graph marks, or calls loss or logits]")  # fmt: skip
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="A sentencepiece model, if the graph has none.")
-@click.option("--steps", type=click.IntRange(1), default=DEFAULTS.steps, show_default=True, help="Optimiser steps.")
-@click.option("--batch", type=click.IntRange(1, 1 << 20), help="Windows per micro-batch.  [default: the graph's]")
-@click.option("--accumulate", type=click.IntRange(1, 1 << 20), default=1, show_default=True,
-              help="Micro-batches per step: a batch of batch x accumulate in the memory of one.")  # fmt: skip
-@click.option("--ctx", type=click.IntRange(1, 1 << 20), help="Tokens per window.  [default: the graph's]")
-@click.option("--lr", type=float, default=DEFAULTS.lr, show_default=True, help="Learning rate at its peak.")
-@click.option("--warmup", type=click.IntRange(0), help="Steps of linear warm-up.  [default: a tenth, at most 100]")
-@click.option("--schedule", type=click.Choice(["cosine", "linear", "constant"]), default=DEFAULTS.schedule,
-              show_default=True, help="After the warm-up; cosine and linear end at lr/10.")  # fmt: skip
-@click.option("--weight-decay", type=float, default=DEFAULTS.weight_decay, show_default=True, help="Of matrices.")
-@click.option("--clip", type=float, default=DEFAULTS.clip, show_default=True,
-              help="Largest gradient norm; 0: any.")  # fmt: skip
-@click.option("--threads", type=int, help="[default: all processors]")
-@precision.option
-@memory.option
-@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), default=0, show_default=True,
-              help="Of the data's order and of samples.")  # fmt: skip
-@click.option("--eval-every", type=click.IntRange(0), default=DEFAULTS.eval_every, show_default=True,
-              help="Steps between validations; 0: at the end only.")  # fmt: skip
-@click.option("--sample-every", type=click.IntRange(0), default=DEFAULTS.sample_every, show_default=True,
-              help="Steps between samples; 0: at the end only.")  # fmt: skip
-@click.option(
-    "--save-every",
-    type=click.IntRange(0),
-    default=DEFAULTS.save_every,
-    show_default=True,
-    help=f"Steps between checkpoints, of which the newest {checkpoint.KEEP} are kept; 0: at the end only.",
-)
-@click.option("--prompt", help="What samples begin with.")
-@click.option("--predict", type=click.IntRange(0), default=DEFAULTS.predict, show_default=True,
-              help="Tokens of a sample; 0: no samples.")  # fmt: skip
-@click.option("--init-from", type=click.Path(path_type=Path), metavar="DIR",
-              help="Begin a new run with the weights and the optimiser's state of a checkpoint.")  # fmt: skip
-@click.option("--resume", metavar="auto|DIR", help="Go on from the latest checkpoint in -o, if there is one, or from "
-              "a checkpoint DIR. Options not given again are those of the run.")  # fmt: skip
-@limits.options
-@click.pass_context
 def command(
-    context: click.Context,
-    /,
     graph: Path,
     output: Path,
     tokenizer: Path | None,
@@ -98,11 +45,9 @@ def command(
     limits: Limits,
     **options: Any,
 ) -> None:
-    """Train GRAPH on text, or any graph of ggml's on numpy files, and keep everything in a run directory.
-
-    Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on; a second one ends at once.
-    """
-    given = {k: v for k, v in options.items() if context.get_parameter_source(k) is not ParameterSource.DEFAULT}
+    """Train GRAPH on text, or any graph of ggml's on numpy files, and keep everything in a run directory."""
+    source = click.get_current_context().get_parameter_source
+    given = {k: v for k, v in options.items() if source(k) is not ParameterSource.DEFAULT}
     if not graph.exists():
         raise GGError(f"{graph}: no such file")
     with RunDirectory(output) as run:

@@ -1,0 +1,472 @@
+"""Every command line: arguments, options, help. The work of `ggmlgraph NAME` is `command` in the module cli/NAME.py.
+
+Those modules are imported when a command runs: with them come numpy and the runtime, for which no `--help` waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ggmlgraph import limits
+from ggmlgraph.cli.memory import Memory
+from ggmlgraph.dialect import DIALECTS
+from ggmlgraph.limits import Limits
+from ggmlgraph.sampling import PENALISED, Sampling
+from ggmlgraph.trainconfig import KEPT_CHECKPOINTS, TrainConfig
+
+GROUPED = {"how": Sampling, "limits": Limits}  # arguments of `command` that are made of options named as their fields
+PATH = click.Path(path_type=Path)
+NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+SIZE = click.IntRange(1, 1 << 20)
+SEEDS = click.IntRange(0, (1 << 64) - 1)
+DRAWING, TRAINING = Sampling(), TrainConfig()
+MOST_CTX = 512  # that `convert` takes by default, however far the model looks back
+
+
+def option(*names: str, **settings: Any) -> click.Option:
+    """As click.option."""
+    return click.Option(names, **settings)
+
+
+def defaulting(*names: str, default: Any, **settings: Any) -> click.Option:
+    """An option whose help tells its default."""
+    return click.Option(names, default=default, show_default=True, **settings)
+
+
+def argument(name: str, metavar: str, **settings: Any) -> click.Argument:
+    """As click.argument."""
+    return click.Argument([name], metavar=metavar, **settings)
+
+
+def command(name: str, *params: click.Parameter, short: str, help: str) -> click.Command:
+    """One that imports the module of its name to run. short: its line in the list of commands."""
+    return click.Command(name, params=list(params), short_help=short, help=help, callback=_work(name))
+
+
+def _work(name: str) -> Callable[..., Any]:
+    def work(**options: Any) -> Any:
+        for group, kind in GROUPED.items():
+            names = [field.name for field in fields(kind)]
+            if options.keys() >= set(names):
+                options[group] = kind(**{each: options.pop(each) for each in names})
+        return import_module(f"ggmlgraph.cli.{name.replace('-', '_')}").command(**options)
+
+    return work
+
+
+# ---------------------------------------------------------------- what several commands take
+
+MODEL = argument("path", "RUN|CHECKPOINT|GRAPH", type=PATH)
+FIELDS = argument("fields", "[FIELD=VALUE]...", nargs=-1)
+THREADS = option("--threads", type=int, help="[default: all processors]")
+LOOKED_BACK = option("--ctx", type=SIZE, help="Tokens looked back on.  [default: as trained]")
+EXPORTED_CTX = option("--ctx", type=SIZE, help="Tokens the model looks back on.  [default: the graph's]")
+BATCH_AT_FIRST = defaulting("--batch", type=SIZE, default=16, help="Windows per batch; training may choose another.")
+AS_JSON = option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+MEMORY_LIMIT = option(
+    "--memory-limit",
+    type=Memory(),
+    help="Most memory the training graph may take, such as 2G; to keep it, activations are computed again.  "
+    "[default: what is free]",
+)
+PRECISION = defaulting(
+    "--matmul-precision",
+    type=click.Choice(["float32", "bf16"]),
+    default=TRAINING.matmul_precision,
+    help="bf16: matrix products round what they multiply to bfloat16 and add in float32; faster where the processor "
+    "has AVX512-BF16.",
+)
+LIMITS = (
+    defaulting(
+        "--max-tensors", "tensors", type=SIZE, default=limits.DEFAULT.tensors,
+        help="The most tensors to take from a file.",
+    ),
+    defaulting(
+        "--max-nbytes", "nbytes", type=Memory(), default=limits.DEFAULT.nbytes,
+        help="The most bytes that all its tensors together may have.",
+    ),
+    defaulting(
+        "--max-flops", "flops", type=click.FloatRange(1), default=limits.DEFAULT.flops,
+        help="The most operations that computing it once may take.",
+    ),
+)  # fmt: skip
+SAMPLING = (
+    defaulting("--temperature", type=float, default=DRAWING.temperature, help="0: always the likeliest token."),
+    defaulting("--top-k", type=int, default=DRAWING.top_k, help="Draw among the K likeliest tokens; 0: all."),
+    defaulting(
+        "--top-p", type=float, default=DRAWING.top_p, help="Draw among the likeliest tokens of this total probability."
+    ),
+    defaulting(
+        "--min-p", type=float, default=DRAWING.min_p,
+        help="Draw among tokens at least this likely, measured by the likeliest.",
+    ),
+    defaulting(
+        "--repeat-penalty", type=float, default=DRAWING.repeat_penalty,
+        help=f"Divide the logits of the last {PENALISED} tokens by this; 1: do not.",
+    ),
+    defaulting("--seed", type=SEEDS, default=DRAWING.seed),
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------- models and their files
+
+MODELS = command(
+    "models",
+    argument("name", "[MODEL]", required=False),
+    short="List models and their published sizes.",
+    help="""List what `export` takes as MODEL: architectures and presets of published sizes.
+
+    With MODEL (an architecture, a preset or FILE.py), only its presets, and the fields of its config that
+    FIELD=VALUE sets.
+    """,
+)
+
+EXPORT = command(
+    "export",
+    argument("name", "MODEL"),
+    FIELDS,
+    option("-o", "--output", type=NEW_FILE, help="The graph file to write."),
+    option("--tokenizer", type=PATH, help="A sentencepiece model; it travels in the file."),
+    BATCH_AT_FIRST,
+    defaulting("--ctx", type=SIZE, default=64, help="Tokens per window; training may choose another."),
+    defaulting("--seed", type=SEEDS, default=0, help="Of the weights."),
+    defaulting(
+        "--dialect", type=click.Choice(list(DIALECTS)), default="v2", help="Which ggml the file is for; see `rewrite`."
+    ),
+    option("--print", "show", is_flag=True, help="Print the graph, one line per node."),
+    short="Write a model as a graph file.",
+    help="""Write MODEL as a ggml compute graph with fresh weights.
+
+    MODEL is an architecture or a preset of `ggmlgraph models`, or FILE.py:FUNCTION; FIELD=VALUE sets a field of its
+    config. Without --tokenizer a text is its bytes, and n_vocab is 256. n_vocab follows the tokenizer unless given.
+    """,
+)
+
+CONVERT = command(
+    "convert",
+    argument("source", "SRC", type=PATH),
+    FIELDS,
+    option("-o", "--output", required=True, type=NEW_FILE, help="The graph file to write."),
+    option("--model", "name", metavar="MODEL", help="Of tensors without a configuration: as `export` takes it."),
+    option(
+        "--checkpoint",
+        type=PATH,
+        metavar="DIR",
+        help="Also keep the optimiser's state of a training run, for `train --init-from DIR`.",
+    ),
+    option(
+        "--moment-order",
+        "order",
+        type=click.Choice(["left-to-right", "right-to-left", "flash-left-to-right", "flash-right-to-left"]),
+        help="Of a GGUF checkpoint of llama.cpp's trainer: the evaluation order that it printed.",
+    ),
+    option(
+        "--tokenizer",
+        type=PATH,
+        help="A sentencepiece model, tokenizer.json or tokenizer.bin.  [default: the checkpoint's]",
+    ),
+    BATCH_AT_FIRST,
+    option(
+        "--ctx",
+        type=SIZE,
+        help=f"Tokens per window; training may choose another.  [default: the model's, at most {MOST_CTX}]",
+    ),
+    defaulting(
+        "--dtype",
+        type=click.Choice(["f32", "f16", "bf16"]),
+        default="f32",
+        help="Of matrices and tables in OUTPUT. Only f32 is trained.",
+    ),
+    option(
+        "--frozen",
+        is_flag=True,
+        help="Keep half-precision and quantised matrices and tables as they are, not to be trained.",
+    ),
+    short="Write a checkpoint of another program as a graph file.",
+    help="""Write a checkpoint of another program as a graph file with its weights.
+
+    SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file, a checkpoint of
+    LitGPT, Lit-LLaMA, nanoGPT, llama2.c or llama.cpp's old trainer, of the models that `ggmlgraph models` lists; or,
+    with --model, a file of tensors only. Weights become float32, quantised ones too, unless --dtype or --frozen says
+    otherwise. FIELD=VALUE sets a field of the model's config that SRC does not say. Nothing in SRC is run.
+    """,
+)
+
+EXPORT_GGUF = command(
+    "export-gguf",
+    MODEL,
+    option("-o", "--output", required=True, type=NEW_FILE, help="The GGUF file to write."),
+    defaulting(
+        "--type",
+        "kind",
+        type=click.Choice(["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]),
+        default="f32",
+        help="Of the matrices; vectors stay F32.",
+    ),
+    EXPORTED_CTX,
+    short="Write a model for llama.cpp.",
+    help="""Write a model for llama.cpp, tokenizer included.
+
+    Refused is what llama.cpp would load and get wrong.
+    """,
+)
+
+EXPORT_HF = command(
+    "export-hf",
+    MODEL,
+    option(
+        "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="The folder to write."
+    ),
+    EXPORTED_CTX,
+    short="Write a model for transformers.",
+    help="Write a model as a folder that transformers loads: config, weights in float32, tokenizer.",
+)
+
+INSPECT = command(
+    "inspect",
+    argument("path", "GRAPH|RUN", type=PATH),
+    option("--nodes", is_flag=True, help="Also every node of the file's graph."),
+    option("--gradient", is_flag=True, help="Also every node of the training graph: gradients and optimiser."),
+    option("--batch", type=SIZE, help="Plan for this batch.  [default: the graph's]"),
+    option("--ctx", type=SIZE, help="Plan for this context.  [default: the graph's]"),
+    option("--dialect", type=click.Choice(list(DIALECTS)), help="Which ggml the file is of.  [default: found out]"),
+    *LIMITS,
+    short="Show what is in a graph file.",
+    help="Show what is in a graph file: model, inputs, parameters, memory plan.",
+)
+
+REWRITE = command(
+    "rewrite",
+    argument("source", "IN", type=NEW_FILE),
+    argument("target", "OUT", type=NEW_FILE),
+    option("--dialect", required=True, type=click.Choice(list(DIALECTS)), help="Which ggml OUT is for."),
+    option(
+        "--from",
+        "source_dialect",
+        type=click.Choice(list(DIALECTS)),
+        help="Which ggml IN is of.  [default: found out]",
+    ),
+    *LIMITS,
+    short="Write a graph file in another dialect of ggml's format.",
+    help="""Write the graph file IN as OUT in another dialect of ggml's format, weights and all.
+
+    v2 is the last ggml that reads graphs (2024-11-04), v2a the one in llama-cpp-python 0.3.1, v1 ggml-python 0.0.37.
+    """,
+)
+
+
+# ---------------------------------------------------------------- training
+
+TRAIN = command(
+    "train",
+    argument("graph", "GRAPH", type=PATH),
+    option(
+        "--data",
+        multiple=True,
+        metavar="FILE",
+        help="UTF-8 text, or builtin:NAME; repeat for several files.  [default: the text the graph names]",
+    ),
+    defaulting("-o", "--output", type=PATH, default=Path("run"), help="The run directory."),
+    option(
+        "--input",
+        multiple=True,
+        metavar="NAME=FILE.npy",
+        help="Samples for an input of the graph, along the first axis; instead of text. Repeat for several inputs.",
+    ),
+    option("--targets", metavar="FILE.npy", help="Class numbers: the loss becomes the cross-entropy with them."),
+    option(
+        "--params",
+        multiple=True,
+        metavar="PATTERN",
+        help="Names of the leafs to train, such as '*.weight'.  [default: those that the graph marks]",
+    ),
+    option(
+        "--loss",
+        metavar="NAME",
+        help="The scalar to minimise or, with --targets, the logits.  "
+        "[default: what the graph marks, or calls loss or logits]",
+    ),
+    option("--tokenizer", type=PATH, help="A sentencepiece model, if the graph has none."),
+    defaulting("--steps", type=click.IntRange(1), default=TRAINING.steps, help="Optimiser steps."),
+    option("--batch", type=SIZE, help="Windows per micro-batch.  [default: the graph's]"),
+    defaulting(
+        "--accumulate",
+        type=SIZE,
+        default=TRAINING.accumulate,
+        help="Micro-batches per step: a batch of batch x accumulate in the memory of one.",
+    ),
+    option("--ctx", type=SIZE, help="Tokens per window.  [default: the graph's]"),
+    defaulting("--lr", type=float, default=TRAINING.lr, help="Learning rate at its peak."),
+    option("--warmup", type=click.IntRange(0), help="Steps of linear warm-up.  [default: a tenth, at most 100]"),
+    defaulting(
+        "--schedule",
+        type=click.Choice(["cosine", "linear", "constant"]),
+        default=TRAINING.schedule,
+        help="After the warm-up; cosine and linear end at lr/10.",
+    ),
+    defaulting("--weight-decay", type=float, default=TRAINING.weight_decay, help="Of matrices."),
+    defaulting("--clip", type=float, default=TRAINING.clip, help="Largest gradient norm; 0: any."),
+    THREADS,
+    PRECISION,
+    MEMORY_LIMIT,
+    defaulting("--seed", type=SEEDS, default=TRAINING.seed, help="Of the data's order and of samples."),
+    defaulting(
+        "--eval-every",
+        type=click.IntRange(0),
+        default=TRAINING.eval_every,
+        help="Steps between validations; 0: at the end only.",
+    ),
+    defaulting(
+        "--sample-every",
+        type=click.IntRange(0),
+        default=TRAINING.sample_every,
+        help="Steps between samples; 0: at the end only.",
+    ),
+    defaulting(
+        "--save-every",
+        type=click.IntRange(0),
+        default=TRAINING.save_every,
+        help=f"Steps between checkpoints, of which the newest {KEPT_CHECKPOINTS} are kept; 0: at the end only.",
+    ),
+    option("--prompt", help="What samples begin with."),
+    defaulting(
+        "--predict", type=click.IntRange(0), default=TRAINING.predict, help="Tokens of a sample; 0: no samples."
+    ),
+    option(
+        "--init-from",
+        type=PATH,
+        metavar="DIR",
+        help="Begin a new run with the weights and the optimiser's state of a checkpoint.",
+    ),
+    option(
+        "--resume",
+        metavar="auto|DIR",
+        help="Go on from the latest checkpoint in -o, if there is one, or from a checkpoint DIR. Options not given "
+        "again are those of the run.",
+    ),
+    *LIMITS,
+    short="Train a graph file on text.",
+    help="""Train GRAPH on text, or any graph of ggml's on numpy files, and keep everything in a run directory.
+
+    Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on; a second one ends at once.
+    """,
+)
+
+BENCH = command(
+    "bench",
+    argument("graph", "GRAPH", type=PATH),
+    option("--batch", type=SIZE, help="Windows per step.  [default: the graph's]"),
+    option("--ctx", type=SIZE, help="Tokens per window.  [default: the graph's]"),
+    THREADS,
+    MEMORY_LIMIT,
+    PRECISION,
+    *LIMITS,
+    defaulting("--steps", type=click.IntRange(1), default=10, help="Steps that are measured."),
+    option("--profile", is_flag=True, help="Show the time by kind of node."),
+    AS_JSON,
+    short="Measure training steps of a graph file.",
+    help="""Run training steps of GRAPH on random tokens and measure them.
+
+    The peak is measured between the steps, by multiply-adds that stay in registers; the clock of a shared machine may
+    change from one second to the next.
+    """,
+)
+
+
+# ---------------------------------------------------------------- text out
+
+GENERATE = command(
+    "generate",
+    MODEL,
+    option("-p", "--prompt", "prompts", multiple=True, help="The text to continue. Several: together, then in turn."),
+    option("--prompts", "file", type=PATH, help="A file with a prompt on each line."),
+    defaulting("-n", "--predict", type=click.IntRange(0), default=256, help="Tokens to generate."),
+    option("--stop", multiple=True, help="End before this text. May be given several times."),
+    *SAMPLING,
+    LOOKED_BACK,
+    THREADS,
+    *LIMITS,
+    short="Continue a text with a trained model.",
+    help="Continue a text with the model in a run directory (its latest checkpoint), a checkpoint, or a graph file.",
+)
+
+CHAT = command(
+    "chat",
+    MODEL,
+    option("--system", help="What the model is told before the first message."),
+    option("--template", "template_file", type=PATH, help="A chat template (Jinja2).  [default: the model's]"),
+    defaulting("-n", "--predict", type=click.IntRange(1), default=1024, help="Tokens of an answer."),
+    option("--stop", multiple=True, help="End an answer before this text. May be given several times."),
+    *SAMPLING,
+    LOOKED_BACK,
+    THREADS,
+    *LIMITS,
+    short="Talk with a model.",
+    help="Talk with a model: each line is a message. Ctrl-C stops an answer, Ctrl-D ends the conversation.",
+)
+
+EVAL = command(
+    "eval",
+    MODEL,
+    option("--text", help="Perplexity on this UTF-8 file (or builtin:pydoc)."),
+    option("--choices", type=PATH, help='Accuracy on lines {"prompt": ..., "choices": [...], "answer": number}.'),
+    option("--ctx", type=SIZE, help="Tokens of a window.  [default: as trained]"),
+    option("--stride", type=click.IntRange(1), help="Windows begin every so many tokens and score what is new."),
+    AS_JSON,
+    THREADS,
+    *LIMITS,
+    short="Measure how well a model predicts a text, or picks the right answers.",
+    help="Measure a model: perplexity on a text, as llama.cpp defines it, or accuracy on multiple-choice questions.",
+)
+
+
+# ---------------------------------------------------------------- the rest
+
+TOKENIZER = click.Group(
+    "tokenizer",
+    short_help="Train a tokenizer.",
+    help="Train a tokenizer.",
+    commands={
+        "train": click.Command(
+            "train",
+            params=[
+                argument("sources", "FILE...", nargs=-1, required=True),
+                option("-o", "--output", type=NEW_FILE, required=True, help="The sentencepiece model to write."),
+                defaulting("--n-vocab", type=click.IntRange(1), default=4096, help="Number of ids."),
+                defaulting("--model", type=click.Choice(["bpe", "unigram"]), default="bpe"),
+            ],
+            help="Train a sentencepiece model on UTF-8 texts (or builtin:NAME). Every text round-trips through it.",
+            callback=_work("tokenizer"),
+        )
+    },
+)
+
+DOCTOR = command(
+    "doctor",
+    short="Show what this machine offers and which versions are installed.",
+    help="Show what this machine offers and which versions are installed.",
+)
+
+DEMO = command(
+    "demo",
+    defaulting("-o", "--output", type=PATH, default=Path("run"), help="The run directory."),
+    short="Train a small LLaMA on Python's own documentation.",
+    help="""Train a small LLaMA from nothing on Python's own documentation, in about three minutes on two processors.
+
+    A demo that was interrupted goes on where it was.
+    """,
+)
+
+COMMANDS = {
+    each.name: each
+    for each in (
+        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, GENERATE, CHAT, EVAL, INSPECT, REWRITE, BENCH,
+        TOKENIZER, DOCTOR, DEMO,
+    )
+}  # fmt: skip
