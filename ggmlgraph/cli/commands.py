@@ -87,12 +87,12 @@ LIMITS = (
         "--max-tensors", "tensors", type=SIZE, default=limits.DEFAULT.tensors,
         help="The most tensors to take from a file.",
     ),
-    defaulting(
-        "--max-nbytes", "nbytes", type=Memory(), default=limits.DEFAULT.nbytes,
+    option(
+        "--max-nbytes", "nbytes", type=Memory(), default=limits.DEFAULT.nbytes, show_default="1 TiB",
         help="The most bytes that all its tensors together may have.",
     ),
-    defaulting(
-        "--max-flops", "flops", type=click.FloatRange(1), default=limits.DEFAULT.flops,
+    option(
+        "--max-flops", "flops", type=click.FloatRange(1), default=limits.DEFAULT.flops, show_default="1e15",
         help="The most operations that computing it once may take.",
     ),
 )  # fmt: skip
