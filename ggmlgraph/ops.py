@@ -254,7 +254,7 @@ def hardswish_back(g: Tensor, a: Tensor) -> Tensor:
 
 
 @op(kernel="elementwise", inplace=True, scalar=lambda a, b: silu(a) * b,
-    vjp=lambda g, y, a, b: (silu_back(a, g * b), g * silu(a)))  # fmt: skip
+    vjp=lambda g, y, a, b: (silu_back(a, g * b), swiglu(a, g)))  # fmt: skip
 def swiglu(a: Tensor, b: Tensor) -> Tensor:
     """silu(a) * b, same shapes (Shazeer 2020). Keeps neither factor for the backward pass."""
 
@@ -418,14 +418,17 @@ def reshape(a: Tensor, shape: Shape) -> Tensor:
 
 
 @op("VIEW", shape="view", view=True, kernel=None,
-    vjp=lambda g, y, a: (view_back(g, y.offset, y.nb1, y.nb2, y.nb3, shape=a),))  # fmt: skip
+    vjp=lambda g, y, a: (view_back(g, None, y.offset, y.nb1, y.nb2, y.nb3, shape=a),))  # fmt: skip
 def view(a: Tensor, offset: Offset, shape: Shape) -> Tensor:
     """A window of a's memory: `shape` elements from byte `offset` on, with strides of their own."""
 
 
-@op(shape="view_back")
-def view_back(g: Tensor, offset: Offset, nb1: Offset, nb2: Offset, nb3: Offset, shape: Shape) -> Tensor:
-    """Cotangent of a contiguous a in view(a): g added into zeros of `shape` at the view's offset and strides."""
+@op(shape="view_back", dense=("total",), inplace="total")
+def view_back(
+    g: Tensor, total: Tensor | None, offset: Offset, nb1: Offset, nb2: Offset, nb3: Offset, shape: Shape
+) -> Tensor:
+    """Cotangent of a contiguous a in view(a), plus total: g added at the view's offset and strides into it, by default
+    zeros, of `shape`."""
 
 
 @op("CPY", shape="cpy", view="b", writes=("b",), vjp=lambda g, y, a, b: (reshape(g, shape=a), None))
@@ -544,6 +547,11 @@ def get_rows(a: Tensor, ids: Tensor) -> Tensor:
 @op("GET_ROWS_BACK", shape="get_rows_back", rows=("g",), dense=("ids",))
 def get_rows_back(g: Tensor, ids: Tensor, shape: Shape) -> Tensor:
     """Cotangent of a in get_rows(a, ids): rows of g summed into zeros of `shape`."""
+
+
+@op(shape="get_rows_back", kernel="get_rows_back", rows=("g",), dense=("ids", "total"), inplace="total")
+def add_rows(g: Tensor, ids: Tensor, total: Tensor, shape: Shape) -> Tensor:
+    """total + get_rows_back(g, ids)."""
 
 
 # ---------------------------------------------------------------- windows over images
@@ -841,9 +849,9 @@ def rope_back(
 
 @op(shape="cross_entropy", dense=("logits", "targets", "weights"), work="cross_entropy",
     vjp=lambda g, y, logits, targets, weights: (
-        cross_entropy_back(g, logits, targets, weights), None, None))  # fmt: skip
-def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """sum_t weights[t] * log softmax(logits[t])[targets[t]] -> (1,). Never forms the probabilities.
+        cross_entropy_back(scale(g, y.scale), logits, targets, weights), None, None))  # fmt: skip
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, scale: float = 1.0) -> Tensor:
+    """scale * sum_t weights[t] * log softmax(logits[t])[targets[t]] -> (1,). Never forms the probabilities.
 
     logits: (..., n_vocab); targets int32 and weights: one per row of logits.
     """
@@ -858,9 +866,15 @@ def cross_entropy_back(g: Tensor, logits: Tensor, targets: Tensor, weights: Tens
     work="linear_cross_entropy",
     vjp=lambda g, y, w, x, targets, weights, dw, dx: (dw * g, dx * g, None, None, None, None))  # fmt: skip
 def linear_cross_entropy(
-    w: Tensor, x: Tensor, targets: Tensor, weights: Tensor, dw: Tensor | None = None, dx: Tensor | None = None
+    w: Tensor,
+    x: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    dw: Tensor | None = None,
+    dx: Tensor | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
-    """cross_entropy(mul_mat(w, x), targets, weights) in chunks of rows: the logits are never stored.
+    """cross_entropy(mul_mat(w, x), targets, weights, scale) in chunks of rows: the logits are never stored.
 
     w: (n_vocab, k); x: (..., k) -> (1,). When dw and dx (shapes of w and x) are given, the same pass leaves
     the derivatives in them, so the backward pass only multiplies by g.

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph import encoding, limits, machine, metadata
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, matmul_precision_number, new_error
-from ggmlgraph.dialect import INPUT, LOSS, PARAM
+from ggmlgraph.dialect import INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.dim import evaluate
 from ggmlgraph.errors import FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
 from ggmlgraph.limits import Limits
@@ -39,6 +39,7 @@ FUSIONS = {
     "swiglu": lib.GG_FUSE_SWIGLU,
     "cross_entropy": lib.GG_FUSE_CROSS_ENTROPY,
     "attention": lib.GG_FUSE_ATTENTION,
+    "accumulate": lib.GG_FUSE_ACCUMULATE,
 }
 Batch = tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]  # tokens and targets, or every input by name
 
@@ -125,6 +126,19 @@ class Program:
         return view.reshape(self.graph.shape(tensor_id))
 
 
+def fuse(graph: CoreGraph, roots: list[int], fusions: int, *, train: bool = False) -> CoreGraph:
+    """What `roots` and gradients need of a graph, with patterns of ops fused: a sum of GG_FUSE_* says which."""
+    err = new_error()
+    handle = lib.gg_fuse(graph.handle, len(roots), roots, int(train), fusions, err)
+    if handle == ffi.NULL:
+        raise exception(err)
+    return CoreGraph(handle)
+
+
+def _flagged(graph: CoreGraph, flag: int) -> list[int]:
+    return [i for i in range(len(graph)) if graph.tensor(i).flags & flag]
+
+
 class TrainProgram(Program):
     """Forward, backward and AdamW of one loss; node numbers that divide its run.
 
@@ -138,10 +152,11 @@ class TrainProgram(Program):
         isa: str | None,
         threads: int,
         matmul_precision: str,
+        fusions: int,
         recompute: int = 0,
     ) -> None:
         err = new_error()
-        self.loss = next(i for i in range(len(forward)) if forward.tensor(i).flags & LOSS)
+        self.loss = _flagged(forward, LOSS)[0]
         if lib.gg_grad(forward.handle, self.loss, err) < 0:
             raise exception(err, forward.name(err.node) + ": " if err.node >= 0 else "")
         self.recompute = recompute
@@ -153,6 +168,8 @@ class TrainProgram(Program):
             if handle == ffi.NULL:
                 raise exception(err)
             forward = CoreGraph(handle)
+        forward = fuse(forward, _flagged(forward, OUTPUT), fusions & ~lib.GG_FUSE_DIFFERENTIABLE)
+        self.loss = _flagged(forward, LOSS)[0]
         self.keep = lib.gg_accumulate(forward.handle, err) if accumulate > 1 else -1
         if accumulate > 1 and self.keep < 0:
             raise exception(err)
@@ -373,11 +390,7 @@ class Runtime:
         for i in self._ids(INPUT):
             self.graph.leaf_bytes(i)  # inputs exist before the programs do, so that all of them share one memory
         roots = list(dict.fromkeys([*roots, *self._writes()]))
-        err = new_error()
-        handle = lib.gg_fuse(self.graph.handle, len(roots), roots, int(train), self._fusions, err)
-        if handle == ffi.NULL:
-            raise exception(err)
-        return CoreGraph(handle)
+        return fuse(self.graph, roots, self._fusions & lib.GG_FUSE_DIFFERENTIABLE, train=train)
 
     def _limit(self) -> int | None:
         return self.memory_limit if self.memory_limit is not None else machine.available_memory()
@@ -404,12 +417,14 @@ class Runtime:
     def train_program_at(self, recompute: int) -> TrainProgram:
         """The training graph at one level of recomputation, 0 to its `max_recompute`."""
         if self._loss < 0:
-            losses = [i for i in range(len(self.graph)) if self.graph.tensor(i).flags & LOSS]
+            losses = _flagged(self.graph, LOSS)
             if len(losses) != 1:
                 raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
             self._loss = self._mean_of(losses[0])
         forward = self._fused([self._loss], train=True)
-        return TrainProgram(forward, self.accumulate, self.isa, self.threads, self.matmul_precision, recompute)
+        return TrainProgram(
+            forward, self.accumulate, self.isa, self.threads, self.matmul_precision, self._fusions, recompute
+        )
 
     def _mean_of(self, loss: int) -> int:
         """What a micro-batch adds to the loss: its share, unless loss_weights see to that."""

@@ -265,8 +265,10 @@ def _view(a: Array, offset: int, shape: Shape, strides: Shape) -> Array:
     return a.reshape(-1)[_window(shape, offset, strides)]
 
 
-def _view_back(g: Array, offset: int, nb1: int, nb2: int, nb3: int, shape: Shape) -> Array:
-    flat = np.zeros(math.prod(shape))
+def _view_back(
+    g: Array, total: Array | None, offset: int, nb1: int, nb2: int, nb3: int, shape: Shape
+) -> Array:  # fmt: skip
+    flat = np.zeros(math.prod(shape)) if total is None else total.reshape(-1).copy()
     np.add.at(flat, _window(g.shape, offset, (nb3, nb2, nb1, ITEM)[4 - g.ndim :]), g)
     return flat.reshape(shape)
 
@@ -558,10 +560,10 @@ def _log_soft_max(a: Array) -> Array:
     return z - np.log(np.exp(z).sum(-1, keepdims=True))
 
 
-def _cross_entropy(logits: Array, targets: Array, weights: Array) -> Array:
+def _cross_entropy(logits: Array, targets: Array, weights: Array, scale: float = 1.0) -> Array:
     logp = _log_soft_max(logits).reshape(-1, logits.shape[-1])
     at_targets = logp[np.arange(len(logp)), targets.reshape(-1)]
-    return np.sum(weights.reshape(-1) * at_targets, keepdims=True)
+    return scale * np.sum(weights.reshape(-1) * at_targets, keepdims=True)
 
 
 def _cross_entropy_back(g: Array, logits: Array, targets: Array, weights: Array) -> Array:
@@ -581,17 +583,19 @@ def _soft_cross_entropy_back(g: Array, logits: Array, labels: Array, sums: Any =
 
 
 def _linear_cross_entropy(
-    w: Array, x: Array, targets: Array, weights: Array, dw: Array | None = None, dx: Array | None = None
-) -> Array:
-    return _cross_entropy(_mul_mat(w, x), targets, weights)
+    w: Array, x: Array, targets: Array, weights: Array, dw: Array | None = None, dx: Array | None = None,
+    scale: float = 1.0,
+) -> Array:  # fmt: skip
+    return _cross_entropy(_mul_mat(w, x), targets, weights, scale)
 
 
 def _linear_cross_entropy_writes(
-    w: Array, x: Array, targets: Array, weights: Array, dw: Array | None = None, dx: Array | None = None
-) -> dict[str, Array]:
+    w: Array, x: Array, targets: Array, weights: Array, dw: Array | None = None, dx: Array | None = None,
+    scale: float = 1.0,
+) -> dict[str, Array]:  # fmt: skip
     if dw is None:
         return {}
-    dlogits = _cross_entropy_back(np.ones(1), _mul_mat(w, x), targets, weights).reshape(-1, w.shape[-2])
+    dlogits = _cross_entropy_back(np.full(1, scale), _mul_mat(w, x), targets, weights).reshape(-1, w.shape[-2])
     rows = x.reshape(-1, x.shape[-1])
     return {"dw": (dlogits.T @ rows).reshape(w.shape), "dx": (dlogits @ w).reshape(x.shape)}
 
@@ -713,6 +717,7 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "window": lambda a, nb1, nb2, nb3, offset, shape: a.reshape(-1)[_set_window(shape, (nb1, nb2, nb3), offset)],
     "get_rows": _get_rows,
     "get_rows_back": _get_rows_back,
+    "add_rows": lambda g, ids, total, shape: total + _get_rows_back(g, ids, shape),
     "im2col": _im2col,
     "im2col_back": lambda a, g, shape, **p: _transposed(lambda b: _im2col(a, b, **p), g, shape),
     "conv_transpose_1d": _conv_transpose_1d,
@@ -1148,9 +1153,10 @@ def _view_backs() -> Iterator[Sample]:
     for whole, part, before, strides in WINDOWS:
         nb = strides_to_nb(part, _in_bytes(strides))
         params = {"offset": ITEM * before, "nb1": nb[1], "nb2": nb[2], "nb3": nb[3]}
-        yield Sample((_f32(part),), params, shape=whole)
+        yield Sample((_f32(part), None), params, shape=whole)
+        yield Sample((_f32(part), _f32(whole)), params, shape=whole)
         if len(part) > 1:
-            yield Sample((_f32(part, layout="transposed"),), params, shape=whole)
+            yield Sample((_f32(part, layout="transposed"), None), params, shape=whole)
 
 
 def _permutes() -> Iterator[Sample]:
@@ -1382,6 +1388,11 @@ def _get_rows_back_samples() -> Iterator[Sample]:
     yield Sample((_f32((33, 31), layout="sliced"), _ids((33,), 7)), shape=(7, 31))
 
 
+def _add_rows_samples() -> Iterator[Sample]:
+    for sample in _get_rows_back_samples():
+        yield Sample((*sample.operands, _f32(sample.shape)), shape=sample.shape)  # type: ignore[arg-type]
+
+
 def _diag_masks() -> Iterator[Sample]:
     shapes: list[Shape] = [(1, 1), (2, 2), (3, 3), (7, 7), (31, 31), (33, 33), (64, 64), (3, 65), (65, 3), (2, 3, 7, 7),
                            (2, 32, 32), (7,), (1, 127), (127, 1)]  # fmt: skip
@@ -1541,6 +1552,8 @@ def _cross_entropies(back: bool) -> Iterator[Sample]:
         yield Sample((*front, _f32((7, 33), low, high), _ids((7,), 33), _values((7,), 1 / 7)))
     yield Sample((*front, _f32((31, 65)), _ids((31,), 65), _values((31,), 0.25, 0.0, 0.0, 0.5)))
     yield Sample((*front, _f32((3, 7)), _ids((3,), 7), _values((3,), 0.0)))
+    if not back:
+        yield Sample((_f32((7, 33)), _ids((7,), 33), _f32((7,), 0.0, 1.0)), {"scale": -0.5})
 
 
 def _soft_cross_entropies(order: str) -> Iterator[Sample]:
@@ -1565,6 +1578,7 @@ def _linear_cross_entropies() -> Iterator[Sample]:
         yield Sample((*operands, w, x))
     w, x = _f32((33, 7)), _f32((31, 7))
     yield Sample((w, x, _ids((31,), 33), _values((31,), 0.25, 0.0, 0.0, 0.5), w, x))
+    yield Sample((w, x, _ids((31,), 33), _f32((31,), 0.0, 1.0), w, x), {"scale": -0.5})
 
 
 def _sizes() -> Iterator[Sample]:
@@ -1720,6 +1734,7 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "window": _set_windows(),
     "get_rows": _get_rows_samples(),
     "get_rows_back": _get_rows_back_samples(),
+    "add_rows": _add_rows_samples(),
     "im2col": _im2cols(),
     "im2col_back": _im2col_backs(),
     "conv_transpose_1d": _conv_transposes(1),

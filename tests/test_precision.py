@@ -76,7 +76,9 @@ def test_the_fused_loss_is_that_of_rounded_operands(sample: Sample, isa: str) ->
     if not written:
         return
     w, x = values[0], values[1].reshape(-1, values[1].shape[-1])
-    slopes = REFERENCE["cross_entropy_back"](np.ones(1), x @ w.T, *(v.reshape(-1) for v in values[2:4]))
+    slopes = REFERENCE["cross_entropy_back"](
+        np.full(1, sample.params.get("scale", 1.0)), x @ w.T, *(v.reshape(-1) for v in values[2:4])
+    )
     slopes = bf16(slopes)  # the same numbers but for a few that lie between two, and were rounded to the other
     for actual, a, b in zip(written, (slopes.T, slopes), (x, w), strict=True):
         limit = 3 * 2**-7 * np.abs(a).max() * np.abs(b).max() + 1e-5 * (np.abs(a) @ np.abs(b))

@@ -1,6 +1,6 @@
 /* gg.h - the public C API of the ggmlgraph runtime, and the very text given to ffi.cdef (so: no directives).
  *
- * Life of a training run:  gg_import -> gg_resize -> gg_fuse -> gg_grad -> gg_adamw -> gg_exec_new -> gg_exec_run
+ * Life of a training run:  gg_import -> gg_resize -> gg_fuse -> gg_grad -> gg_fuse -> gg_adamw -> gg_exec_new -> gg_exec_run
  *
  * A graph is an append-only array of tensors with integer ids; creation order is topological order. Dimensions
  * are in ggml's order, ne[0] fastest. Passes append nodes (gg_grad, gg_adamw) or build a new graph (gg_resize,
@@ -91,10 +91,12 @@ enum {
     GG_FUSE_SWIGLU = 2,
     GG_FUSE_CROSS_ENTROPY = 4,
     GG_FUSE_ATTENTION = 8,
-    GG_FUSE_ALL = 15
+    GG_FUSE_ACCUMULATE = 16,
+    GG_FUSE_DIFFERENTIABLE = 15, /* before gg_grad: what has derivative rules. The others come after it. */
+    GG_FUSE_ALL = 31
 };
-/* Keep what `roots` need and merge the enabled patterns into fused ops; with `train` a fused op leaves behind what
- * its derivative needs. The roots become OUTPUT, and nothing else is: readable after a run. */
+/* Keep what `roots` and gradients of parameters need and merge the enabled patterns into fused ops; with `train` a fused
+ * op leaves behind what its derivative needs. The roots become OUTPUT, and nothing else is: readable after a run. */
 gg_graph *gg_fuse(const gg_graph *g, int32_t n_roots, const int32_t *roots, int32_t train, int32_t enable,
                   gg_error *err);
 

@@ -74,12 +74,16 @@ typedef struct loss {
     const int32_t *targets;
     const float   *weights;
     int64_t        n_vocab;
+    float          scale; /* of all weights */
 } loss;
 
-static loss loss_of(const gg_task *task, int targets, int64_t n_vocab)
+static loss loss_of(const gg_task *task, int targets, int64_t n_vocab, float scale)
 {
-    return (loss){task, (const int32_t *)task->src_data[targets], (const float *)task->src_data[targets + 1], n_vocab};
+    return (loss){task, (const int32_t *)task->src_data[targets], (const float *)task->src_data[targets + 1], n_vocab,
+                  scale};
 }
+
+static float weight_of(const loss *l, int64_t t) { return l->scale * l->weights[t]; }
 
 /* Whether row t counts; a target that is no token is reported. */
 static bool row_counts(const loss *l, int64_t t)
@@ -93,22 +97,22 @@ static double row_loss(const loss *l, int64_t t, const float *row)
 {
     if (!row_counts(l, t)) return 0;
     float max = row_max(row, l->n_vocab);
-    return l->weights[t] * ((double)row[l->targets[t]] - max - log(exp_row(row, max, l->n_vocab, NULL)));
+    return weight_of(l, t) * ((double)row[l->targets[t]] - max - log(exp_row(row, max, l->n_vocab, NULL)));
 }
 
-/* The same, and in out, which may be row itself, scale * weight * (onehot - softmax). */
-static double row_loss_and_slope(const loss *l, int64_t t, const float *row, float scale, float *out)
+/* The same, and in out, which may be row itself, weight * (onehot - softmax). */
+static double row_loss_and_slope(const loss *l, int64_t t, const float *row, float *out)
 {
     if (!row_counts(l, t)) {
         memset(out, 0, (size_t)l->n_vocab * sizeof(float));
         return 0;
     }
-    float max = row_max(row, l->n_vocab), weight = scale * l->weights[t];
+    float max = row_max(row, l->n_vocab), weight = weight_of(l, t);
     double target = (double)row[l->targets[t]] - max;
     double sum = exp_row(row, max, l->n_vocab, out), others = sum - out[l->targets[t]];
     scale_row(out, (float)(-weight / sum), l->n_vocab);
     out[l->targets[t]] = (float)(weight * (others / sum)); /* 1 - p, without its cancellation */
-    return l->weights[t] * (target - log(sum));
+    return weight * (target - log(sum));
 }
 
 /* y[0] = sum of the losses, once all threads have written theirs. */
@@ -128,7 +132,7 @@ GG_KERNEL(cross_entropy)
 {
     const gg_tensor *logits = task->src[0];
     const float *rows = (const float *)task->src_data[0];
-    loss l = loss_of(task, 1, logits->ne[0]);
+    loss l = loss_of(task, 1, logits->ne[0], gg_param_f32(task->y, 0));
     double *losses = (double *)task->work;
     int64_t begin, end;
     gg_share(task, gg_nrows(logits), 1, &begin, &end);
@@ -141,11 +145,11 @@ GG_KERNEL(cross_entropy_back)
 {
     const gg_tensor *logits = task->src[1];
     const float *g = (const float *)task->src_data[0], *rows = (const float *)task->src_data[1];
-    loss l = loss_of(task, 2, logits->ne[0]);
+    loss l = loss_of(task, 2, logits->ne[0], g[0]);
     int64_t begin, end;
     gg_share(task, gg_nrows(logits), 1, &begin, &end);
     for (int64_t t = begin; t < end; t++)
-        row_loss_and_slope(&l, t, rows + t * l.n_vocab, g[0], (float *)task->y_data + t * l.n_vocab);
+        row_loss_and_slope(&l, t, rows + t * l.n_vocab, (float *)task->y_data + t * l.n_vocab);
 }
 
 /* ---------------------------------------------------------------- the loss of given logits and soft labels */
@@ -241,7 +245,7 @@ static void chunk_losses(const loss *l, const chunk *c, double *losses, bool tra
     for (int64_t i = begin; i < end; i++) {
         int64_t t = c->first + i;
         float *row = c->logits + i * c->n_vocab;
-        losses[t] = train ? row_loss_and_slope(l, t, row, 1, row) : row_loss(l, t, row);
+        losses[t] = train ? row_loss_and_slope(l, t, row, row) : row_loss(l, t, row);
     }
 }
 
@@ -252,7 +256,7 @@ GG_KERNEL(linear_cross_entropy)
     int64_t n_rows = gg_nrows(x), n_vocab = w->ne[1], n_inner = w->ne[0], step = gg_logits_rows(n_rows, n_vocab);
     float *logits = (float *)(task->work + GG_GEMM_NBYTES + gg_slab_nbytes(w));
     double *losses = (double *)((char *)logits + gg_align(step * n_vocab * (int64_t)sizeof(float)));
-    loss l = loss_of(task, 2, n_vocab);
+    loss l = loss_of(task, 2, n_vocab, gg_param_f32(task->y, 0));
     bool train = task->src[5] != NULL;
     for (int64_t first = 0; first < n_rows; first += step) {
         chunk c = {.first = first, .n_rows = gg_min_i64(step, n_rows - first), .n_vocab = n_vocab, .n_inner = n_inner,

@@ -231,13 +231,20 @@ static void add_strided_row(char *y, int64_t y_stride, const char *a, int64_t n,
     else for (int64_t i = 0; i < n; i++) *(float *)(y + i * y_stride) += *(const float *)(a + i * stride);
 }
 
-/* Source 0 added into zeros at its place in y. */
-static void add_window(const gg_task *task, window w)
+/* Bytes [begin, end) of y as they are before something is added: those of `total`, or zeros if that is NULL. */
+static void start_from(const gg_task *task, const char *total, int64_t begin, int64_t end)
+{
+    if (total == NULL) memset(task->y_data + begin, 0, (size_t)(end - begin));
+    else if (total != task->y_data) memcpy(task->y_data + begin, total + begin, (size_t)(end - begin));
+}
+
+/* Source 0 added into `total` or zeros at its place in y. */
+static void add_window(const gg_task *task, window w, const char *total)
 {
     const gg_tensor *g = task->src[0];
     int64_t          begin, end;
     gg_share(task, gg_nelements(task->y) * 4, 4096, &begin, &end);
-    memset(task->y_data + begin, 0, (size_t)(end - begin));
+    start_from(task, total, begin, end);
     gg_barrier(task);
 
     int64_t n = gg_nelements(g);
@@ -252,9 +259,9 @@ static void add_window(const gg_task *task, window w)
     }
 }
 
-GG_KERNEL(view_back) { add_window(task, window_of(task->y)); }
+GG_KERNEL(view_back) { add_window(task, window_of(task->y), task->src_data[1]); }
 
-GG_KERNEL(view_as_back) { add_window(task, place_of(task->src[1])); }
+GG_KERNEL(view_as_back) { add_window(task, place_of(task->src[1]), NULL); }
 
 /* ---- cleared ---- */
 
@@ -264,8 +271,7 @@ GG_KERNEL(cleared)
     window           w = place_of(by);
     int64_t          begin, end;
     gg_share(task, gg_nelements(task->y) * 4, 4096, &begin, &end);
-    if (task->y_data != task->src_data[0])
-        memcpy(task->y_data + begin, task->src_data[0] + begin, (size_t)(end - begin));
+    start_from(task, task->src_data[0], begin, end);
     gg_barrier(task);
 
     gg_share(task, gg_nelements(by), 1024, &begin, &end);
@@ -306,14 +312,15 @@ GG_KERNEL(get_rows)
     }
 }
 
-/* A thread owns rows of y, that is of the table: it clears them, then looks through all ids for its own. */
+/* A thread owns rows of y, that is of the table: it clears them, or takes those of source 2, then looks through all ids
+ * for its own. */
 GG_KERNEL(get_rows_back)
 {
     const gg_tensor *g = task->src[0], *ids = task->src[1], *y = task->y;
     const int32_t   *id = (const int32_t *)task->src_data[1];
     int64_t          begin, end, row_nbytes = y->ne[0] * 4, n = gg_nelements(ids);
     gg_share(task, gg_nrows(y), 16, &begin, &end);
-    memset(task->y_data + begin * row_nbytes, 0, (size_t)((end - begin) * row_nbytes));
+    start_from(task, task->src_data[2], begin * row_nbytes, end * row_nbytes);
     for (int64_t i = 0; i < n; i++) {
         if (id[i] < 0 || id[i] >= y->ne[1]) {
             if (task->ith == 0) gg_fault(task, id[i], y->ne[1]);

@@ -2,6 +2,7 @@
  *
  * One sweep downward from the roots finds, for each needed node, the pattern it is the last node of; what a pattern
  * swallowed is then needed by nobody and is not copied. A node is swallowed only if the pattern is its single user.
+ * It is called before gg_grad for ops that have derivatives, and after it for what is done to gradients.
  */
 #include "rebuild.h"
 
@@ -61,11 +62,12 @@ static bool match_swiglu(const fusion *f, int32_t id, match *m)
 
 static bool is_plain_soft_max(const gg_tensor *t) { return t->src[1] < 0 && gg_param_f32(t, 0) == 1.0f; }
 
-/* sum(weights * log(get_rows(reshape(soft_max(logits)), targets))): the way a file spells cross-entropy. */
+/* sum(weights * log(get_rows(reshape(soft_max(logits)), targets))), scaled or not: the way a file spells cross-entropy. */
 static bool match_cross_entropy(const fusion *f, int32_t id, match *m)
 {
-    if (gg_at(f->g, id)->op != GG_OP_SUM) return false;
-    int32_t mul = swallow(f, id, 0, GG_OP_MUL), log = swallow(f, mul, 0, GG_OP_LOG);
+    int32_t sum = gg_at(f->g, id)->op == GG_OP_SCALE ? swallow(f, id, 0, GG_OP_SUM) : id;
+    if (sum < 0 || gg_at(f->g, sum)->op != GG_OP_SUM) return false;
+    int32_t mul = swallow(f, sum, 0, GG_OP_MUL), log = swallow(f, mul, 0, GG_OP_LOG);
     int32_t rows = swallow(f, log, 0, GG_OP_GET_ROWS), column = swallow(f, rows, 0, GG_OP_RESHAPE);
     int32_t probabilities = swallow(f, column, 0, GG_OP_SOFT_MAX);
     if (probabilities < 0 || !is_plain_soft_max(gg_at(f->g, probabilities))) return false;
@@ -77,11 +79,12 @@ static bool match_cross_entropy(const fusion *f, int32_t id, match *m)
     if (gg_nelements(gg_at(f->g, targets)) != n_rows || gg_nelements(gg_at(f->g, weights)) != n_rows) return false;
     *m = (match){.op = GG_OP_CROSS_ENTROPY, .n_src = 3, .src = {logits, targets, weights}};
     int32_t product = swallow(f, probabilities, 0, GG_OP_MUL_MAT);
-    if (product < 0) return true;
-    const gg_tensor *w = gg_at(f->g, gg_at(f->g, product)->src[0]);
-    if (w->ne[2] == 1 && w->ne[3] == 1)
+    const gg_tensor *w = product < 0 ? NULL : gg_at(f->g, gg_at(f->g, product)->src[0]);
+    if (w && w->ne[2] == 1 && w->ne[3] == 1)
         *m = (match){.op = GG_OP_LINEAR_CROSS_ENTROPY, .n_src = 4,
                      .src = {gg_at(f->g, product)->src[0], gg_at(f->g, product)->src[1], targets, weights}};
+    const float scale = sum == id ? 1.0f : gg_param_f32(gg_at(f->g, id), 0);
+    memcpy(&m->op_params[0], &scale, sizeof scale);
     return true;
 }
 
@@ -171,14 +174,59 @@ static bool match_attention(const fusion *f, int32_t id, match *m)
     return true;
 }
 
+/* Product with the loss's own cotangent, the number 1 that gg_grad starts from: its first operand. */
+static bool match_seed(const fusion *f, int32_t id, match *m)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    int32_t seed = y->op == GG_OP_MUL ? y->src[1] : -1;
+    if (seed < 0 || seed != f->g->seed) return false;
+    *m = (match){.op = GG_OP_RESHAPE, .n_src = 1, .src = {y->src[0]}};
+    return true;
+}
+
+/* add(total, cotangent of a part of it), in either order: only the part's elements are touched. */
+static bool match_part(const fusion *f, int32_t id, match *m)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    if (y->op != GG_OP_ADD || !gg_same_shape(gg_at(f->g, y->src[0]), gg_at(f->g, y->src[1]))) return false;
+    for (int k = 1; k >= 0; k--) {
+        int32_t total = y->src[1 - k], view = swallow(f, id, k, GG_OP_VIEW_BACK);
+        int32_t rows = swallow(f, id, k, GG_OP_GET_ROWS_BACK);
+        if (view >= 0 && gg_at(f->g, view)->src[1] < 0) {
+            *m = (match){.op = GG_OP_VIEW_BACK, .n_src = 2, .src = {gg_at(f->g, view)->src[0], total}};
+            memcpy(m->op_params, gg_at(f->g, view)->op_params, sizeof m->op_params);
+            return true;
+        }
+        if (rows >= 0 && gg_at(f->g, total)->root != gg_at(f->g, gg_at(f->g, rows)->src[0])->root) {
+            *m = (match){.op = GG_OP_ADD_ROWS, .n_src = 3,
+                         .src = {gg_at(f->g, rows)->src[0], gg_at(f->g, rows)->src[1], total}};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Every pattern, and what enables it. */
+static const struct {
+    int32_t fusion;
+    bool (*match)(const fusion *f, int32_t id, match *m);
+} patterns[] = {
+    {GG_FUSE_NORM_GAIN, match_norm_gain},
+    {GG_FUSE_SWIGLU, match_swiglu},
+    {GG_FUSE_ATTENTION, match_attention},
+    {GG_FUSE_ATTENTION, match_rope},
+    {GG_FUSE_CROSS_ENTROPY, match_cross_entropy},
+    {GG_FUSE_ACCUMULATE, match_seed},
+    {GG_FUSE_ACCUMULATE, match_part},
+};
+
 static match find_match(const fusion *f, int32_t id)
 {
-    match m = {.op = GG_OP_NONE};
-    if ((f->enable & GG_FUSE_NORM_GAIN) && match_norm_gain(f, id, &m)) return m;
-    if ((f->enable & GG_FUSE_SWIGLU) && match_swiglu(f, id, &m)) return m;
-    if ((f->enable & GG_FUSE_ATTENTION) && (match_attention(f, id, &m) || match_rope(f, id, &m))) return m;
-    if ((f->enable & GG_FUSE_CROSS_ENTROPY)) match_cross_entropy(f, id, &m);
-    return m;
+    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++) {
+        match m = {.op = GG_OP_NONE};
+        if ((f->enable & patterns[i].fusion) && patterns[i].match(f, id, &m)) return m;
+    }
+    return (match){.op = GG_OP_NONE};
 }
 
 /* Whether a source of the match, read where node id is, has been overwritten since its own reader. */
@@ -191,12 +239,17 @@ static bool comes_too_late(const fusion *f, int32_t id, const match *m)
 
 /* ---------------------------------------------------------------- the sweep and the copy */
 
-static void count_uses(fusion *f, int32_t n_roots, const int32_t *roots)
+/* What is read after a run, the roots and the gradients of parameters: one use each. */
+static void count_roots(fusion *f, int32_t n_roots, const int32_t *roots)
 {
-    for (int32_t i = 0; i < n_roots; i++) {
-        f->reached[roots[i]] = true;
-        f->n_uses[roots[i]]++;
-    }
+    for (int32_t i = 0; i < n_roots; i++) f->n_uses[roots[i]]++;
+    for (int32_t id = 0; id < f->g->n_tensors; id++)
+        if ((gg_at(f->g, id)->flags & GG_FLAG_PARAM) && f->g->grads[id] >= 0) f->n_uses[f->g->grads[id]]++;
+    for (int32_t id = 0; id < f->g->n_tensors; id++) f->needed[id] = f->reached[id] = f->n_uses[id] > 0;
+}
+
+static void count_uses(fusion *f)
+{
     for (int32_t id = f->g->n_tensors - 1; id >= 0; id--)
         for (int k = 0; f->reached[id] && k < GG_MAX_SRC; k++) {
             int32_t src = gg_at(f->g, id)->src[k];
@@ -206,9 +259,8 @@ static void count_uses(fusion *f, int32_t n_roots, const int32_t *roots)
         }
 }
 
-static void find_matches(fusion *f, int32_t n_roots, const int32_t *roots, match *matches)
+static void find_matches(fusion *f, match *matches)
 {
-    for (int32_t i = 0; i < n_roots; i++) f->needed[roots[i]] = true;
     for (int32_t id = f->g->n_tensors - 1; id >= 0; id--) {
         if (!f->needed[id] || gg_is_leaf(gg_at(f->g, id))) continue;
         matches[id] = find_match(f, id);
@@ -258,7 +310,8 @@ static int32_t copy_fused(gg_rebuild *r, int32_t id, const match *m, int32_t tra
         if (m->heads[k]) src[k] = view_heads(r, m->heads[k], src[k]);
     }
     if (train && !add_written(&to, m->op, src, &n_src)) return -1;
-    int32_t y = gg_build(&to, m->op, n_src, src, m->op_params, NULL, NULL);
+    const int64_t *ne = gg_ops[m->op].sized ? gg_at(r->in, id)->ne : NULL;
+    int32_t y = gg_build(&to, m->op, n_src, src, m->op_params, ne, NULL);
     if (y < 0 || gg_same_shape(gg_at(r->out, y), gg_at(r->in, id))) return y;
     return gg_build(&to, GG_OP_RESHAPE, 1, &y, NULL, gg_at(r->in, id)->ne, NULL);
 }
@@ -292,8 +345,9 @@ static bool fuse(gg_rebuild *r, fusion *f, int32_t n_roots, const int32_t *roots
     f->needed = calloc(n, sizeof *f->needed);
     bool ok = matches && f->n_uses && f->reached && f->needed;
     if (ok) {
-        count_uses(f, n_roots, roots);
-        find_matches(f, n_roots, roots, matches);
+        count_roots(f, n_roots, roots);
+        count_uses(f);
+        find_matches(f, matches);
         ok = copy_needed(r, f, matches);
     } else {
         gg_fail(r->err, GG_ERR_MEMORY, -1, "no memory to fuse %d tensors", f->g->n_tensors);

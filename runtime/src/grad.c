@@ -66,7 +66,7 @@ static int32_t seed(sweep *s, int32_t loss)
     float *data = id < 0 ? NULL : gg_leaf_data(s->to.g, id, s->to.err);
     if (!data) return -1;
     *data = 1.0f;
-    s->cotangent[loss] = id;
+    s->cotangent[loss] = s->to.g->seed = id;
     return 0;
 }
 

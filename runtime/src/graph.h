@@ -25,6 +25,7 @@ struct gg_graph {
     gg_buffer **buffers; /* per tensor: a leaf's memory once it was asked for, else NULL */
     int32_t    *grads;   /* per tensor: id of its gradient, or -1 */
     int32_t     last_write; /* the last CPY, the op that changes what other tensors see; 0: none */
+    int32_t     seed;       /* the leaf that gg_grad started from, the number 1; 0: none */
 };
 
 /* What the generator knows of an op (gg_op_info in the generated ops.c). */

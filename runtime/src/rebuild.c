@@ -20,6 +20,8 @@ bool gg_rebuild_begin(gg_rebuild *r, const gg_graph *in, gg_error *err)
 
 gg_graph *gg_rebuild_end(gg_rebuild *r, bool ok)
 {
+    for (int32_t id = 0; ok && id < r->in->n_tensors; id++)
+        if (r->in->grads[id] >= 0 && r->map[id] >= 0) r->out->grads[r->map[id]] = r->map[r->in->grads[id]];
     free(r->map);
     if (ok) return r->out;
     gg_graph_free(r->out);
@@ -35,6 +37,7 @@ int32_t gg_copy_leaf(gg_rebuild *r, int32_t id, const int64_t *ne)
         buffer->n_refs++;
         r->out->buffers[copy] = buffer;
     }
+    if (id == r->in->seed) r->out->seed = copy;
     return r->map[id] = copy;
 }
 

@@ -13,7 +13,7 @@ typedef struct gg_rebuild {
 } gg_rebuild;
 
 bool gg_rebuild_begin(gg_rebuild *r, const gg_graph *in, gg_error *err);
-/* Ends the rebuild: the new graph, or NULL (and everything freed) unless ok. */
+/* Ends the rebuild: the new graph, with gradients noted, or NULL (and everything freed) unless ok. */
 gg_graph *gg_rebuild_end(gg_rebuild *r, bool ok);
 /* Copy a leaf; it shares the old one's memory if its size stays. ne NULL: unchanged. */
 int32_t gg_copy_leaf(gg_rebuild *r, int32_t id, const int64_t *ne);

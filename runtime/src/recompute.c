@@ -193,8 +193,6 @@ static bool copy_all(recompute *c)
                                                 : gg_copied(&c->r, id, copy_node(c, id));
         if (copy < 0) return false;
     }
-    for (int32_t id = 0; id < g->n_tensors; id++)
-        if (g->grads[id] >= 0) c->r.out->grads[c->r.map[id]] = c->r.map[g->grads[id]];
     return true;
 }
 

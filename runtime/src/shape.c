@@ -513,6 +513,7 @@ int32_t gg_shape_view_back(const gg_graph *g, gg_tensor *y, gg_error *err)
     if (gg_shape_sized(g, y, err) < 0) return -1;
     int64_t end = gg_param_i64(y, 0) + cotangent->ne[0] * gg_type_size(y->type);
     for (int i = 1; i < GG_MAX_DIMS; i++) end += (cotangent->ne[i] - 1) * gg_param_i64(y, 2 * i);
+    if (source(g, y, 1) && !gg_same_shape(source(g, y, 1), y)) FAIL("the total is of another shape");
     if (end > gg_span(y)) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "a view of a non-contiguous tensor has no gradient; put cont() between");
     return 0;
 }
@@ -708,6 +709,7 @@ int32_t gg_shape_get_rows_back(const gg_graph *g, gg_tensor *y, gg_error *err)
     if (check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
     y->type = GG_TYPE_F32;
     if (gg_set_ne(y, y->ne, err) < 0) return -1;
+    if (source(g, y, 2) && !gg_same_shape(source(g, y, 2), y)) FAIL("the total is of another shape");
     if (cotangent->ne[0] != y->ne[0] || cotangent->ne[1] != ids->ne[0] || cotangent->ne[2] != ids->ne[1] ||
         cotangent->ne[3] != ids->ne[2] || y->ne[2] != ids->ne[1] || ids->ne[3] != 1)
         FAIL("the cotangent is not that of rows of this table");

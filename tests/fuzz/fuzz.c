@@ -203,6 +203,19 @@ static void run_forward(const gg_graph *g, uint64_t *state)
     gg_graph_free(fused);
 }
 
+/* One step of a graph with gradients, if it is there. */
+static bool run_step(const gg_graph *g, uint64_t *state)
+{
+    gg_error err;
+    int32_t  loss = -1;
+    for (int32_t id = 0; g && id < gg_graph_size(g); id++)
+        if (gg_graph_tensor(g, id)->flags & GG_FLAG_LOSS) loss = id;
+    gg_graph *fused = g ? gg_fuse(g, 1, &loss, 1, GG_FUSE_ALL & ~GG_FUSE_DIFFERENTIABLE, &err) : NULL;
+    bool      done = fused && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state);
+    gg_graph_free(fused);
+    return done;
+}
+
 static void run_training(const gg_graph *g, uint64_t *state)
 {
     int32_t loss = -1;
@@ -210,13 +223,13 @@ static void run_training(const gg_graph *g, uint64_t *state)
     for (int32_t id = 0; id < gg_graph_size(g); id++)
         if (gg_graph_tensor(g, id)->flags & GG_FLAG_LOSS) loss = id;
     if (loss < 0) return;
-    gg_graph *fused = gg_fuse(g, 1, &loss, 1, GG_FUSE_ALL, &err);
+    gg_graph *fused = gg_fuse(g, 1, &loss, 1, GG_FUSE_DIFFERENTIABLE, &err);
     for (int32_t id = 0; fused && id < gg_graph_size(fused); id++)
         if (gg_graph_tensor(fused, id)->flags & GG_FLAG_LOSS) loss = id;
     bool has_gradient = fused && gg_grad(fused, loss, &err) >= 0;
     gg_graph *again = has_gradient ? gg_recompute(fused, loss, (int32_t)(fuzz_random(state) % 4), &err) : NULL;
-    if (again && gg_adamw(again, &err) >= 0) run_program(again, 1, state);
-    if (has_gradient && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state)) outcomes[TRAINED]++;
+    run_step(again, state);
+    if (has_gradient && run_step(fused, state)) outcomes[TRAINED]++;
     gg_graph_free(again);
     gg_graph_free(fused);
 }
