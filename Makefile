@@ -1,4 +1,4 @@
-# Every target sets itself up: it needs python3 (3.11 or newer), a C compiler and the package registry.
+# Every target sets itself up: it needs python3 (3.11 or newer), GCC 12 or clang, and the package registry.
 
 PYTHON ?= python3
 VENV ?= .venv

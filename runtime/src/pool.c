@@ -9,8 +9,9 @@
 #define _GNU_SOURCE
 #include "pool.h"
 
+#include "affinity.h"
+
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -35,8 +36,8 @@ struct gg_pool {
     int        n_workers; /* threads started; n_threads - 1 once the pool is whole */
     int        n_spins;
     bool       pinned;    /* thread i runs on the i-th CPU of `cpus` and nowhere else */
-    cpu_set_t  cpus;      /* those the program may run on */
-    cpu_set_t  first_cpu; /* the caller's during a run */
+    gg_cpus    cpus;      /* those the program may run on */
+    gg_cpus    first_cpu; /* the caller's during a run */
     void     (*body)(void *arg, int ith); /* NULL: workers return */
     void      *arg;
     struct worker {
@@ -107,21 +108,14 @@ void gg_pool_barrier(gg_pool *pool)
     }
 }
 
-static cpu_set_t cpu_of(const gg_pool *pool, int ith)
-{
-    cpu_set_t own;
-    CPU_ZERO(&own);
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &pool->cpus) && ith-- == 0) CPU_SET(cpu, &own);
-    return own;
-}
-
 static void *work(void *arg)
 {
     struct worker *self = arg;
     gg_pool *pool = self->pool;
-    cpu_set_t own = cpu_of(pool, self->ith);
-    if (pool->pinned) sched_setaffinity(0, sizeof own, &own); /* a wish: refused, the system places the thread */
+    if (pool->pinned) {
+        gg_cpus own = gg_ith_cpu(&pool->cpus, self->ith);
+        gg_set_cpus(&own);
+    }
     for (unsigned phase = 0;; phase++) {
         gate_wait(&pool->start, phase, pool->n_spins);
         if (!pool->body) return NULL;
@@ -135,20 +129,12 @@ void gg_pool_run(gg_pool *pool, void (*body)(void *arg, int ith), void *arg)
     pool->body = body;
     pool->arg = arg;
     if (pool->n_threads > 1) gate_open(&pool->start);
-    cpu_set_t before;
-    bool pinned = pool->pinned && sched_getaffinity(0, sizeof before, &before) == 0;
-    if (pinned) sched_setaffinity(0, sizeof pool->first_cpu, &pool->first_cpu);
+    gg_cpus before;
+    bool pinned = pool->pinned && gg_get_cpus(&before);
+    if (pinned) gg_set_cpus(&pool->first_cpu);
     body(arg, 0);
     gg_pool_barrier(pool);
-    if (pinned) sched_setaffinity(0, sizeof before, &before);
-}
-
-/* How many CPUs this thread may run on, not how many the machine has; cpus holds them, or none if it is too small. */
-static int find_cpus(cpu_set_t *cpus)
-{
-    CPU_ZERO(cpus);
-    if (sched_getaffinity(0, sizeof *cpus, cpus) == 0) return CPU_COUNT(cpus);
-    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+    if (pinned) gg_set_cpus(&before);
 }
 
 /* Workers block every signal, so that the program's own threads handle them. */
@@ -177,10 +163,11 @@ gg_pool *gg_pool_new(int n_threads)
     atomic_init(&pool->n_arrived, 0);
     pool->n_threads = n_threads;
     pool->n_workers = 0;
-    int n_cpus = find_cpus(&pool->cpus);
+    bool known = gg_get_cpus(&pool->cpus);
+    int  n_cpus = known ? gg_count_cpus(&pool->cpus) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     pool->n_spins = n_threads <= n_cpus ? N_SPINS : 0;
-    pool->pinned = n_threads > 1 && n_threads == CPU_COUNT(&pool->cpus);
-    pool->first_cpu = cpu_of(pool, 0);
+    pool->pinned = known && n_threads > 1 && n_threads == n_cpus;
+    if (pool->pinned) pool->first_cpu = gg_ith_cpu(&pool->cpus, 0);
     if (start_workers(pool)) return pool;
     gg_pool_free(pool);
     return NULL;
