@@ -12,7 +12,6 @@ typedef struct gg_graph gg_graph;
 typedef struct gg_exec gg_exec;
 
 enum {
-    GG_OK = 0,
     GG_ERR_SHAPE = 1,       /* operands do not fit an op's rule */
     GG_ERR_FILE = 2,        /* the file breaks the format; offset says where */
     GG_ERR_UNSUPPORTED = 3, /* known, but not done here: op, type, or a missing derivative */
@@ -48,9 +47,6 @@ typedef struct gg_tensor {
     int32_t root;          /* whose memory this is: its own id, or the base of a chain of views */
     int64_t root_offset;   /* bytes into the root's memory */
 } gg_tensor;
-
-/* ---- op table ---- */
-const char *gg_op_name(int32_t op); /* NULL past the last */
 
 /* ---- graphs ---- */
 gg_graph *gg_graph_new(void);

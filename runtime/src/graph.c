@@ -45,8 +45,6 @@ int64_t gg_nbytes(const gg_graph *g, int32_t id)
     return t ? gg_span(t) : -1;
 }
 
-const char *gg_op_name(int32_t op) { return op >= 0 && op < GG_OP_COUNT ? gg_ops[op].name : NULL; }
-
 int32_t gg_grad_of(const gg_graph *g, int32_t id) { return gg_graph_tensor(g, id) ? g->grads[id] : -1; }
 
 /* ---------------------------------------------------------------- memory */
@@ -60,7 +58,7 @@ gg_buffer *gg_buffer_new(int64_t nbytes)
         free(buffer);
         return NULL;
     }
-    *buffer = (gg_buffer){.n_refs = 1, .nbytes = nbytes, .block = block};
+    *buffer = (gg_buffer){.n_refs = 1, .block = block};
     buffer->bytes = block + (GG_ALIGN - (uintptr_t)block % GG_ALIGN);
     return buffer;
 }

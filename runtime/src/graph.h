@@ -12,10 +12,9 @@
 
 /* Memory of one leaf, shared by the graphs derived from one another. */
 typedef struct gg_buffer {
-    int64_t n_refs;
-    int64_t nbytes;
-    char   *bytes; /* GG_ALIGN-aligned, inside block */
-    char   *block;
+    _Atomic int64_t n_refs; /* threads may free graphs that share it */
+    char           *bytes;  /* GG_ALIGN-aligned, inside block */
+    char           *block;
 } gg_buffer;
 
 struct gg_graph {
