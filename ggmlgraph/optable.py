@@ -2,8 +2,8 @@
 
 An op is a function without a body. Its signature is the schema (operands are sources, scalars are
 op_params words), its name is the C name, its docstring is the API page. Calling it asks the first operand
-to `bind` it: a `Tensor` records a node, a `CExpr` (runtime/gen.py) prints C, a `Ref` (tests) computes
-numpy float64. Used by `ops.py`, by the tracer and, at build time, by `runtime/gen.py`.
+to `bind` it: a `Tensor` records a node, a `Rule` or `Formula` (runtime/gen.py) prints C. Used by `ops.py`, by the
+tracer and, at build time, by `runtime/gen.py`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Op:
         raise TypeError(f"{self.name}: no operand among {', '.join(self.sources)} is a tensor")
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Sort call arguments into operands and params (with `ne` for a sized op)."""
+        """Sort call arguments into operands and params (with `shape` for a sized op)."""
         slots = [*self.sources, *(p.name for p in self.params), *(("shape",) if self.sized else ())]
         if len(args) > len(slots):
             raise TypeError(f"{self.name} takes at most {len(slots)} arguments, got {len(args)}")

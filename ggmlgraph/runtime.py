@@ -222,7 +222,7 @@ class Runtime:
         apply_flags(base, meta)
         meta = meta if roles is None else assign(base, meta, roles)
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
-        self._open(base, meta, threads, memory_limit, sum(FUSIONS[name] for name in set(fusions)), matmul_precision)
+        self._open(base, meta, threads, memory_limit, fusion_mask(fusions), matmul_precision)
         self._resize(base, batch, ctx)
         self.accumulate = accumulate
         for name, op in self.metadata.exact.items():
@@ -246,7 +246,6 @@ class Runtime:
         self.isa = machine.isa()
         self.matmul_precision = matmul_precision
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
-        self._base = base
         self._loss = -1
         self._train: TrainProgram | None = None
         self._programs: dict[tuple[str, ...], Program] = {}
@@ -583,6 +582,13 @@ class Runtime:
         from ggmlgraph import checkpoint
 
         checkpoint.load(self, Path(directory))
+
+
+def fusion_mask(names: Collection[str]) -> int:
+    """GG_FUSE_* of names in FUSIONS, together. Raises UsageError for any other."""
+    if unknown := sorted(set(names) - set(FUSIONS)):
+        raise UsageError(f"fusion {unknown[0]!r} is not one of {', '.join(FUSIONS)}")
+    return sum(FUSIONS[name] for name in set(names))
 
 
 # ---------------------------------------------------------------- files

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph import __version__, cli, exportgguf, model
+from ggmlgraph import cli, exportgguf, model
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.cgraph import read
 from ggmlgraph.core import MATMUL_PRECISIONS, isa_levels
@@ -125,7 +126,7 @@ def test_the_choices_that_an_option_lists_are_those_that_its_command_knows(
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
-    assert capsys.readouterr().out == f"ggmlgraph {__version__}\n"
+    assert capsys.readouterr().out == f"ggmlgraph {version('ggmlgraph')}\n"
 
 
 def test_no_command_shows_help_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

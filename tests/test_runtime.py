@@ -253,6 +253,11 @@ def test_unknown_isa_level_is_refused(graph: Path, monkeypatch: pytest.MonkeyPat
         rt.loss(*batch_of(4, 16))
 
 
+def test_unknown_fusion_is_refused(graph: Path) -> None:
+    with pytest.raises(UsageError, match="fusion 'magic' is not one of norm_gain"):
+        gg.Runtime(graph, fusions={"magic"})
+
+
 def test_token_out_of_range_is_an_error_that_names_it(graph: Path) -> None:
     tokens, targets = batch_of(4, 16)
     tokens = tokens.copy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shlex
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -13,7 +12,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ggmlgraph import checkpoint, rundir, wave
+from ggmlgraph import checkpoint, machine, rundir, wave
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.cli import precision
 from ggmlgraph.console import Console, Rate, duration, nbytes
@@ -309,11 +308,10 @@ def _tell_end(run: RunDirectory, trainer: Trainer, finished: bool) -> None:
     saved = checkpoint.step_directory(run.path, progress.step)
     if progress.step and not saved.exists():
         raise CheckpointError(f"step {progress.step} could not be saved")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     skipped = f", {progress.n_skipped} updates skipped" if progress.n_skipped else ""
     click.echo(
         f"step {progress.step} of {config.steps}, {duration(progress.elapsed_s)}{skipped}, "
-        f"memory of the process {nbytes(peak)}, saved in {saved}"
+        f"memory of the process {nbytes(machine.peak_memory())}, saved in {saved}"
     )
     if not finished:
         where = shlex.quote(str(run.path))
