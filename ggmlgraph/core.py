@@ -111,6 +111,10 @@ class CoreGraph:
             raise FormatError(f"more than one tensor is named {name!r}", code="AmbiguousName")
         return tensor_id
 
+    def flagged(self, flag: int) -> list[int]:
+        """Ids of the tensors that have a flag."""
+        return [i for i in range(len(self)) if self.tensor(i).flags & flag]
+
     def name(self, tensor_id: int) -> str:
         return str(ffi.string(self.tensor(tensor_id).name).decode("utf-8", "replace"))
 

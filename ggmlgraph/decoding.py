@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.runtime import Cost, Program, Runtime
+from ggmlgraph.program import Cost, Program
+from ggmlgraph.runtime import Runtime
 
 OUTPUT = "logits"
 CHUNKS = (256, 32, 8)  # positions of the programs that read a prompt

@@ -22,7 +22,6 @@ from ggmlgraph.tracer import Graph, Node
 
 Weights = Mapping[str, Callable[[], Iterable[NDArray[Any]]]]  # by parameter name: row-major chunks as they are stored
 
-TOKENIZER_LEAF = "ggmlgraph.tokenizer"
 ALIGNMENT = 16
 
 
@@ -46,7 +45,7 @@ def save(
     tensors = records(graph, seed, weights)
     tensors.append(leaf(metadata.LEAF_NAME, describe(graph, names, corpus, has_flags=has_flags).encode()))
     if tokenizer is not None:
-        tensors.append(leaf(TOKENIZER_LEAF, tokenizer))
+        tensors.append(leaf(metadata.TOKENIZER_LEAF, tokenizer))
     roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
     cgraph.write(path, tensors, roots, dialect)
 

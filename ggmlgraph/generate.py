@@ -22,7 +22,8 @@ from ggmlgraph.drawing import choose
 from ggmlgraph.errors import DataError, UnsupportedError
 from ggmlgraph.limits import DEFAULT, Limits
 from ggmlgraph.philox import philox
-from ggmlgraph.runtime import Cost, Runtime
+from ggmlgraph.program import Cost
+from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling
 from ggmlgraph.tokenizer import Decoder as TextDecoder
 from ggmlgraph.tokenizer import Ids, Tokenizer

@@ -1,7 +1,7 @@
 """How large a graph a file may hold: what the importer refuses before anything is allocated or run.
 
-Taken by `Runtime`, `import_file` and `identify`; the commands that open files of others offer it as options
-(cli/limits.py). Memory of what is then run is limited apart from it, by `Runtime(memory_limit=...)`.
+Taken by `Runtime` and graphfile.py; the commands that open files of others offer it as options
+(cli/commands.py). Memory of what is then run is limited apart from it, by `Runtime(memory_limit=...)`.
 """
 
 from __future__ import annotations

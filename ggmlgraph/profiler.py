@@ -12,7 +12,7 @@ from typing import Any
 
 from ggmlgraph import encoding
 from ggmlgraph.optable import TABLE
-from ggmlgraph.runtime import Program
+from ggmlgraph.program import Program
 
 
 @dataclass

@@ -10,11 +10,8 @@ outputs asked for. They share the weights. `at` gives the same weights at anothe
 from __future__ import annotations
 
 import math
-import mmap
 import os
-import stat
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,16 +21,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph import encoding, limits, machine, metadata
-from ggmlgraph.core import CoreGraph, exception, ffi, lib, matmul_precision_number, new_error
-from ggmlgraph.dialect import INPUT, LOSS, OUTPUT, PARAM
-from ggmlgraph.dim import evaluate
-from ggmlgraph.errors import FormatError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.core import CoreGraph, exception, lib, matmul_precision_number, new_error
+from ggmlgraph.dialect import INPUT, LOSS, PARAM
+from ggmlgraph.errors import GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.graphfile import apply_flags, import_file, read_metadata, resize
 from ggmlgraph.limits import Limits
 from ggmlgraph.metadata import Metadata
 from ggmlgraph.optable import TABLE
+from ggmlgraph.program import Program, TrainProgram, fuse
 from ggmlgraph.roles import Roles, assign
 
-TOKENIZER_LEAF = "ggmlgraph.tokenizer"
 FUSIONS = {
     "norm_gain": lib.GG_FUSE_NORM_GAIN,
     "swiglu": lib.GG_FUSE_SWIGLU,
@@ -50,143 +47,6 @@ class StepResult:
 
     loss: float  # before the update, nats per token
     grad_norm: float  # global L2 norm before clipping
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a program needs, known before it runs."""
-
-    leaf_nbytes: int  # weights, optimiser state, inputs
-    arena_nbytes: int  # activations and gradients
-    live_nbytes: int  # of these at most at once: no arena can be smaller
-    work_nbytes: int  # scratch of the kernels
-    flops: float  # of the matrix products of one run
-
-    @property
-    def nbytes(self) -> int:
-        return self.leaf_nbytes + self.arena_nbytes + self.work_nbytes
-
-
-class Program:
-    """A fused graph with its plan: what is run."""
-
-    def __init__(self, graph: CoreGraph, isa: str | None, threads: int, matmul_precision: str = "float32") -> None:
-        self.graph = graph
-        err = new_error()
-        level, precision = ffi.NULL if isa is None else isa.encode(), matmul_precision_number(matmul_precision)
-        handle = lib.gg_exec_new(graph.handle, level, precision, threads, err)
-        if handle == ffi.NULL:
-            raise exception(err)
-        self.handle = ffi.gc(handle, lib.gg_exec_free)
-        self.end = len(graph)
-
-    def run(self, begin: int = 0, end: int | None = None) -> None:
-        err = new_error()
-        if lib.gg_exec_run(self.handle, begin, self.end if end is None else end, err) < 0:
-            raise exception(err)
-
-    @contextmanager
-    def profile(self) -> Iterator[NDArray[np.float64]]:
-        """Seconds spent in each node by the runs inside the `with`, by tensor id."""
-        seconds = np.zeros(self.end)
-        lib.gg_exec_profile(self.handle, ffi.from_buffer("double[]", seconds))
-        try:
-            yield seconds
-        finally:
-            lib.gg_exec_profile(self.handle, ffi.NULL)
-
-    def flops(self, tensor_id: int) -> float:
-        """Floating-point operations of one node; 0 for what is no matrix product."""
-        return float(lib.gg_exec_flops(self.handle, tensor_id, tensor_id + 1))
-
-    def cost(self) -> Cost:
-        leafs = (i for i in range(self.end) if self.graph.tensor(i).op == 0)
-        return Cost(
-            sum(lib.gg_nbytes(self.graph.handle, i) for i in leafs),
-            lib.gg_exec_arena_nbytes(self.handle),
-            lib.gg_exec_live_nbytes(self.handle),
-            lib.gg_exec_work_nbytes(self.handle),
-            lib.gg_exec_flops(self.handle, 0, self.end),
-        )
-
-    def leaf(self, tensor_id: int) -> NDArray[Any]:
-        """A leaf's memory, flat and writable, before any run too."""
-        return np.frombuffer(self.graph.leaf_bytes(tensor_id), encoding.numpy(self.graph.dtype(tensor_id)))
-
-    def array(self, tensor_id: int) -> NDArray[Any]:
-        """A tensor's values as the last run left them: a view, valid until the next run."""
-        data = lib.gg_exec_data(self.handle, tensor_id)
-        if data == ffi.NULL:
-            raise GGError(f"{self.graph.name(tensor_id) or tensor_id} has no values before the first run")
-        buffer = ffi.buffer(data, lib.gg_nbytes(self.graph.handle, tensor_id))
-        dtype = encoding.numpy(self.graph.dtype(tensor_id))
-        shape = self.graph.shape(tensor_id, 4)
-        strides = list(reversed(self.graph.strides(tensor_id)))
-        view = np.ndarray(shape, dtype, buffer, strides=strides)
-        return view.reshape(self.graph.shape(tensor_id))
-
-
-def fuse(graph: CoreGraph, roots: list[int], fusions: int, *, train: bool = False) -> CoreGraph:
-    """What `roots` and gradients need of a graph, with patterns of ops fused: a sum of GG_FUSE_* says which."""
-    err = new_error()
-    handle = lib.gg_fuse(graph.handle, len(roots), roots, int(train), fusions, err)
-    if handle == ffi.NULL:
-        raise exception(err)
-    return CoreGraph(handle)
-
-
-def _flagged(graph: CoreGraph, flag: int) -> list[int]:
-    return [i for i in range(len(graph)) if graph.tensor(i).flags & flag]
-
-
-class TrainProgram(Program):
-    """Forward, backward and AdamW of one loss; node numbers that divide its run.
-
-    recompute: how much of the forward pass is computed again instead of kept, 0 to `max_recompute`.
-    """
-
-    def __init__(
-        self,
-        forward: CoreGraph,
-        accumulate: int,
-        isa: str | None,
-        threads: int,
-        matmul_precision: str,
-        fusions: int,
-        recompute: int = 0,
-    ) -> None:
-        err = new_error()
-        self.loss = _flagged(forward, LOSS)[0]
-        if lib.gg_grad(forward.handle, self.loss, err) < 0:
-            raise exception(err, forward.name(err.node) + ": " if err.node >= 0 else "")
-        self.recompute = recompute
-        self.max_recompute = lib.gg_recompute_levels(forward.handle, self.loss, err)
-        if self.max_recompute < 0:
-            raise exception(err)
-        if recompute:
-            handle = lib.gg_recompute(forward.handle, self.loss, recompute, err)
-            if handle == ffi.NULL:
-                raise exception(err)
-            forward = CoreGraph(handle)
-        forward = fuse(forward, _flagged(forward, OUTPUT), fusions & ~lib.GG_FUSE_DIFFERENTIABLE)
-        self.loss = _flagged(forward, LOSS)[0]
-        self.keep = lib.gg_accumulate(forward.handle, err) if accumulate > 1 else -1
-        if accumulate > 1 and self.keep < 0:
-            raise exception(err)
-        self.n_gradient = len(forward)
-        if lib.gg_adamw(forward.handle, err) < 0:
-            raise exception(err)
-        self.hyper = forward.find("adamw.hyper")
-        self.params: dict[str, int] = {}
-        self.moments: dict[str, tuple[int, int]] = {}
-        self.sum_sqr = -1
-        for i in range(self.n_gradient, len(forward)):
-            t = forward.tensor(i)
-            if forward.op(i) == "adamw":
-                self.params[forward.name(t.src[0])] = t.src[0]
-                self.moments[forward.name(t.src[0])] = (t.src[2], t.src[3])
-                self.sum_sqr = t.src[5]
-        super().__init__(forward, isa, threads, matmul_precision)
 
 
 class Runtime:
@@ -313,7 +173,7 @@ class Runtime:
         return [self.graph.name(i) for i in self._ids(INPUT)]
 
     def _ids(self, flag: int) -> Iterator[int]:
-        return (i for i in range(len(self.graph)) if self.graph.tensor(i).flags & flag and self.graph.tensor(i).op == 0)
+        return (i for i in self.graph.flagged(flag) if self.graph.tensor(i).op == 0)
 
     def _writes(self) -> Iterator[int]:
         """Nodes that write into leafs, a key-value cache say: every run does them."""
@@ -344,7 +204,7 @@ class Runtime:
 
     def tokenizer_bytes(self) -> bytes | None:
         """The tokenizer that travels in the file, for `tokenizer.from_bytes`."""
-        tensor_id = self.graph.find(TOKENIZER_LEAF)
+        tensor_id = self.graph.find(metadata.TOKENIZER_LEAF)
         return None if tensor_id < 0 else bytes(self.graph.leaf_bytes(tensor_id))
 
     def set(self, name: str, array: ArrayLike) -> None:
@@ -416,7 +276,7 @@ class Runtime:
     def train_program_at(self, recompute: int) -> TrainProgram:
         """The training graph at one level of recomputation, 0 to its `max_recompute`."""
         if self._loss < 0:
-            losses = _flagged(self.graph, LOSS)
+            losses = self.graph.flagged(LOSS)
             if len(losses) != 1:
                 raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
             self._loss = self._mean_of(losses[0])
@@ -589,87 +449,3 @@ def fusion_mask(names: Collection[str]) -> int:
     if unknown := sorted(set(names) - set(FUSIONS)):
         raise UsageError(f"fusion {unknown[0]!r} is not one of {', '.join(FUSIONS)}")
     return sum(FUSIONS[name] for name in set(names))
-
-
-# ---------------------------------------------------------------- files
-
-
-def import_file(path: str | os.PathLike[str], dialect: str = "auto", limits: Limits = limits.DEFAULT) -> CoreGraph:
-    """Read a graph file through the C importer.
-
-    Raises FormatError, ShapeError, UnsupportedError or LimitError with path, byte offset and the broken rule's code.
-    """
-    with _bytes(path) as view:
-        err = new_error()
-        handle = lib.gg_import(view, len(view), dialect.encode(), _c_limits(limits), err)
-    if handle == ffi.NULL:
-        raise exception(err, f"{os.fspath(path)}: ")
-    return CoreGraph(handle)
-
-
-def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> str:
-    """The dialect of a file: the one in which all of it is valid. Errors as of `import_file`."""
-    with _bytes(path) as view:
-        err = new_error()
-        name = lib.gg_identify(view, len(view), _c_limits(limits), err)
-    if name == ffi.NULL:
-        raise exception(err, f"{os.fspath(path)}: ")
-    return str(ffi.string(name).decode())
-
-
-def _c_limits(limits: Limits) -> Any:
-    return ffi.new("gg_limits *", (limits.tensors, limits.nbytes, limits.flops))
-
-
-@contextmanager
-def _bytes(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A regular file's content for C, mapped."""
-    with Path(path).open("rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{os.fspath(path)} is not a regular file")
-        content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
-        view = ffi.from_buffer("uint8_t[]", content)
-        try:
-            yield view
-        finally:
-            ffi.release(view)
-            if status.st_size:
-                content.close()
-
-
-def read_metadata(graph: CoreGraph) -> Metadata:
-    """The file's metadata leaf; an empty one for a file that has none."""
-    tensor_id = graph.find(metadata.LEAF_NAME)
-    return Metadata(model="") if tensor_id < 0 else metadata.decode(bytes(graph.leaf_bytes(tensor_id)).rstrip(b"\0"))
-
-
-def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
-    """Mark inputs, parameters, loss and outputs as the metadata says, for a dialect whose records cannot."""
-    for name, flags in meta.flags.items():
-        tensor_id = graph.find(name)
-        if tensor_id < 0:
-            raise FormatError(f"metadata: the graph has no tensor {name!r}")
-        if flags & PARAM and (graph.op(tensor_id) != "none" or graph.dtype(tensor_id) != "f32"):
-            raise FormatError(f"metadata: {name!r} is no float32 leaf, so it cannot be a parameter")
-        graph.set_name(tensor_id, name, flags)
-
-
-def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph:
-    """The graph at other named sizes; without a change a graph that shares the memory of all leafs."""
-    ids, ne, offsets = [], [], []
-    for name, exprs in meta.exprs.items():
-        tensor_id = graph.find(name)
-        if tensor_id < 0:
-            raise GGError(f"metadata: the graph has no tensor {name!r}")
-        old = list(graph.tensor(tensor_id).ne)
-        ne += [old[i] if e is None else evaluate(e, sizes) for i, e in enumerate(exprs.ne)]
-        offset = graph.view_offset(tensor_id)
-        offsets.append(offset if exprs.offset is None else evaluate(exprs.offset, sizes, minimum=0))
-        ids.append(tensor_id)
-    err = new_error()
-    handle = lib.gg_resize(graph.handle, len(ids), ids, ne, offsets, err)
-    if handle == ffi.NULL:
-        named = ", ".join(f"{name} {value}" for name, value in sizes.items())
-        raise exception(err, f"at {named}: {graph.name(err.node) if err.node >= 0 else ''} ")
-    return CoreGraph(handle)

@@ -22,9 +22,9 @@ from ggmlgraph import cgraph, checkpoint, export, metadata, model, naming, rundi
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.decoding import OUTPUT
 from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
+from ggmlgraph.graphfile import identify
 from ggmlgraph.metadata import Metadata
 from ggmlgraph.naming import Format
-from ggmlgraph.runtime import identify
 from ggmlgraph.stored import Stored
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph, trace
@@ -139,7 +139,7 @@ def _filled(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[
 
 
 def _tokenizer(graph: cgraph.CGraph, beside: Path | None) -> Tokenizer | None:
-    data = _leaf(graph, export.TOKENIZER_LEAF)
+    data = _leaf(graph, metadata.TOKENIZER_LEAF)
     if data is None and beside is not None and beside.exists():
         data = beside.read_bytes()
     return None if data is None else tokenizers.from_bytes(data)

@@ -14,7 +14,7 @@ from reference import SLICE_BEFORE, Operand, Sample
 from ggmlgraph.core import CoreGraph, exception, lib, new_error
 from ggmlgraph.dialect import LOSS, OUTPUT, PARAM
 from ggmlgraph.optable import TABLE
-from ggmlgraph.runtime import Program
+from ggmlgraph.program import Program
 
 DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.int32): "i32"}
 SWAP_ROWS = {"axis0": 0, "axis1": 2, "axis2": 1, "axis3": 3}  # ggml's axes of the layout "permuted"

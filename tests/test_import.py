@@ -12,9 +12,9 @@ import pytest
 import ggmlgraph as gg
 from ggmlgraph import cgraph, dialect
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
+from ggmlgraph.graphfile import import_file
 from ggmlgraph.models import gpt_neox, llama
 from ggmlgraph.optable import TABLE
-from ggmlgraph.runtime import import_file
 
 LEAF, NODE = dialect.V2.leaf, dialect.V2.node
 SMALL = llama.Config(n_vocab=5, n_embd=4, n_head=1, n_layer=1, n_ff=4)

@@ -24,8 +24,10 @@ from ggmlgraph.cli import run
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM, TYPES, Dialect
 from ggmlgraph.errors import DataError, FormatError, GGError, LimitError, MemoryLimitError, ShapeError, UnsupportedError
+from ggmlgraph.graphfile import import_file
 from ggmlgraph.limits import Limits
-from ggmlgraph.runtime import Program, Runtime, import_file
+from ggmlgraph.program import Program
+from ggmlgraph.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = ffi.new("gg_limits *", (1 << 16, 1 << 40, 1e15))

@@ -14,7 +14,7 @@ from ggmlgraph.cli.commands import TRAIN
 from ggmlgraph.cli.memory import Memory
 from ggmlgraph.errors import MemoryLimitError
 from ggmlgraph.models import gpt_neox, llama
-from ggmlgraph.runtime import TrainProgram
+from ggmlgraph.program import TrainProgram
 
 LLAMA = llama.Config(n_vocab=61, n_embd=24, n_head=4, n_head_kv=2, n_layer=4, n_ff=40, tied=True)
 NEOX = gpt_neox.Config(n_vocab=61, n_embd=32, n_head=2, n_layer=4)

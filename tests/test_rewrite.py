@@ -17,9 +17,9 @@ from ggmlgraph.cgraph import Record, dense_strides
 from ggmlgraph.cli import run
 from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM, TYPES, V1, V2
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
+from ggmlgraph.graphfile import identify, import_file
 from ggmlgraph.models import gpt_neox, llama
 from ggmlgraph.rewrite import rewrite
-from ggmlgraph.runtime import identify, import_file
 
 GRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "graphs"
 LLAMA = llama.Config(n_vocab=11, n_embd=8, n_head=2, n_head_kv=1, n_layer=1, n_ff=12)

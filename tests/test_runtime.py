@@ -16,7 +16,8 @@ from ggmlgraph.dialect import OUTPUT
 from ggmlgraph.errors import DataError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
 from ggmlgraph.models import gpt2, gpt_neox, llama
 from ggmlgraph.optable import TABLE
-from ggmlgraph.runtime import FUSIONS, Program
+from ggmlgraph.program import Program
+from ggmlgraph.runtime import FUSIONS
 
 LLAMA = llama.Config(n_vocab=61, n_embd=24, n_head=4, n_head_kv=2, n_layer=2, n_ff=40)
 NEOX = gpt_neox.Config(n_vocab=61, n_embd=32, n_head=2, n_layer=2)

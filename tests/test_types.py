@@ -20,10 +20,12 @@ from ggmlgraph.core import CoreGraph, exception, isa_levels, lib, new_error
 from ggmlgraph.dialect import PARAM, V2
 from ggmlgraph.dialect import TYPES as ELEMENTS
 from ggmlgraph.errors import FormatError, GGError, ShapeError, UnsupportedError
+from ggmlgraph.graphfile import identify, import_file
 from ggmlgraph.models import llama
 from ggmlgraph.optable import TABLE
+from ggmlgraph.program import Program
 from ggmlgraph.rewrite import rewrite
-from ggmlgraph.runtime import Program, Runtime, identify, import_file
+from ggmlgraph.runtime import Runtime
 from ggmlgraph.tracer import trace
 
 SHARED = Path(__file__).parents[2] / "shared"

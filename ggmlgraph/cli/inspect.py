@@ -14,8 +14,10 @@ from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import CoreGraph, lib
 from ggmlgraph.dialect import LOSS, OUTPUT
+from ggmlgraph.graphfile import identify
 from ggmlgraph.limits import Limits
-from ggmlgraph.runtime import Program, Runtime, identify
+from ggmlgraph.program import Program
+from ggmlgraph.runtime import Runtime
 
 N_LARGEST = 5
 

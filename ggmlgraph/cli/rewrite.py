@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from ggmlgraph.console import nbytes
+from ggmlgraph.graphfile import identify
 from ggmlgraph.limits import Limits
 from ggmlgraph.rewrite import rewrite
-from ggmlgraph.runtime import identify
 
 
 def command(source: Path, target: Path, dialect: str, source_dialect: str | None, limits: Limits) -> None:

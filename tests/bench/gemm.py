@@ -18,7 +18,7 @@ from report import paired_ratio, save, show
 from ggmlgraph.core import CoreGraph, isa_levels, peak_flops
 from ggmlgraph.dialect import OUTPUT
 from ggmlgraph.optable import TABLE
-from ggmlgraph.runtime import Program
+from ggmlgraph.program import Program
 
 T = 1024  # rows: tokens of a batch
 SHAPES = [(256, 256), (768, 256), (256, 768), (32000, 256),

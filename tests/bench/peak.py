@@ -12,7 +12,7 @@ from report import save, seconds_of, show
 from ggmlgraph.core import CoreGraph, isa_levels, peak_flops
 from ggmlgraph.dialect import OUTPUT
 from ggmlgraph.optable import TABLE
-from ggmlgraph.runtime import Program
+from ggmlgraph.program import Program
 
 N = 1 << 25  # floats of an array: 128 MiB, more than any cache
 

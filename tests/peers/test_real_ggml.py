@@ -23,10 +23,10 @@ from ggmlgraph.cgraph import Order, Record
 from ggmlgraph.core import isa_levels, pack_params
 from ggmlgraph.dialect import DIALECTS, OUTPUT, Dialect
 from ggmlgraph.errors import GGError
+from ggmlgraph.graphfile import identify
 from ggmlgraph.models import gpt2, gpt_neox, llama, mixtral
 from ggmlgraph.optable import TABLE, Op
 from ggmlgraph.rewrite import rewrite
-from ggmlgraph.runtime import identify
 
 BATCH, CTX, N_VOCAB = 2, 12, 61
 LLAMA = llama.Config(n_vocab=N_VOCAB, n_embd=32, n_head=4, n_head_kv=2, n_layer=2, n_ff=48)

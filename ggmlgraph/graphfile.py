@@ -1,0 +1,104 @@
+"""A graph file as a `CoreGraph`, through the importer in C, and what its metadata leaf adds: flags and named sizes.
+
+`cgraph.py` is the other reader, in Python, for what needs the file's own records. Used by `Runtime` and by the commands
+that take graph files.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ggmlgraph import limits, metadata
+from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.dialect import PARAM
+from ggmlgraph.dim import evaluate
+from ggmlgraph.errors import FormatError, GGError, UsageError
+from ggmlgraph.limits import Limits
+from ggmlgraph.metadata import Metadata
+
+
+def import_file(path: str | os.PathLike[str], dialect: str = "auto", limits: Limits = limits.DEFAULT) -> CoreGraph:
+    """Read a graph file through the C importer.
+
+    Raises FormatError, ShapeError, UnsupportedError or LimitError with path, byte offset and the broken rule's code.
+    """
+    with _bytes(path) as view:
+        err = new_error()
+        handle = lib.gg_import(view, len(view), dialect.encode(), _c_limits(limits), err)
+    if handle == ffi.NULL:
+        raise exception(err, f"{os.fspath(path)}: ")
+    return CoreGraph(handle)
+
+
+def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> str:
+    """The dialect of a file: the one in which all of it is valid. Errors as of `import_file`."""
+    with _bytes(path) as view:
+        err = new_error()
+        name = lib.gg_identify(view, len(view), _c_limits(limits), err)
+    if name == ffi.NULL:
+        raise exception(err, f"{os.fspath(path)}: ")
+    return str(ffi.string(name).decode())
+
+
+def _c_limits(limits: Limits) -> Any:
+    return ffi.new("gg_limits *", (limits.tensors, limits.nbytes, limits.flops))
+
+
+@contextmanager
+def _bytes(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A regular file's content for C, mapped."""
+    with Path(path).open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{os.fspath(path)} is not a regular file")
+        content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
+        view = ffi.from_buffer("uint8_t[]", content)
+        try:
+            yield view
+        finally:
+            ffi.release(view)
+            if status.st_size:
+                content.close()
+
+
+def read_metadata(graph: CoreGraph) -> Metadata:
+    """The file's metadata leaf; an empty one for a file that has none."""
+    tensor_id = graph.find(metadata.LEAF_NAME)
+    return Metadata(model="") if tensor_id < 0 else metadata.decode(bytes(graph.leaf_bytes(tensor_id)).rstrip(b"\0"))
+
+
+def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
+    """Mark inputs, parameters, loss and outputs as the metadata says, for a dialect whose records cannot."""
+    for name, flags in meta.flags.items():
+        tensor_id = graph.find(name)
+        if tensor_id < 0:
+            raise FormatError(f"metadata: the graph has no tensor {name!r}")
+        if flags & PARAM and (graph.op(tensor_id) != "none" or graph.dtype(tensor_id) != "f32"):
+            raise FormatError(f"metadata: {name!r} is no float32 leaf, so it cannot be a parameter")
+        graph.set_name(tensor_id, name, flags)
+
+
+def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph:
+    """The graph at other named sizes; without a change a graph that shares the memory of all leafs."""
+    ids, ne, offsets = [], [], []
+    for name, exprs in meta.exprs.items():
+        tensor_id = graph.find(name)
+        if tensor_id < 0:
+            raise GGError(f"metadata: the graph has no tensor {name!r}")
+        old = list(graph.tensor(tensor_id).ne)
+        ne += [old[i] if e is None else evaluate(e, sizes) for i, e in enumerate(exprs.ne)]
+        offset = graph.view_offset(tensor_id)
+        offsets.append(offset if exprs.offset is None else evaluate(exprs.offset, sizes, minimum=0))
+        ids.append(tensor_id)
+    err = new_error()
+    handle = lib.gg_resize(graph.handle, len(ids), ids, ne, offsets, err)
+    if handle == ffi.NULL:
+        named = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        raise exception(err, f"at {named}: {graph.name(err.node) if err.node >= 0 else ''} ")
+    return CoreGraph(handle)
