@@ -1,5 +1,4 @@
-/* order.c - kernels that compare elements: argsort, argmax and count_equal. Called by the executor.
- */
+/* compare.c - kernels that compare elements: argsort, argmax and count_equal. Called by the executor. */
 #include "../src/kernel.h"
 #include "blocks.h"
 #include "simd.h"

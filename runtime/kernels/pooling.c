@@ -1,4 +1,4 @@
-/* pool.c - pooling in one and two dimensions, and its cotangent. Called by the executor.
+/* pooling.c - pooling in one and two dimensions, and its cotangent. Called by the executor.
  *
  * A plane is what windows slide over: a row in one dimension, a matrix in two. Padding counts in a mean, as zeros, and
  * never in a maximum. Planes are shared out whole.
