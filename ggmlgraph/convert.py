@@ -24,6 +24,7 @@ from ggmlgraph.generate import n_vocab_of
 from ggmlgraph.naming import Format, RowOrder
 from ggmlgraph.runtime import Batch, Runtime
 from ggmlgraph.sources import Source
+from ggmlgraph.sources.source import Moments
 from ggmlgraph.stored import QUANTISED, Joined, Stored
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph, Node, trace
@@ -87,16 +88,17 @@ def convert(
     return graph
 
 
-def keep_moments(source: Source, graph: Path, directory: Path) -> None:
+def keep_moments(source: Source, graph: Path, directory: Path) -> Moments:
     """Write a checkpoint of the weights and of the optimiser's state in the source, which `train --init-from` takes.
 
     graph: what `convert` wrote. Raises UsageError if the source has no such state, FormatError if it does not fit.
     """
     if source.moments is None:
         raise UsageError(f"{source.path}: a {source.kind} without optimiser's state")
+    kept = source.moments()
     with Runtime(graph, batch=1, ctx=1) as runtime:
         weights, moments = runtime.state()
-        for letter, tensors in (("m", source.moments.first), ("v", source.moments.second)):
+        for letter, tensors in (("m", kept.first), ("v", kept.second)):
             of_run = replace(source, tensors=tensors)
             for name, weight in weights.items():
                 if source.format.theirs(name) not in tensors:
@@ -107,8 +109,9 @@ def keep_moments(source: Source, graph: Path, directory: Path) -> None:
                 for values in found.stored.chunks(found.rows):
                     flat[at : at + values.size] = values
                     at += values.size
-        runtime.n_steps = source.moments.n_steps
+        runtime.n_steps = kept.n_steps
         runtime.save(directory)
+    return kept
 
 
 def _types(graph: Graph, source: Source, dtype: str | None) -> dict[str, str]:

@@ -226,6 +226,7 @@ class Format:
     gains_less_one: bool = False  # norms' weights there are what is added to 1
     only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; none is fine
     skip: tuple[str, ...] = ()  # tensors that are no weights, whole names: regular expressions
+    order: tuple[tuple[str, ...], ...] = ()  # of the parameters in their model: before, in and after the layers
 
     def config(self, checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of the Config; `given` ones are not looked for.
@@ -282,6 +283,18 @@ class Format:
     def added(self, name: str) -> float:
         """What the checkpoint's values lack: our gains are 1 where those of some are 0."""
         return 1.0 if self.gains_less_one and name.endswith("_norm.weight") else 0.0
+
+    def in_order(self, tensors: Mapping[str, Stored | Joined], n_layer: int) -> dict[str, Stored | Joined]:
+        """The tensors of the parameters in the order of their model, of each weight before bias.
+
+        Raises UnsupportedError if that is not known.
+        """
+        if not self.order:
+            raise UnsupportedError(f"in which order {self.id} has its parameters is not known here")
+        before, layer, after = self.order
+        stems = [*before, *(f"blk.{i}.{stem}" for i in range(n_layer) for stem in layer), *after]
+        names = [self.theirs(f"{stem}.{kind}") for stem in stems for kind in ("weight", "bias")]
+        return {name: tensors[name] for name in names if name in tensors}
 
     def arranged(self, tensors: Mapping[str, Stored]) -> dict[str, Stored | Joined]:
         """The tensors of a checkpoint, named as if they were of the model with its head, and experts in one.

@@ -38,7 +38,7 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a checkpoint holds: dictionaries in dictionaries, of tensors and plain values."""
+    """What a checkpoint holds: dictionaries and lists in dictionaries, of tensors and plain values."""
 
     path: Path
     root: Any
@@ -48,7 +48,10 @@ class TorchFile:
         """The dictionary there; an empty one if there is none."""
         found = self.root
         for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
+            if isinstance(found, list) and isinstance(key, int):
+                found = found[key] if key < len(found) else None
+            else:
+                found = found.get(key) if isinstance(found, dict) else None
         return found if isinstance(found, dict) else {}
 
     def tensors(self, *keys: str | int) -> dict[str, Stored]:

@@ -161,7 +161,7 @@ class Trainer:
         lr = config.lr_at(progress.step + 1)
         batch = self.source.batch(progress.step, config.windows_per_step)
         n_tokens = config.windows_per_step * config.ctx
-        result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip)
+        result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip, betas=config.betas)
         seconds = time.perf_counter() - started
         progress.step += 1
         progress.n_tokens += n_tokens

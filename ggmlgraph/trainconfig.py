@@ -29,6 +29,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     warmup: int = 30  # steps
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW's moments
     clip: float = 1.0  # largest gradient norm; 0: any
     seed: int = 0
     matmul_precision: Literal["float32", "bf16"] = "float32"
@@ -48,6 +49,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"--{name.replace('_', '-')} {value} must be 0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"--betas {' '.join(map(str, self.betas))} must be from 0 to below 1")
 
     @property
     def windows_per_step(self) -> int:

@@ -63,14 +63,43 @@ def dictionary(items: Mapping[str, bytes]) -> bytes:
 
 
 def plain(value: Any) -> bytes:
-    """A number, a text, a truth, or a dictionary of these."""
+    """A number, a text, a truth, or a dictionary, list or tuple of these."""
     if isinstance(value, dict):
         return b"}(" + b"".join(plain(key) + plain(item) for key, item in value.items()) + b"u"
+    if isinstance(value, list | tuple):
+        items = b"".join(map(plain, value))
+        return b"](" + items + b"e" if isinstance(value, list) else b"(" + items + b"t"
     if isinstance(value, bool):
         return b"\x88" if value else b"\x89"
     if isinstance(value, float):
         return b"G" + struct.pack(">d", value)
     return number(value) if isinstance(value, int) else text(value)
+
+
+ADAM = {"lr": 6e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False}
+
+
+def adam(arrays: Arrays, place: int, n_groups: int = 2, **changes: Any) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    """The pickle of an AdamW's state_dict, and the storages it wants from number `place` on.
+
+    arrays: the parameters in the order of their model; moments are 2 and 3 times them. Two groups: matrices first.
+    changes: "steps", of each; "keys", of the moments; what the groups say.
+    """
+    order = sorted(arrays, key=lambda name: arrays[name].ndim < 2) if n_groups > 1 else list(arrays)
+    n_matrices = sum(array.ndim > 1 for array in arrays.values()) if n_groups > 1 else len(order)
+    steps, keys = changes.pop("steps", [7.0] * len(order)), changes.pop("keys", ("exp_avg", "exp_avg_sq"))
+    stored, states = {}, b""
+    for i, name in enumerate(order):
+        state = {"step": plain(steps[i])}
+        for k, key in enumerate(keys):
+            stored[f"{key}.{name}"] = (k + 2) * arrays[name]
+            state[key] = tensor(
+                storage(str(place + len(stored) - 1), "FloatStorage", arrays[name].size), arrays[name].shape
+            )
+        states += plain(i) + dictionary(state)
+    numbers = [list(range(n_matrices)), *([[]] * (n_groups - 2)), list(range(n_matrices, len(order)))][:n_groups]
+    groups = plain([ADAM | {"params": group} | changes for group in numbers])
+    return dictionary({"state": b"}(" + states + b"u", "param_groups": groups}), stored
 
 
 def state_dict(arrays: Arrays, *, legacy: bool = False) -> bytes:

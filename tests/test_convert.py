@@ -343,26 +343,16 @@ LLAMA_ARGS = {
 
 def training_checkpoint(path: Path, arrays: ck.Arrays, arguments: dict[str, Any], twice: tuple[str, str]) -> Path:
     """A ckpt.pt of a compiled model, in which one tensor has two names; moments are 2 and 3 times the weights."""
-    matrices = [name for name, array in arrays.items() if array.ndim > 1]
-    order = [*matrices, *(name for name in arrays if name not in matrices)]
     stored = {f"_orig_mod.{name}": array for name, array in arrays.items()}
-    for name in order:
-        stored |= {f"m.{name}": 2 * arrays[name], f"v.{name}": 3 * arrays[name]}
-    tensors = {
+    model = {
         name: ck.tensor(ck.storage(str(place), "FloatStorage", array.size), array.shape)
         for place, (name, array) in enumerate(stored.items())
     }
-    model = {name: tensor for name, tensor in tensors.items() if name.startswith("_orig_mod.")}
     model[f"_orig_mod.{twice[1]}"] = model[f"_orig_mod.{twice[0]}"]
-    state = b"".join(
-        ck.plain(i)
-        + ck.dictionary({"step": ck.plain(7.0), "exp_avg": tensors[f"m.{name}"], "exp_avg_sq": tensors[f"v.{name}"]})
-        for i, name in enumerate(order)
-    )
-    optimizer = ck.dictionary({"state": b"}(" + state + b"u", "param_groups": b"]"})
+    optimizer, moments = ck.adam(arrays, len(stored))
     entries = {"model": ck.dictionary(model), "optimizer": optimizer, "model_args": ck.plain(arguments)}
     entries["best_val_loss"] = ck.tensor(ck.storage("0", "FloatStorage", next(iter(stored.values())).size), ())
-    return ck.write_torch(path, stored, ck.pickled(ck.dictionary(entries)))
+    return ck.write_torch(path, stored | moments, ck.pickled(ck.dictionary(entries)))
 
 
 def assert_goes_on(source: Path, tmp_path: Path, ours: ck.Arrays, n_steps: int, *options: str) -> None:
@@ -383,6 +373,79 @@ def test_a_checkpoint_of_nanogpt_or_llama2c_brings_its_moments(tmp_path: Path) -
     arrays = as_there(weights(NANOGPT), naming.formats("gpt2")["nanogpt"], NANOGPT)
     path = training_checkpoint(tmp_path / "a.pt", arrays, NANOGPT_ARGS, ("transformer.wte.weight", "lm_head.weight"))
     assert_goes_on(path, tmp_path, weights(NANOGPT), 7)
+
+
+def trainer_folder(path: Path, n_groups: int = 2, **changes: Any) -> Path:
+    """What transformers' Trainer keeps of a LLaMA: the folder of the model, and optimizer.pt."""
+    folder, known = llama_folder(path), naming.formats("llama")["huggingface"]
+    arrays = known.in_order(as_there(weights(LLAMA), known, LLAMA), LLAMA.n_layer)  # type: ignore[arg-type]
+    state, stored = ck.adam(arrays, 0, n_groups, **changes)  # type: ignore[arg-type]
+    ck.write_torch(folder / "optimizer.pt", stored, ck.pickled(state))
+    return folder
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_a_folder_of_a_trainers_run_brings_its_moments(n_groups: int, tmp_path: Path) -> None:
+    assert_goes_on(trainer_folder(tmp_path / "hf", n_groups), tmp_path, weights(LLAMA), 7)
+
+
+def test_a_checkpoint_of_litgpts_training_brings_its_moments(tmp_path: Path) -> None:
+    arrays = as_there(weights(LLAMA), naming.formats("llama")["litgpt"], LLAMA)
+    optimizer, moments = ck.adam(arrays, len(arrays), 1)
+    model = ck.dictionary(
+        {n: ck.tensor(ck.storage(str(k), "FloatStorage", a.size), a.shape) for k, (n, a) in enumerate(arrays.items())}
+    )
+    folder = tmp_path / "lit"
+    folder.mkdir()
+    (folder / "model_config.yaml").write_text(LITGPT_LLAMA)
+    entries = ck.pickled(ck.dictionary({"model": model, "optimizer": optimizer}))
+    ck.write_torch(folder / "lit_model.pth", arrays | moments, entries)
+    assert_goes_on(folder, tmp_path, weights(LLAMA), 7)
+
+
+N_LLAMA = len(weights(LLAMA))
+NO_STATES: dict[str, tuple[dict[str, Any], str]] = {
+    "three groups": ({"n_groups": 3}, "3 groups"),
+    "amsgrad": ({"amsgrad": True}, "amsgrad"),
+    "another optimiser": ({"keys": ("momentum_buffer", "exp_avg")}, "not the state of Adam"),
+    "steps that differ": ({"steps": [*range(1, N_LLAMA + 1)]}, "updated 1 to 21 times"),
+    "no steps": ({"steps": [0] * N_LLAMA}, "step is 0"),
+    "a step of text": ({"steps": ["7"] * N_LLAMA}, "step is '7'"),
+    "numbers that are none": ({"params": 3}, "without numbers"),
+    "other numbers": ({"params": [1, 2]}, "the state of 2 parameters"),
+    "a number that is not there": ({"params": [99]}, "the state of 1 parameters"),
+}
+
+
+@pytest.mark.parametrize("what", NO_STATES)
+def test_an_optimisers_state_that_is_not_the_models_is_refused(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, reason = NO_STATES[what]
+    folder = trainer_folder(tmp_path / "hf", **changes)
+    assert cli.run(["convert", str(folder), "-o", str(tmp_path / "g.bin"), "--checkpoint", str(tmp_path / "kept")]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_moments_in_another_order_are_refused(tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "hf")
+    arrays = as_there(weights(LLAMA), naming.formats("llama")["huggingface"], LLAMA)
+    state, stored = ck.adam(dict(reversed(arrays.items())), 0)
+    ck.write_torch(folder / "optimizer.pt", stored, ck.pickled(state))
+    moments = sources.find(folder).moments
+    assert moments is not None
+    with pytest.raises(FormatError, match=r"where exp_avg of .* should be"):
+        moments()
+
+
+def test_moments_of_experts_are_refused_by_name(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hf", MIXTRAL_JSON, mixtral_tensors())
+    (trainer_folder(tmp_path / "other") / "optimizer.pt").rename(folder / "optimizer.pt")
+    moments = sources.find(folder).moments
+    assert moments is not None
+    with pytest.raises(UnsupportedError, match="order mixtral has its parameters"):
+        moments()
 
 
 def test_a_run_begun_elsewhere_goes_on_with_its_moments(tmp_path: Path) -> None:

@@ -99,11 +99,23 @@ def test_no_warm_up_begins_at_the_peak() -> None:
     assert TrainConfig(steps=10, warmup=0, lr=1.0, schedule="constant").lr_at(1) == 1.0
 
 
-@pytest.mark.parametrize("option", [{"steps": 0}, {"lr": -1.0}, {"lr": math.nan}, {"clip": math.inf}, {"warmup": -1}])
+@pytest.mark.parametrize(
+    "option", [{"steps": 0}, {"lr": -1.0}, {"lr": math.nan}, {"clip": math.inf}, {"warmup": -1}, {"betas": (0.9, 1.0)}]
+)
 def test_options_out_of_range_are_usage_errors(option: dict[str, Any]) -> None:
     (name,) = option
     with pytest.raises(UsageError, match=f"--{name}"):
         TrainConfig(**option)
+
+
+def test_betas_of_0_keep_the_last_gradient_alone(graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    run = trainer(graph, tmp_path / "run", betas=(0.0, 0.0))
+    run.run(console())
+    with run.runtime:
+        _, moments = run.runtime.state()
+        for name in run.runtime.params:
+            np.testing.assert_allclose(moments[f"v.{name}"], moments[f"m.{name}"] ** 2, rtol=1e-3)
 
 
 # ---------------------------------------------------------------- the same run, whatever happens

@@ -12,7 +12,7 @@ from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.cli.commands import MOST_CTX
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources import Source
-from ggmlgraph.sources.source import scalar
+from ggmlgraph.sources.source import Moments, scalar
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph
 
@@ -40,8 +40,8 @@ def command(
     graph = convert.convert(found, output, batch=batch, ctx=ctx, tokenizer=chosen, dtype=stored_as)
     click.echo(_summary(output, found, graph, chosen))
     if checkpoint is not None:
-        convert.keep_moments(found, output, checkpoint)
-        click.echo(f"{checkpoint}: the optimiser's state after {found.moments.n_steps:,} steps")  # type: ignore[union-attr]
+        kept = convert.keep_moments(found, output, checkpoint)
+        click.echo(f"{checkpoint}: the optimiser's state after {kept.n_steps:,} steps{_settings(kept)}")
     for line in _advice(output, found, chosen):
         click.echo(line, err=True)
 
@@ -64,6 +64,12 @@ def _summary(path: Path, source: Source, graph: Graph, tokenizer: Tokenizer | No
     types = sorted({node.dtype for node in graph.nodes if node.initializer} - {"f32"})
     frozen = f" (matrices in {', '.join(types)}, not trained)" if types else ""
     return f"{path}: {graph.model} from a {source.kind}, {n_params:,} parameters{frozen}, {ids}"
+
+
+def _settings(moments: Moments) -> str:
+    """What the run was trained with, where its checkpoint says it."""
+    said = ", ".join(f"{name} {value:g}" for name, value in moments.settings.items())
+    return f", trained with {said}" if said else ""
 
 
 def _advice(path: Path, source: Source, tokenizer: Tokenizer | None) -> list[str]:

@@ -51,7 +51,7 @@ def find(path: Path, given: Given = NOTHING, order: str | None = None) -> Source
         return training.file(content, given)
     tensors = content.model()
     if litgpt.is_lit(tensors):
-        return litgpt.file(path, tensors, given)
+        return litgpt.file(content, given)
     return meta.file(path, tensors, given) if meta.TOKENS in tensors else huggingface.file(path, tensors, given)
 
 

@@ -116,7 +116,7 @@ def file(path: Path, given: Given) -> Source:
         n_ctx=None,
         tokenizer=None,
         no_tokenizer="give the sentencepiece model it was made with",
-        moments=state,
+        moments=None if state is None else lambda: state,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def file(path: Path, given: Given, order: str | None = None) -> Source:
         n_ctx=count(content.pairs.get(f"{identifier}.context_length")),
         tokenizer=tokenizer,
         no_tokenizer=reason,
-        moments=_moments(path, content, fields, order) if order else None,
+        moments=partial(_moments, path, content, fields, order) if order else None,
     )
 
 

@@ -1,21 +1,26 @@
 """Folders that transformers writes: config.json, and weights in safetensors or PyTorch files, in one or many.
 
-config.json is read in the spelling of transformers 4 and 5; the names are data in models/names.
+A folder of a training run also has the optimiser's state. config.json is read in the spelling of transformers 4 and 5;
+the names are data in models/names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ggmlgraph import naming, safetensorsfile, torchfile
 from ggmlgraph.errors import FormatError, UsageError
-from ggmlgraph.sources.source import Given, Source, count, find_tokenizer, named, read_json
-from ggmlgraph.stored import Stored
+from ggmlgraph.naming import Format
+from ggmlgraph.sources import adam
+from ggmlgraph.sources.source import Given, Moments, Source, count, find_tokenizer, named, read_json
+from ggmlgraph.stored import Joined, Stored
 
 CONFIG = "config.json"
+OPTIMIZER = "optimizer.pt"  # that Trainer writes into the checkpoints of a run
 WEIGHTS: tuple[tuple[str, Callable[[Path], dict[str, Stored]]], ...] = (  # in the order they are looked for
     ("model.safetensors", safetensorsfile.read),
     ("pytorch_model.bin", torchfile.read),
@@ -46,17 +51,29 @@ def _source(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
         path / CONFIG, lambda: naming.find("huggingface", identifier, checkpoint, given)
     )
     tokenizer, reason = find_tokenizer(path)
+    arranged = named(path, lambda: known.arranged(tensors))
+    has_state = (path / OPTIMIZER).is_file()
     return Source(
         kind="Hugging Face checkpoint",
         path=path,
         architecture=architecture,
         format=known,
         config=fields,
-        tensors=named(path, lambda: known.arranged(tensors)),
-        n_ctx=count(config.get("max_position_embeddings")),
+        tensors=arranged,
+        n_ctx=count(config.get("max_position_embeddings", config.get("n_positions"))),
         tokenizer=tokenizer,
         no_tokenizer=reason,
+        moments=partial(_moments, path, known, fields, arranged) if has_state else None,
     )
+
+
+def _moments(path: Path, known: Format, fields: Mapping[str, Any], tensors: Mapping[str, Stored | Joined]) -> Moments:
+    """What Trainer keeps beside the weights."""
+    content = torchfile.load(path / OPTIMIZER)
+    tied = known.theirs("output.weight") if fields.get("tied") else ""
+    untied = {name: stored for name, stored in tensors.items() if name != tied}
+    parameters = known.in_order(untied, fields["n_layer"])
+    return adam.moments(content, (), parameters)
 
 
 def _shards(path: Path, index: Path, read: Callable[[Path], dict[str, Stored]]) -> dict[str, Stored]:

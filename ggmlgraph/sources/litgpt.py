@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ggmlgraph import naming, torchfile
 from ggmlgraph.errors import UsageError
+from ggmlgraph.sources import adam
 from ggmlgraph.sources.source import Given, Source, count, find_tokenizer, named, read_json, read_yaml
 from ggmlgraph.stored import Stored
+from ggmlgraph.torchfile import TorchFile
 
 WEIGHTS = "lit_model.pth"
 CONFIGS = (("model_config.yaml", read_yaml), ("lit_config.json", read_json))
@@ -22,8 +24,9 @@ def is_lit(tensors: dict[str, Stored]) -> bool:
     return LITGPT in tensors or LIT_LLAMA in tensors
 
 
-def file(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
+def file(content: TorchFile, given: Given) -> Source:
     """The checkpoint of a weight file, with the configuration and the tokenizer beside it."""
+    path, tensors = content.path, content.model()
     if LIT_LLAMA in tensors:
         kind, config = "lit-llama", {}
     else:
@@ -46,9 +49,10 @@ def file(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
         n_ctx=count(config.get("block_size")),
         tokenizer=tokenizer,
         no_tokenizer=reason,
+        moments=adam.beside(content, tensors, known),
     )
 
 
 def folder(path: Path, given: Given) -> Source:
     """The checkpoint in a folder."""
-    return file(path / WEIGHTS, torchfile.read(path / WEIGHTS), given)
+    return file(torchfile.load(path / WEIGHTS), given)

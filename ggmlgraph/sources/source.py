@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Moments:
     n_steps: int
     first: Mapping[str, Stored]
     second: Mapping[str, Stored]
+    settings: Mapping[str, float] = field(default_factory=dict)  # the run's lr, beta1, beta2, weight_decay, eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Source:
     n_ctx: int | None  # how many tokens the model was trained to look back on
     tokenizer: Tokenizer | None
     no_tokenizer: str = "it has none"  # why there is none
-    moments: Moments | None = None
+    moments: Callable[[], Moments] | None = None  # reads them: most who convert do not want them
 
 
 Given = Mapping[str, Any]  # fields of the Config that the user gave

@@ -31,6 +31,7 @@ HUGGING_FACE = Format(
         (Key(("tie_word_embeddings",)), (True,)),
     ),
     skip=(*llama.HUGGING_FACE.skip, r"lm_head\.weight"),  # a copy of the embedding
+    order=llama.ORDER,
 )
 
 GGUF = Format(

@@ -42,6 +42,11 @@ HUGGING_FACE = Format(
         (Key(("add_cross_attention",)), (False,)),
     ),
     skip=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
+    order=(
+        ("token_embd", "position_embd"),
+        ("attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"),
+        ("output_norm", "output"),
+    ),
 )
 
 GGUF = Format(

@@ -43,6 +43,11 @@ HUGGING_FACE = Format(
         (Key(("tie_word_embeddings",)), (False,)),
     ),
     skip=(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
+    order=(
+        ("token_embd",),
+        ("attn_norm", "ffn_norm", "attn_qkv", "attn_output", "ffn_up", "ffn_down"),
+        ("output_norm", "output"),
+    ),
 )
 
 GGUF = Format(

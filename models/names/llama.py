@@ -37,6 +37,11 @@ TENSORS = {
     "output_norm": "model.norm",
     "output": "lm_head",
 }
+ORDER = (
+    ("token_embd",),
+    ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm"),
+    ("output_norm", "output"),
+)
 SAME_MODEL = ((Key(("hidden_act",)), ("silu",)),)
 
 HUGGING_FACE = Format(
@@ -62,6 +67,7 @@ HUGGING_FACE = Format(
     },
     only=(*SAME_MODEL, (Key(("attention_bias",)), (False,)), (Key(("mlp_bias",)), (False,))),
     skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    order=ORDER,
 )
 
 

@@ -26,6 +26,7 @@ HUGGING_FACE = replace(
         "blk.{i}.ffn_down_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w2",
     },
     only=(*llama.SAME_MODEL, (Key(("sliding_window",)), ())),
+    order=(),  # of the experts, it is not the same in all versions
 )
 
 GGUF = replace(

@@ -37,6 +37,11 @@ HUGGING_FACE = Format(
         (Key(("tie_word_embeddings",)), (False,)),
     ),
     skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    order=(
+        ("token_embd",),
+        ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down", "attn_norm"),
+        ("output_norm", "output"),
+    ),
 )
 
 GGUF = Format(

@@ -17,6 +17,7 @@ HUGGING_FACE = replace(
     },
     rows={},
     only=(*llama.SAME_MODEL, (Key(("attention_bias",)), (False,)), (Key(("use_sliding_window",)), (False,))),
+    order=(("token_embd",), (*llama.ORDER[1][:4], "attn_q_norm", "attn_k_norm", *llama.ORDER[1][4:]), llama.ORDER[2]),
 )
 
 GGUF = replace(

@@ -29,7 +29,7 @@ LLAMA = {
     "num_hidden_layers": 2, "intermediate_size": 80, "max_position_embeddings": 64,
 }  # fmt: skip
 ROPE = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}
-NEOX = {
+GPT_NEOX = {
     "vocab_size": N_VOCAB, "hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 2,
     "intermediate_size": 80, "max_position_embeddings": 64,
 }  # fmt: skip
@@ -66,9 +66,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi, every head its own key": ("Phi", LLAMA | {"num_key_value_heads": 6}),
     "gpt2": ("GPT2", GPT2),
     "gpt2, untied": ("GPT2", GPT2 | {"tie_word_embeddings": False, "n_inner": 80}),
-    "gpt_neox": ("GPTNeoX", NEOX | PARTIAL),
-    "gpt_neox, yarn": ("GPTNeoX", NEOX | {"rope_parameters": YARN["rope_parameters"] | {"partial_rotary_factor": 0.5}}),
-    "gpt_neox, sequential": ("GPTNeoX", NEOX | {"use_parallel_residual": False}),
+    "gpt_neox": ("GPTNeoX", GPT_NEOX | PARTIAL),
+    "gpt_neox, yarn": (
+        "GPTNeoX",
+        GPT_NEOX | {"rope_parameters": YARN["rope_parameters"] | {"partial_rotary_factor": 0.5}},
+    ),
+    "gpt_neox, sequential": ("GPTNeoX", GPT_NEOX | {"use_parallel_residual": False}),
 }
 
 
@@ -181,6 +184,15 @@ def test_both_spellings_of_the_configuration_are_the_same_model(folder: Path) ->
         (folder / "config.json").write_text(json.dumps(spelling))
         found.append(sources.find(folder).config)
     assert found[0] == found[1]
+
+
+def test_parameters_are_in_the_order_of_the_model(model: Any, folder: Path) -> None:
+    known = sources.find(folder).format
+    if not known.order:
+        pytest.skip(f"the order of {known.id} is not known: moments of it are refused")
+    head = known.theirs("output.weight").rpartition(".")[0]
+    names = [name.replace("lm_head", head) for name, _ in model.named_parameters()]
+    assert list(known.in_order(dict.fromkeys(sorted(names)), model.config.num_hidden_layers)) == names
 
 
 # ---------------------------------------------------------------- trained models
