@@ -19,19 +19,18 @@ from numpy.typing import NDArray
 from ggmlgraph import gguftokenizer, trained
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import UnsupportedError
+from ggmlgraph.stored import QUANTISED
 from ggmlgraph.trained import Outgoing, Trained
 
-TYPES = {  # as people write them: file_type, llama.cpp's number for a file mostly of this type
-    "f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q5_1": 9, "q5_0": 8, "q4_1": 3, "q4_0": 2,
-}  # fmt: skip
+TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")  # that are written
 KEPT = ("position_embd", "ffn_gate_inp")  # matrices that llama.cpp wants as F32, as it does all vectors
 ALIGNMENT = 32
 
 
-def export(model: Trained, path: Path, kind: str) -> list[str]:
+def export(model: Trained, path: Path, kind: str | None = None) -> list[str]:
     """Write the file, whole or not at all; returns what the user should know.
 
-    kind: a key of TYPES, of all matrices; rows that are no whole blocks of it become F16.
+    kind: one of TYPES, for all matrices; rows that are no whole blocks of it become F16. None: as each is, to the bit.
     Raises UnsupportedError for a model or tokenizer that llama.cpp would get wrong.
     """
     known = model.format("gguf")
@@ -39,14 +38,14 @@ def export(model: Trained, path: Path, kind: str) -> list[str]:
     outgoing = trained.outgoing(model, known)
     n_vocab = model.config["n_vocab"]
     vocabulary, notes = gguftokenizer.section(model.tokenizer, n_vocab)
-    outgoing |= {name: Outgoing(name, c.shape, c.chunks) for name, c in model.constants.items()}
+    outgoing |= {name: Outgoing(name, stored) for name, stored in model.constants.items()}
     chosen = {name: _type(tensor, kind) for name, tensor in outgoing.items()}
     smaller = [name for name, t in chosen.items() if t == "f16" != kind]
-    if smaller:
+    if smaller and kind is not None:
         notes.append(f"{len(smaller)} matrices are F16, their rows being no whole blocks of {kind}: {smaller[0]}")
     pairs = {
         "general.name": f"ggmlgraph {model.architecture}",
-        "general.file_type": TYPES[kind],
+        "general.file_type": _file_type(kind or _mostly(outgoing, chosen)),
         "general.quantization_version": 2,
         f"{known.id}.context_length": model.n_ctx,
         f"{known.id}.vocab_size": n_vocab,
@@ -71,9 +70,27 @@ def _heads(model: Trained, prefix: str) -> dict[str, Any]:
     return pairs
 
 
-def _type(tensor: Outgoing, kind: str) -> str:
+def _mostly(tensors: dict[str, Outgoing], types: dict[str, str]) -> str:
+    """The type of most numbers."""
+    counts: dict[str, int] = {}
+    for name, kind in types.items():
+        counts[kind] = counts.get(kind, 0) + math.prod(tensors[name].shape)
+    return max(counts, key=lambda kind: counts[kind])
+
+
+def _file_type(kind: str) -> int:
+    """llama.cpp's number for a file mostly of this type."""
+    from gguf import LlamaFileType
+
+    names = [f"ALL_{kind}", f"MOSTLY_{kind}", f"MOSTLY_{kind}_S"]
+    return int(next(member for member in LlamaFileType if member.name.lower() in map(str.lower, names)))
+
+
+def _type(tensor: Outgoing, kind: str | None) -> str:
     if len(tensor.shape) == 1 or any(name in tensor.ours for name in KEPT):
         return "f32"
+    if kind is None:
+        return tensor.stored.dtype
     block, _ = _block(kind)
     return "f16" if tensor.shape[-1] % block else kind
 
@@ -106,8 +123,8 @@ def _write(path: Path, arch: str, pairs: dict[str, Any], tensors: dict[str, Outg
         (file,) = writer.fout
         for name, tensor in tensors.items():
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
-            for values in tensor.chunks():
-                file.write(_encoded(values, types[name]).data)
+            for part in _parts(tensor, types[name]):
+                file.write(part.data)
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
 
 
@@ -133,6 +150,13 @@ def _add(writer: Any, key: str, value: Any) -> None:
         writer.add_string(key, value)
     else:
         writer.add_array(key, value)
+
+
+def _parts(tensor: Outgoing, kind: str) -> Iterator[NDArray[Any]]:
+    """The tensor as a type, piece by piece; quantised as it is."""
+    if kind in QUANTISED and kind == tensor.stored.dtype:
+        return tensor.blocks()
+    return (_encoded(values, kind) for values in tensor.chunks())
 
 
 def _encoded(values: NDArray[np.float32], kind: str) -> NDArray[Any]:

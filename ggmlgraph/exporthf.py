@@ -1,7 +1,8 @@
 """A model becomes a folder that transformers loads. Used by `ggmlgraph export-hf`.
 
-config.json in the spelling of transformers 5 with that of 4 beside it, model.safetensors with the names and the
-order of rows found there, and the tokenizer (hftokenizer.py). Values stream from file to file.
+config.json in the spelling of transformers 5 with that of 4 beside it, model.safetensors, or several files with an
+index, with the names and the order of rows found there, and the tokenizer (hftokenizer.py). Values stream from file to
+file.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from ggmlgraph import hftokenizer, safetensorsfile, trained
 from ggmlgraph.durable import sync
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources.huggingface import CONFIG
-from ggmlgraph.trained import Trained
+from ggmlgraph.trained import Outgoing, Trained
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, SHARD = "model.safetensors", "model-{:05}-of-{:05}.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+SHARD_NBYTES = 5 * 10**9  # at most in one file, unless one tensor is larger
 
 
-def export(model: Trained, folder: Path) -> list[str]:
+def export(model: Trained, folder: Path, shard_nbytes: int = SHARD_NBYTES) -> list[str]:
     """Write the folder, whole or not at all; returns what the user should know.
 
     Raises UsageError if the folder is there, UnsupportedError for a model that transformers would get wrong.
@@ -37,10 +40,29 @@ def export(model: Trained, folder: Path) -> list[str]:
         (temporary / CONFIG).write_bytes(_json(config))
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-        safetensorsfile.write(temporary / WEIGHTS, {name: (t.shape, t.chunks) for name, t in outgoing.items()})
+        _write(temporary, outgoing, shard_nbytes)
     if model.tokenizer and (n_missing := model.config["n_vocab"] - model.tokenizer.n_vocab):
         notes.append(f"the model has {n_missing} ids more than the tokenizer; they are never used")
     return notes
+
+
+def _write(folder: Path, tensors: dict[str, Outgoing], shard_nbytes: int) -> None:
+    """The weights in one file, or in several with an index that says what is where."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_nbytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    files = [SHARD.format(k + 1, len(shards)) for k in range(len(shards))] if len(shards) > 1 else [WEIGHTS]
+    for file, names in zip(files, shards, strict=True):
+        safetensorsfile.write(folder / file, {name: (tensors[name].shape, tensors[name].chunks) for name in names})
+    if len(files) > 1:
+        total = {"total_size": sum(tensor.nbytes for tensor in tensors.values())}
+        places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        (folder / INDEX).write_bytes(_json({"metadata": total, "weight_map": places}))
 
 
 def _json(content: dict[str, Any]) -> bytes:

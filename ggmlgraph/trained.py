@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +146,30 @@ def _tokenizer(graph: cgraph.CGraph, beside: Path | None) -> Tokenizer | None:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A tensor on its way out, in their order of rows."""
+    """A tensor on its way out."""
 
     ours: str
-    shape: tuple[int, ...]
-    chunks: Callable[[], Iterator[NDArray[np.float32]]]  # flat, about a megabyte at a time
+    stored: Stored
+    rows: NDArray[np.int64] | None = None  # in their order
+    less: float = 0.0  # what their values lack
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Of its values as float32."""
+        return 4 * math.prod(self.shape)
+
+    def chunks(self) -> Iterator[NDArray[np.float32]]:
+        """The values, flat, about a megabyte at a time."""
+        chunks = self.stored.chunks(self.rows)
+        return (values - np.float32(self.less) for values in chunks) if self.less else chunks
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a quantised tensor, as they are."""
+        return self.stored.blocks(self.rows)
 
 
 def outgoing(trained: Trained, known: Format) -> dict[str, Outgoing]:
@@ -159,7 +177,9 @@ def outgoing(trained: Trained, known: Format) -> dict[str, Outgoing]:
     found = {}
     for name, stored in trained.tensors.items():
         for theirs, part in _named(name, stored, trained, known):
-            found[theirs] = Outgoing(name, part.shape, partial(_chunks, name, part, known, trained.config))
+            order = known.row_order(name)
+            rows = None if order is None else np.argsort(order.index(part.shape[0], trained.config))
+            found[theirs] = Outgoing(name, part, rows, known.added(name))
     return found
 
 
@@ -174,13 +194,6 @@ def _named(name: str, stored: Stored, trained: Trained, known: Format) -> Iterat
         yield from ((theirs.replace("{e}", str(e)), stored.part(e)) for e in range(stored.shape[0]))
     else:
         yield theirs, stored
-
-
-def _chunks(name: str, stored: Stored, known: Format, config: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
-    order, added = known.row_order(name), np.float32(known.added(name))
-    index = None if order is None else np.argsort(order.index(stored.shape[0], config))
-    for values in stored.chunks(index):
-        yield values - added if added else values
 
 
 def keys(trained: Trained, known: Format) -> dict[str, Any]:

@@ -92,6 +92,14 @@ def test_weights_are_the_same_bytes_after_a_folder_for_transformers(graph: Path,
     assert parameters(back(tmp_path / "hf", tmp_path / "again.bin")) == parameters(graph)
 
 
+def test_weights_too_large_for_one_file_are_the_same_bytes_after_several(graph: Path, tmp_path: Path) -> None:
+    exporthf.export(trained.find(graph), tmp_path / "hf", shard_nbytes=20_000)
+    shards = sorted(path.name for path in (tmp_path / "hf").glob("*.safetensors"))
+    assert shards == [f"model-{k + 1:05}-of-{len(shards):05}.safetensors" for k in range(len(shards))]
+    assert len(shards) > 2
+    assert parameters(back(tmp_path / "hf", tmp_path / "again.bin")) == parameters(graph)
+
+
 def test_weights_are_the_same_bytes_after_a_gguf_file(graph: Path, tmp_path: Path) -> None:
     exportgguf.export(trained.find(graph), tmp_path / "m.gguf", "f32")
     assert parameters(back(tmp_path / "m.gguf", tmp_path / "again.bin")) == parameters(graph)

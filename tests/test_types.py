@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import checkpoints as ck
 import numpy as np
 import pytest
 
-from ggmlgraph import cgraph, convert, encoding, gguffile, sources
+from ggmlgraph import cgraph, convert, encoding, exportgguf, exporthf, gguffile, sources, trained
 from ggmlgraph.cgraph import Record, dense_strides
 from ggmlgraph.core import CoreGraph, exception, isa_levels, lib, new_error
 from ggmlgraph.dialect import PARAM, V2
@@ -26,6 +27,7 @@ from ggmlgraph.optable import TABLE
 from ggmlgraph.program import Program
 from ggmlgraph.rewrite import rewrite
 from ggmlgraph.runtime import Runtime
+from ggmlgraph.stored import QUANTISED
 from ggmlgraph.tracer import trace
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -324,10 +326,15 @@ PAIRS = {
 }  # fmt: skip
 
 
-def quantised(path: Path, name: str) -> Path:
+WIDE = replace(CONFIG, n_embd=256, n_ff=256)  # whose rows are whole blocks of any type
+WIDE_PAIRS = PAIRS | dict.fromkeys(("llama.embedding_length", "llama.feed_forward_length"), 256)
+WIDE_PAIRS |= {"llama.rope.dimension_count": 128, "tokenizer.ggml.model": "none"}
+
+
+def quantised(path: Path, name: str, config: llama.Config = CONFIG, pairs: dict[str, Any] = PAIRS) -> Path:
     """A LLaMA as a GGUF file with matrices of a type."""
     kinds, arrays = {}, {}
-    for node in trace(llama.loss, CONFIG, ctx=4).nodes:
+    for node in trace(llama.loss, config, ctx=4).nodes:
         if not node.initializer:
             continue
         shape = tuple(map(int, node.shape))
@@ -338,8 +345,8 @@ def quantised(path: Path, name: str) -> Path:
     for key, (shape, raw) in arrays.items():
         infos += ck.gguf_info(key, shape, kinds[key], len(data))
         data += raw + b"\0" * (-len(raw) % 32)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(arrays), len(PAIRS))
-    head += b"".join(ck.gguf_string(k.encode()) + ck.gguf_value(v) for k, v in PAIRS.items()) + infos
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(arrays), len(pairs))
+    head += b"".join(ck.gguf_string(k.encode()) + ck.gguf_value(v) for k, v in pairs.items()) + infos
     path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
     return path
 
@@ -366,6 +373,31 @@ def test_a_quantised_gguf_file_becomes_float32_or_stays_as_it_is(name: str, tmp_
             np.testing.assert_array_equal(frozen.get(p), floats.get(p))
         assert frozen.loss(*batch()) == pytest.approx(floats.loss(*batch()), rel=1e-6)
     assert (tmp_path / "q.bin").stat().st_size < 0.7 * (tmp_path / "f.bin").stat().st_size
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_a_frozen_model_is_exported_with_the_same_blocks(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    source = quantised(tmp_path / "m.gguf", name, WIDE, WIDE_PAIRS)
+    model = trained.find(converted(source, tmp_path / "q.bin", None))
+    exportgguf.export(model, tmp_path / "again.gguf")
+    before, after = (gguffile.read(path).tensors for path in (source, tmp_path / "again.gguf"))
+    assert {n: t.dtype for n, t in before.items()} == {n: t.dtype for n, t in after.items()}
+    for n, tensor in before.items():
+        a, b = (raw.blocks() if raw.dtype in QUANTISED else raw.chunks() for raw in (tensor, after[n]))
+        assert b"".join(part.tobytes() for part in a) == b"".join(part.tobytes() for part in b), n
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q6_k", "f16"])
+def test_a_frozen_model_is_exported_to_transformers_as_float32(name: str, tmp_path: Path) -> None:
+    source = quantised(tmp_path / "m.gguf", name, WIDE, WIDE_PAIRS)
+    exporthf.export(trained.find(converted(source, tmp_path / "q.bin", None)), tmp_path / "hf")
+    with (
+        Runtime(converted(source, tmp_path / "f.bin", "f32"), threads=1) as floats,
+        Runtime(converted(tmp_path / "hf", tmp_path / "again.bin", "f32"), threads=1) as again,
+    ):
+        for p in floats.params:
+            np.testing.assert_array_equal(again.get(p), floats.get(p))
 
 
 def test_norms_of_a_quantised_llama_are_trained_as_those_of_its_decoded_weights(tmp_path: Path) -> None:

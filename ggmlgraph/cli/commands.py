@@ -202,12 +202,11 @@ EXPORT_GGUF = command(
     "export-gguf",
     MODEL,
     option("-o", "--output", required=True, type=NEW_FILE, help="The GGUF file to write."),
-    defaulting(
+    option(
         "--type",
         "kind",
         type=click.Choice(["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]),
-        default="f32",
-        help="Of the matrices; vectors stay F32.",
+        help="Of the matrices; vectors stay F32.  [default: what they are]",
     ),
     EXPORTED_CTX,
     short="Write a model for llama.cpp.",

@@ -10,11 +10,12 @@ from ggmlgraph import exportgguf, trained
 from ggmlgraph.console import nbytes
 
 
-def command(path: Path, output: Path, kind: str, ctx: int | None) -> None:
+def command(path: Path, output: Path, kind: str | None, ctx: int | None) -> None:
     """Write a model for llama.cpp, tokenizer included."""
     model = trained.find(path, ctx)
     notes = exportgguf.export(model, output, kind)
+    types = kind or ", ".join(sorted({stored.dtype for stored in model.tensors.values()}))
     ids = f"tokenizer {model.tokenizer.kind}" if model.tokenizer else "no tokenizer"
-    click.echo(f"{output}: {model.architecture}, {kind}, {nbytes(output.stat().st_size)}, {ids}")
+    click.echo(f"{output}: {model.architecture}, {types}, {nbytes(output.stat().st_size)}, {ids}")
     for note in notes:
         click.echo(note, err=True)

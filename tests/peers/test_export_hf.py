@@ -51,6 +51,15 @@ def test_what_transformers_saves_again_is_the_same_bytes(tmp_path: Path) -> None
     assert {k: v.tobytes() for k, v in first.items()} == {k: v.tobytes() for k, v in second.items()}
 
 
+def test_transformers_reads_several_files(tmp_path: Path) -> None:
+    exporthf.export(trained.find(graph_of("llama", tmp_path / "g.bin", BytesTokenizer())), tmp_path / "one")
+    exporthf.export(trained.find(tmp_path / "g.bin"), tmp_path / "many", shard_nbytes=20_000)
+    one, many = (transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "many"))
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 2
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, many.state_dict()[name])
+
+
 @pytest.mark.parametrize(
     "name", ["llama-spm/tokenizer.model", "sentencepiece-ja/test_ja_model.model", "gptneox-shakespeare/tokenizer.json"]
 )

@@ -112,6 +112,17 @@ def test_smaller_types_load_and_cost_little(tmp_path: Path, capsys: pytest.Captu
         assert value < perplexity["f32"] * (1.5 if kind.startswith("q4") else 1.05)
 
 
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0", "f16"])
+def test_a_frozen_model_is_to_llamacpp_what_it_came_from(kind: str, tmp_path: Path) -> None:
+    exportgguf.export(trained.find(converted("stories260K/hf", tmp_path / "g.bin")), tmp_path / "m.gguf", kind)
+    source = sources.find(tmp_path / "m.gguf")
+    convert.convert(source, tmp_path / "q.bin", batch=1, ctx=64, tokenizer=source.tokenizer, dtype=None)
+    exportgguf.export(trained.find(tmp_path / "q.bin"), tmp_path / "again.gguf")
+    for name in ("m", "again"):
+        llamacpp(tmp_path / f"{name}.gguf", ids=list(range(1, 40)), logits=str(tmp_path / f"{name}.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "m.npy"), np.load(tmp_path / "again.npy"))
+
+
 # ---------------------------------------------------------------- tokenizers
 
 VOCABULARIES = [
