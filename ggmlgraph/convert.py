@@ -25,7 +25,7 @@ from ggmlgraph.naming import Format, RowOrder
 from ggmlgraph.runtime import Batch, Runtime
 from ggmlgraph.sources import Source
 from ggmlgraph.sources.source import Moments
-from ggmlgraph.stored import QUANTISED, Joined, Stored
+from ggmlgraph.stored import QUANTISED, Stored, Weight
 from ggmlgraph.tokenizer import Tokenizer
 from ggmlgraph.tracer import Graph, Node, trace
 
@@ -192,7 +192,7 @@ def _check_constant(node: Node, source: Source) -> None:
 class Found:
     """A tensor of a checkpoint as one of our parameters."""
 
-    stored: Stored | Joined
+    stored: Weight
     rows: NDArray[np.int64] | None  # which of its rows, in which order
     added: float
 

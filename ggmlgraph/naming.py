@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
-from ggmlgraph.stored import Joined, Stored, joined
+from ggmlgraph.stored import Stored, Weight, joined
 
 ABSENT = None  # what a key that is not there reads as; a null is the same
 
@@ -29,7 +29,7 @@ class Checkpoint:
     """What a source knows when it looks for sizes: the keys of its configuration and its tensors."""
 
     keys: Mapping[str, Any]
-    tensors: Mapping[str, Stored | Joined]
+    tensors: Mapping[str, Weight]
 
     def get(self, key: str) -> Any:
         """The value of a key, whole ("llama.block_count") or through objects ("rope_parameters.rope_theta")."""
@@ -284,7 +284,7 @@ class Format:
         """What the checkpoint's values lack: our gains are 1 where those of some are 0."""
         return 1.0 if self.gains_less_one and name.endswith("_norm.weight") else 0.0
 
-    def in_order(self, tensors: Mapping[str, Stored | Joined], n_layer: int) -> dict[str, Stored | Joined]:
+    def in_order(self, tensors: Mapping[str, Weight], n_layer: int) -> dict[str, Weight]:
         """The tensors of the parameters in the order of their model, of each weight before bias.
 
         Raises UnsupportedError if that is not known.
@@ -296,14 +296,14 @@ class Format:
         names = [self.theirs(f"{stem}.{kind}") for stem in stems for kind in ("weight", "bias")]
         return {name: tensors[name] for name in names if name in tensors}
 
-    def arranged(self, tensors: Mapping[str, Stored]) -> dict[str, Stored | Joined]:
+    def arranged(self, tensors: Mapping[str, Stored]) -> dict[str, Weight]:
         """The tensors of a checkpoint, named as if they were of the model with its head, and experts in one.
 
         Raises FormatError if an expert is missing, or is of another shape than the others.
         """
         prefix = "" if any(name.startswith(self.prefix) for name in tensors) else self.prefix
         stacks = any("{e}" in theirs for theirs in (self.tensors or {}).values())
-        named: dict[str, Stored | Joined] = {}
+        named: dict[str, Weight] = {}
         experts: dict[str, dict[int, Stored]] = {}
         for name, stored in tensors.items():
             expert = re.fullmatch(r"(.*\.experts\.)(\d+)(\..*)", name) if stacks else None

@@ -173,6 +173,34 @@ class Joined:
             yield np.concatenate([np.concatenate(list(b.chunks())).reshape(b.shape) for b in blocks], 1).reshape(-1)
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Whole numbers of 8 bits, of which each group, in row-major order, is multiplied by a number of its own."""
+
+    numbers: Stored
+    factors: Stored  # float32, one for each group
+
+    dtype = "f32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape
+
+    def chunks(self, rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
+        """As Stored.chunks, in the order in which they lie."""
+        if rows is not None:
+            raise UnsupportedError(f"{self.numbers.path}: a quantised tensor whose rows lie in another order")
+        factors, at = np.concatenate(list(self.factors.chunks())), 0
+        n_group = math.prod(self.shape) // len(factors)
+        for part in self.numbers._flat_parts(n_group):
+            groups = part.reshape(-1, n_group)
+            yield (groups * factors[at : at + len(groups), None]).reshape(-1)
+            at += len(groups)
+
+
+Weight = Stored | Joined | Scaled  # a tensor, however its file has it
+
+
 def joined(name: str, parts: Sequence[Stored], axis: int) -> Joined:
     """Parts of one tensor. Raises FormatError if they do not fit together."""
     sizes = {(part.dtype, part.shape[:axis], part.shape[axis + 1 :]) for part in parts if len(part.shape) > axis}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,41 @@ def test_logits_are_those_of_transformers(form: str, tolerance: float, tmp_path:
         logits = runtime.forward("logits", tokens=ids[None])[0].reshape(len(ids), -1)
     assert np.abs(logits - reference["logits"]).max() < tolerance
     np.testing.assert_array_equal(logits.argmax(1), reference["logits"].argmax(1))
+
+
+TRAINED_260K = llama.Config(512, 64, 8, 4, 5, 172, tied=True)
+MADE: dict[str, tuple[Callable[[Path, ck.Arrays, ck.Arrays], Path], float]] = {  # of weights by their names and by ours
+    "a folder with a PyTorch file": (lambda path, theirs, _: ck.write_torch(path / "pytorch_model.bin", theirs), 5e-4),
+    "a folder with an old PyTorch file": (
+        lambda path, theirs, _: ck.write_legacy(path / "pytorch_model.bin", theirs),
+        5e-4,
+    ),
+    "llama2.c, version 1": (lambda path, _, ours: _written(path, later_llama2c_bytes(1, TRAINED_260K, ours)), 5e-4),
+    "llama2.c, version 2": (
+        lambda path, _, ours: _written(path, later_llama2c_bytes(2, TRAINED_260K, ours, 32)),
+        0.5,
+    ),
+}
+
+
+def _written(folder: Path, data: bytes) -> Path:
+    (folder / "m.bin").write_bytes(data)
+    return folder / "m.bin"
+
+
+@pytest.mark.parametrize("form", MADE)
+def test_a_real_model_in_forms_made_here_has_the_logits_of_transformers(form: str, tmp_path: Path) -> None:
+    source = sources.find(shared("stories260K/hf"))
+    theirs = {name: np.concatenate(list(t.chunks())).reshape(t.shape) for name, t in source.tensors.items()}
+    ours = stored_weights(converted(shared("stories260K/hf"), tmp_path / "first.bin"))
+    make, tolerance = MADE[form]
+    (tmp_path / "config.json").write_bytes(shared("stories260K/hf/config.json").read_bytes())
+    reference = np.load(ck.SHARED / "stories260K" / "ref_logits_transformers.npz")
+    ids = reference["ids"].astype(np.int32)
+    path = make(tmp_path, theirs, ours)
+    with Runtime(converted(path, tmp_path / "graph.bin"), threads=1, ctx=len(ids)) as runtime:
+        logits = runtime.forward("logits", tokens=ids[None])[0].reshape(len(ids), -1)
+    assert np.abs(logits - reference["logits"]).max() < tolerance
 
 
 def greedy(graph: Path, prompt: str) -> str:
@@ -309,14 +345,42 @@ def test_a_llama2c_file_is_read(tmp_path: Path) -> None:
     assert_equal(stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin")), weights(LLAMA))
 
 
-def test_a_llama2c_file_of_version_1_is_read(tmp_path: Path) -> None:
-    ours = weights(LLAMA)
+def later_llama2c_bytes(version: int, config: llama.Config, arrays: ck.Arrays, n_group: int = 0) -> bytes:
+    """Versions 1, of float32, and 2, of 8-bit groups."""
     order = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_down", "ffn_up"]
-    names = [f"blk.{i}.{name}" for name in ("attn_norm", "ffn_norm") for i in range(2)]
-    names += ["output_norm", "token_embd", *[f"blk.{i}.{name}" for name in order for i in range(2)], "output"]
-    head = struct.pack("<4si7iB", b"24ka", 1, 8, 12, 2, 4, 2, 11, 4, 0).ljust(256, b"\0")
-    (tmp_path / "m.bin").write_bytes(head + b"".join(ours[f"{name}.weight"].tobytes() for name in names))
-    assert_equal(stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin")), ours)
+    layers = range(config.n_layer)
+    names = [f"blk.{i}.{name}" for name in ("attn_norm", "ffn_norm") for i in layers]
+    names += ["output_norm", "token_embd", *[f"blk.{i}.{name}" for name in order for i in layers]]
+    names += [] if config.tied else ["output"]
+    sizes = (config.n_embd, config.n_ff, config.n_layer, config.n_head, config.n_head_kv, config.n_vocab, 512)
+    head = struct.pack("<4si7iB", b"24ka", version, *sizes, config.tied)
+    head += struct.pack("<i", n_group) if version == 2 else b""
+    data = b""
+    for name in names:
+        array = arrays[f"{name}.weight"]
+        if version == 2 and array.ndim == 2:
+            groups = array.reshape(-1, n_group)
+            factors = np.abs(groups).max(1, keepdims=True) / np.float32(127)
+            data += np.round(groups / factors).astype("i1").tobytes() + factors.astype("<f4").tobytes()
+        else:
+            data += array.tobytes()
+    return head.ljust(256, b"\0") + data
+
+
+def test_a_llama2c_file_of_version_1_is_read(tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_bytes(later_llama2c_bytes(1, LLAMA, weights(LLAMA)))
+    assert_equal(stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin")), weights(LLAMA))
+
+
+def test_a_llama2c_file_of_version_2_is_read_as_its_groups_say(tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_bytes(later_llama2c_bytes(2, LLAMA, weights(LLAMA), 4))
+    found = stored_weights(converted(tmp_path / "m.bin", tmp_path / "graph.bin"))
+    for name, array in weights(LLAMA).items():
+        groups = array.reshape(-1, 4)
+        step = np.abs(groups).max(1, keepdims=True) / 127 if array.ndim == 2 else np.zeros(1)
+        difference = np.abs(found[name].reshape(-1, 4) - groups)
+        assert (difference <= step / 2 + 1e-6).all(), name
+        assert array.ndim == 1 or difference.any()
 
 
 NANOGPT = gpt2.Config(n_vocab=11, n_embd=16, n_head=2, n_layer=2, n_ctx=8, bias=False, exact_gelu=True)
@@ -876,7 +940,16 @@ def llama2c_files() -> Iterator[tuple[str, bytes]]:
     yield "negative layers", struct.pack("<7i", 8, 12, -2, 4, 2, -11, 4) + good[28:]
     yield "countless layers", struct.pack("<7i", 8, 12, 1 << 30, 4, 2, -11, 4) + good[28:]
     yield "no heads", struct.pack("<7i", 8, 12, 2, 0, 2, -11, 4) + good[28:]
-    yield "version 2", struct.pack("<Ii7iBi", 0x616B3432, 2, 8, 12, 2, 4, 2, 11, 4, 1, 64).ljust(256, b"\0")
+    later = struct.pack("<4s", b"24ka")
+    yield "version 3", later + struct.pack("<i7iBi", 3, 8, 12, 2, 4, 2, 11, 4, 1, 4).ljust(252, b"\0")
+    for n_group in (0, -4, 7, 1 << 30):
+        version_2 = struct.pack("<i7iBi", 2, 8, 12, 2, 4, 2, 11, 4, 0, n_group).ljust(252, b"\0")
+        yield f"version 2 with groups of {n_group}", later + version_2 + bytes(4000)
+    yield "version 2 cut off", later_llama2c_bytes(2, LLAMA, weights(LLAMA), 4)[:-1]
+    yield (
+        "version 2 with factors that are infinite",
+        later_llama2c_bytes(2, LLAMA, weights(LLAMA), 4)[:-4] + b"\0\0\x80\x7f",
+    )
     yield "version 1 without tensors", struct.pack("<Ii7iB", 0x616B3432, 1, 8, 12, 2, 4, 2, 11, 4, 1).ljust(256, b"\0")
     yield "version 1 of nothing", struct.pack("<Ii", 0x616B3432, 1) + bytes(248)
     yield "version 1 cut off", struct.pack("<Ii", 0x616B3432, 1) + bytes(24)
@@ -912,6 +985,9 @@ HOSTILE = {
 }
 
 
+MOST_KIB = 256 << 10  # that reading a file of some kilobytes may take
+
+
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_file_is_one_line_and_leaves_nothing(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -919,9 +995,10 @@ def test_a_hostile_file_is_one_line_and_leaves_nothing(
     file, data = HOSTILE[what]
     (tmp_path / file).write_bytes(data)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_JSON))
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert cli.run(["convert", str(tmp_path / file), "-o", str(tmp_path / "graph.bin")]) in (1, 2)
     assert time.monotonic() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_KIB
     errors = capsys.readouterr().err
     assert errors.startswith("ggmlgraph: error: ")
     assert errors.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 import time
 import zipfile
@@ -197,10 +198,11 @@ def test_a_hostile_file_is_refused_in_one_line_and_nothing_is_run(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "m.pt"
     path.write_bytes(HOSTILE[what])
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(GGError) as caught:
         torchfile.read(path)
     assert time.monotonic() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10  # KiB
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["m.pt"]

@@ -72,7 +72,7 @@ def _kind(path: Path) -> str:
     """What a file is, by how it begins."""
     file, size = open_regular(path)
     with file:
-        start = file.read(llama2c.VERSION_1_NBYTES)
+        start = file.read(llama2c.LATER_NBYTES)
     if start.startswith(gguffile.MAGIC):
         return "gguf"
     if start.startswith((ggml.CHECKPOINT, ggml.MODEL)):

@@ -15,7 +15,7 @@ from typing import Any
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.naming import Format
 from ggmlgraph.sources.source import Moments
-from ggmlgraph.stored import Joined, Stored
+from ggmlgraph.stored import Stored, Weight
 from ggmlgraph.torchfile import TorchFile
 
 STATE = "optimizer"
@@ -36,7 +36,7 @@ def beside(content: TorchFile, tensors: Mapping[str, Stored], known: Format) -> 
     return partial(moments, content, (STATE,), parameters) if content.at(STATE, "state") else None
 
 
-def moments(content: TorchFile, keys: tuple[str, ...], parameters: Mapping[str, Stored | Joined]) -> Moments:
+def moments(content: TorchFile, keys: tuple[str, ...], parameters: Mapping[str, Weight]) -> Moments:
     """The moments of these parameters, which are in the model's order. keys: where in the file the state_dict is.
 
     Raises FormatError if they are not those of the parameters, UnsupportedError for another optimiser's state.
@@ -83,7 +83,7 @@ def _numbers(content: TorchFile, group: Mapping[Any, Any]) -> list[int]:
     return numbers
 
 
-def _matrices_first(parameters: Mapping[str, Stored | Joined]) -> list[str]:
+def _matrices_first(parameters: Mapping[str, Weight]) -> list[str]:
     return sorted(parameters, key=lambda name: len(parameters[name].shape) < 2)
 
 

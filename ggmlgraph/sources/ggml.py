@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ggmlgraph import naming
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.sources.source import Given, Moments, Source, named
-from ggmlgraph.stored import Joined, Stored, itemsize, open_regular
+from ggmlgraph.stored import Stored, Weight, itemsize, open_regular
 
 CHECKPOINT, MODEL = b"pcgg", b"tjgg"  # 'ggcp', 'ggjt', little-endian
 SIZES = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot")
@@ -77,7 +77,7 @@ def ordered(order: str, n_layer: int) -> list[str]:
 
 
 def moments(
-    path: Path, n_steps: int, flat: tuple[Stored, Stored], tensors: Mapping[str, Stored | Joined], names: Sequence[str]
+    path: Path, n_steps: int, flat: tuple[Stored, Stored], tensors: Mapping[str, Weight], names: Sequence[str]
 ) -> Moments:
     """Two runs of numbers as the moments of these parameters. Raises FormatError if they are not as long."""
     parts: tuple[dict[str, Stored], dict[str, Stored]] = ({}, {})

@@ -17,7 +17,7 @@ from ggmlgraph.errors import FormatError, UsageError
 from ggmlgraph.naming import Format
 from ggmlgraph.sources import adam
 from ggmlgraph.sources.source import Given, Moments, Source, count, find_tokenizer, named, read_json
-from ggmlgraph.stored import Joined, Stored
+from ggmlgraph.stored import Stored, Weight
 
 CONFIG = "config.json"
 OPTIMIZER = "optimizer.pt"  # that Trainer writes into the checkpoints of a run
@@ -67,7 +67,7 @@ def _source(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
     )
 
 
-def _moments(path: Path, known: Format, fields: Mapping[str, Any], tensors: Mapping[str, Stored | Joined]) -> Moments:
+def _moments(path: Path, known: Format, fields: Mapping[str, Any], tensors: Mapping[str, Weight]) -> Moments:
     """What Trainer keeps beside the weights."""
     content = torchfile.load(path / OPTIMIZER)
     tied = known.theirs("output.weight") if fields.get("tied") else ""

@@ -1,7 +1,9 @@
-"""Checkpoints of llama2.c (github.com/karpathy/llama2.c), versions 0 and 1: sizes, then float32 tensors in fixed order.
+"""Checkpoints of llama2.c (github.com/karpathy/llama2.c), versions 0 to 2: sizes, then tensors in fixed order.
 
 Version 0 begins with seven int32, of which a negative vocabulary size says that the output matrix is not the embedding;
-version 1 with "24ka", its number, the seven, a byte that says whether the matrices are one, and zeros up to byte 256.
+version 1 with "24ka", its number, the seven, a byte that says whether the matrices are one, and zeros up to byte 256;
+version 2 as 1, with the size of a group behind that byte. All is float32, but for the matrices of version 2: numbers of
+8 bits, then a factor for each group.
 The tokenizer is tok512.bin (512: the size of the vocabulary) or tokenizer.bin beside the file.
 """
 
@@ -16,12 +18,12 @@ from ggmlgraph import naming
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.sources.source import Given, Source, begins_with_bos, try_tokenizer
-from ggmlgraph.stored import Stored, open_regular
+from ggmlgraph.stored import Scaled, Stored, Weight, open_regular
 
 HEADER = struct.Struct("<7i")
 FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
-MAGIC, VERSION_1 = b"24ka", struct.Struct("<4si7iB")
-VERSION_1_NBYTES = 256
+MAGIC, LATER, GROUP = b"24ka", struct.Struct("<4si7iB"), struct.Struct("<i")
+LATER_NBYTES = 256
 MAX_LAYERS = 1 << 12
 
 Layout = Iterator[tuple[str, tuple[int, ...]]]  # our name and the shape of each tensor; "" for what we compute
@@ -44,42 +46,59 @@ def _makes_sense(header: tuple[int, ...]) -> bool:
     return min(header) > 0 and header[2] <= MAX_LAYERS and header[0] % header[3] == 0
 
 
-def _nbytes(layout: Layout) -> int:
-    return 4 * sum(math.prod(shape) for _, shape in layout)
+def _nbytes(layout: Layout, n_group: int = 0) -> int:
+    return sum(_size(shape, n_group) for _, shape in layout)
 
 
-def _open(path: Path) -> tuple[tuple[int, ...], Layout, int]:
-    """The seven numbers, the tensors, and where these begin. Raises FormatError, UnsupportedError."""
+def _size(shape: tuple[int, ...], n_group: int) -> int:
+    """Bytes of a tensor. n_group: numbers that share a factor, 0 for float32."""
+    n = math.prod(shape)
+    return n + n // n_group * 4 if n_group and len(shape) > 1 else 4 * n
+
+
+def _open(path: Path) -> tuple[tuple[int, ...], Layout, int, int]:
+    """The seven numbers, the tensors, where these begin, the size of a group. Raises FormatError, UnsupportedError."""
     stream, size = open_regular(path)
     with stream:
-        start = stream.read(VERSION_1_NBYTES)
+        start = stream.read(LATER_NBYTES)
     if not start.startswith(MAGIC):
         if (header := _version_0(start, size)) is None:
             raise FormatError(f"{path}: not a llama2.c checkpoint")
-        return header, _layout_0(header), HEADER.size
-    if len(start) < VERSION_1_NBYTES:
+        return header, _layout_0(header), HEADER.size, 0
+    if len(start) < LATER_NBYTES:
         raise FormatError(f"{path}: the file ends inside its header", offset=len(start))
-    _, version, *numbers, shared = VERSION_1.unpack(start[: VERSION_1.size])
-    header = tuple(numbers)
-    if version != 1:
-        raise UnsupportedError(
-            f"{path}: llama2.c version {version}; export it with --version 0 or 1, which are float32"
-        )
-    if not _makes_sense(header) or shared > 1 or any(start[VERSION_1.size :]):
+    _, version, *numbers, shared = LATER.unpack(start[: LATER.size])
+    header, end = tuple(numbers), LATER.size
+    if version not in (1, 2):
+        raise UnsupportedError(f"{path}: llama2.c version {version}; read are 0, 1 and 2")
+    n_group = 0
+    if version == 2:
+        (n_group,), end = GROUP.unpack_from(start, end), end + GROUP.size
+    if not _makes_sense(header) or shared > 1 or any(start[end:]) or (version == 2 and not _divides(n_group, header)):
         raise FormatError(f"{path}: a llama2.c header that makes no sense", offset=8)
-    if (wanted := VERSION_1_NBYTES + _nbytes(_layout_1(header, shared == 1))) != size:
+    if (wanted := LATER_NBYTES + _nbytes(_later_layout(header, shared == 1), n_group)) != size:
         raise FormatError(f"{path}: {size} bytes, its header asks for {wanted}", offset=8)
-    return header, _layout_1(header, shared == 1), VERSION_1_NBYTES
+    return header, _later_layout(header, shared == 1), LATER_NBYTES, n_group
+
+
+def _divides(n_group: int, header: tuple[int, ...]) -> bool:
+    """Whether all matrices are whole groups."""
+    layout = _later_layout(header, shared=False)
+    return n_group > 0 and all(len(shape) < 2 or math.prod(shape) % n_group == 0 for _, shape in layout)
 
 
 def file(path: Path, given: Given) -> Source:
     """The checkpoint in a file."""
-    header, layout, at = _open(path)
-    tensors = {}
+    header, layout, at, n_group = _open(path)
+    tensors: dict[str, Weight] = {}
     for name, shape in layout:
-        if name:
+        n = math.prod(shape)
+        if n_group and len(shape) > 1:
+            factors = Stored(path, at + n, "f32", (n // n_group,))
+            tensors[name] = Scaled(Stored(path, at, "i8", shape), factors)
+        elif name:
             tensors[name] = Stored(path, at, "f32", shape)
-        at += 4 * math.prod(shape)
+        at += _size(shape, n_group)
     keys = dict(zip(FIELDS, map(abs, header), strict=True))
     architecture, known, fields = naming.find("llama2.c", "llama2.c", naming.Checkpoint(keys, tensors), given)
     beside = [path.with_name(name) for name in (f"tok{keys['vocab_size']}.bin", "tokenizer.bin")]
@@ -133,7 +152,7 @@ def _layout_0(header: tuple[int, ...]) -> Layout:
         yield "output.weight", (-n_vocab, n_embd)
 
 
-def _layout_1(header: tuple[int, ...], shared: bool) -> Layout:
+def _later_layout(header: tuple[int, ...], shared: bool) -> Layout:
     n_embd, n_vocab = header[0], header[5]
     norms = ("attn_norm", "ffn_norm")
     yield from _layers(header, norms)

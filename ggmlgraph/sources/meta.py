@@ -13,7 +13,7 @@ from ggmlgraph import naming, torchfile
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import FormatError, UsageError
 from ggmlgraph.sources.source import Given, Source, begins_with_bos, count, named, read_json, try_tokenizer
-from ggmlgraph.stored import Joined, Stored, joined
+from ggmlgraph.stored import Stored, Weight, joined
 
 CONFIG = "params.json"
 TOKENS = "tok_embeddings.weight"  # a tensor that tells these checkpoints from others
@@ -56,9 +56,9 @@ def file(path: Path, tensors: dict[str, Stored], given: Given) -> Source:
     )
 
 
-def _joined(path: Path, files: list[dict[str, Stored]], n_embd: int | None) -> dict[str, Stored | Joined]:
+def _joined(path: Path, files: list[dict[str, Stored]], n_embd: int | None) -> dict[str, Weight]:
     """The tensors of all files, each put together from its parts."""
-    whole: dict[str, Stored | Joined] = {}
+    whole: dict[str, Weight] = {}
     for name, first in files[0].items():
         if any(file.keys() != files[0].keys() for file in files):
             raise FormatError(f"{path}: its files do not have the same tensors")

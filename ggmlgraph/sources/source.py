@@ -13,7 +13,7 @@ import msgspec
 from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.naming import Format
-from ggmlgraph.stored import Joined, Stored
+from ggmlgraph.stored import Stored, Weight
 from ggmlgraph.tokenizer import Tokenizer
 
 MAX_JSON_NBYTES = 64 << 20
@@ -40,7 +40,7 @@ class Source:
     architecture: str  # a model of ggmlgraph.models
     format: Format
     config: dict[str, Any]  # fields of the model's Config
-    tensors: Mapping[str, Stored | Joined]
+    tensors: Mapping[str, Weight]
     n_ctx: int | None  # how many tokens the model was trained to look back on
     tokenizer: Tokenizer | None
     no_tokenizer: str = "it has none"  # why there is none
