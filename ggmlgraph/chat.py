@@ -18,7 +18,7 @@ from ggmlgraph.errors import DataError
 from ggmlgraph.generate import Generator as TextGenerator
 from ggmlgraph.generate import Written
 from ggmlgraph.sampling import Sampling
-from ggmlgraph.tokenizer import Ids, Tokenizer
+from ggmlgraph.tokenizers import Ids, Tokenizer
 
 MAX_PROMPT = 1 << 22  # characters
 Message = dict[Literal["role", "content"], str]

@@ -26,7 +26,7 @@ from ggmlgraph.runtime import Batch, Runtime
 from ggmlgraph.sources import Source
 from ggmlgraph.sources.source import Moments
 from ggmlgraph.stored import QUANTISED, Stored, Weight
-from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tokenizers import Tokenizer
 from ggmlgraph.tracer import Graph, Node, trace
 
 Index = Callable[[str, int], NDArray[np.int64] | None]  # name and number of rows of a parameter: its rows' other order

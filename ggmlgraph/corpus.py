@@ -1,7 +1,7 @@
 """Text in: where training text comes from, read as a stream.
 
 A source is a path of a plain UTF-8 file or `builtin:NAME`. A byte-order mark at the start is skipped;
-everything else, CRLF included, is text as it stands. Used by `data` (tokenising) and `tokenizer` (training one).
+everything else, CRLF included, is text as it stands. Used by `data` (tokenising) and `tokenizers` (training one).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from ggmlgraph.corpus import Source, open_source
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import DataError, FormatError, UsageError
 from ggmlgraph.philox import philox
-from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tokenizers import Tokenizer
 
 Batch = NDArray[np.int32]
 

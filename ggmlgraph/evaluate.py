@@ -23,7 +23,7 @@ from ggmlgraph.decoding import OUTPUT, decoder_of
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.generate import n_vocab_of
 from ggmlgraph.runtime import Runtime
-from ggmlgraph.tokenizer import Ids, Tokenizer
+from ggmlgraph.tokenizers import Ids, Tokenizer
 
 _ROWS = 64  # of logits that are worked on at a time
 

@@ -1,7 +1,7 @@
 """A model becomes a GGUF file for llama.cpp. Used by `ggmlgraph export-gguf`; the `gguf` package writes the header.
 
 Keys and names are those `convert` reads (models/names), turned round; the tokenizer section is made by
-gguftokenizer.py. Values stream from file to file, quantised a megabyte at a time, so memory stays under the
+tokenizers/togguf.py. Values stream from file to file, quantised a megabyte at a time, so memory stays under the
 largest tensor.
 """
 
@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import gguftokenizer, trained
+from ggmlgraph import trained
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import UnsupportedError
 from ggmlgraph.stored import QUANTISED
+from ggmlgraph.tokenizers import togguf
 from ggmlgraph.trained import Outgoing, Trained
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")  # that are written
@@ -37,7 +38,7 @@ def export(model: Trained, path: Path, kind: str | None = None) -> list[str]:
     said = trained.keys(model, known)
     outgoing = trained.outgoing(model, known)
     n_vocab = model.config["n_vocab"]
-    vocabulary, notes = gguftokenizer.section(model.tokenizer, n_vocab)
+    vocabulary, notes = togguf.section(model.tokenizer, n_vocab)
     outgoing |= {name: Outgoing(name, stored) for name, stored in model.constants.items()}
     chosen = {name: _type(tensor, kind) for name, tensor in outgoing.items()}
     smaller = [name for name, t in chosen.items() if t == "f16" != kind]

@@ -1,8 +1,8 @@
 """A model becomes a folder that transformers loads. Used by `ggmlgraph export-hf`.
 
 config.json in the spelling of transformers 5 with that of 4 beside it, model.safetensors, or several files with an
-index, with the names and the order of rows found there, and the tokenizer (hftokenizer.py). Values stream from file to
-file.
+index, with the names and the order of rows found there, and the tokenizer (tokenizers/tohf.py). Values stream from
+file to file.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 
 import msgspec
 
-from ggmlgraph import hftokenizer, safetensorsfile, trained
+from ggmlgraph import safetensorsfile, trained
 from ggmlgraph.durable import sync
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources.huggingface import CONFIG
+from ggmlgraph.tokenizers import tohf
 from ggmlgraph.trained import Outgoing, Trained
 
 WEIGHTS, SHARD = "model.safetensors", "model-{:05}-of-{:05}.safetensors"
@@ -35,7 +36,7 @@ def export(model: Trained, folder: Path, shard_nbytes: int = SHARD_NBYTES) -> li
     known = model.format("huggingface")
     config = _config(model, trained.keys(model, known), known.id)
     outgoing = trained.outgoing(model, known)
-    files, notes = hftokenizer.files(model.tokenizer)
+    files, notes = tohf.files(model.tokenizer)
     with _making(folder) as temporary:
         (temporary / CONFIG).write_bytes(_json(config))
         for name, content in files.items():

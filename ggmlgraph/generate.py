@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import checkpoint, rundir
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import checkpoint, rundir, tokenizers
 from ggmlgraph.decoding import OUTPUT, Decoder, decoder_of
 from ggmlgraph.drawing import choose
 from ggmlgraph.errors import DataError, UnsupportedError
@@ -25,8 +24,8 @@ from ggmlgraph.philox import philox
 from ggmlgraph.program import Cost
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling
-from ggmlgraph.tokenizer import Decoder as TextDecoder
-from ggmlgraph.tokenizer import Ids, Tokenizer
+from ggmlgraph.tokenizers import Decoder as TextDecoder
+from ggmlgraph.tokenizers import Ids, Tokenizer
 
 
 @dataclass

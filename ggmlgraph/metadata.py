@@ -14,7 +14,7 @@ from ggmlgraph.dialect import ALL_FLAGS
 from ggmlgraph.errors import FormatError, UnsupportedError
 
 LEAF_NAME = "ggmlgraph.metadata"
-TOKENIZER_LEAF = "ggmlgraph.tokenizer"  # tokenizer.py says what is in it
+TOKENIZER_LEAF = "ggmlgraph.tokenizer"  # tokenizers/ says what is in it
 VERSION = 1
 MAX_NBYTES = 16 << 20
 ALIGNMENT = 16

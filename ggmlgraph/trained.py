@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import cgraph, checkpoint, export, metadata, model, naming, rundir, safetensorsfile
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import cgraph, checkpoint, export, metadata, model, naming, rundir, safetensorsfile, tokenizers
 from ggmlgraph.decoding import OUTPUT
 from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
 from ggmlgraph.graphfile import identify
 from ggmlgraph.metadata import Metadata
 from ggmlgraph.naming import Format
 from ggmlgraph.stored import Stored
-from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tokenizers import Tokenizer
 from ggmlgraph.tracer import Graph, trace
 
 NOT_SAID = ("window",)  # what a kind need not say: within its n_ctx the model is the same

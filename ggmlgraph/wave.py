@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ggmlgraph.corpus import SINE_ALPHABET, SINE_PERIOD, sine_levels
-from ggmlgraph.tokenizer import CharsTokenizer, Ids, Tokenizer
+from ggmlgraph.tokenizers import CharsTokenizer, Ids, Tokenizer
 
 CORPUS = "builtin:sine"
 PROMPT = "".join(SINE_ALPHABET[level] for level in sine_levels(0, SINE_PERIOD))

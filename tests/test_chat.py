@@ -15,8 +15,8 @@ from ggmlgraph.errors import DataError
 from ggmlgraph.generate import Generator
 from ggmlgraph.models import llama
 from ggmlgraph.sampling import Sampling
-from ggmlgraph.tokenizer import BytesTokenizer
-from ggmlgraph.tokenizersettings import Settings
+from ggmlgraph.tokenizers import BytesTokenizer
+from ggmlgraph.tokenizers.settings import Settings
 
 GREEDY = Sampling(temperature=0)
 CHATML = (

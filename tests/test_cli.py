@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph import cli, exportgguf, model
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import cli, exportgguf, model, tokenizers
 from ggmlgraph.cgraph import read
 from ggmlgraph.core import MATMUL_PRECISIONS, isa_levels
 from ggmlgraph.encoding import ENCODED

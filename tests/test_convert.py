@@ -15,14 +15,14 @@ import checkpoints as ck
 import numpy as np
 import pytest
 
-from ggmlgraph import cli, convert, naming, sources, spm
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import cli, convert, naming, sources, tokenizers
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.generate import Generator, open_model
 from ggmlgraph.models import gpt2, gpt_neox, llama, mixtral
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling
 from ggmlgraph.sources import ggml
+from ggmlgraph.tokenizers import spm
 from ggmlgraph.tracer import trace
 
 STORIES, NEOX = ck.SHARED / "stories260K", ck.SHARED / "gptneox-shakespeare"

@@ -15,7 +15,7 @@ from ggmlgraph.corpus import SINE_ALPHABET, open_source, sine_levels
 from ggmlgraph.data import Dataset, TokenFile, prepare
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.philox import philox
-from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer, train
+from ggmlgraph.tokenizers import BytesTokenizer, CharsTokenizer, train
 
 BYTES = BytesTokenizer()
 

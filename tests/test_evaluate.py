@@ -16,7 +16,7 @@ from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.evaluate import accuracy, perplexity, read_questions
 from ggmlgraph.models import llama
 from ggmlgraph.runtime import Runtime
-from ggmlgraph.tokenizer import BytesTokenizer
+from ggmlgraph.tokenizers import BytesTokenizer
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of fools."
 

@@ -17,18 +17,24 @@ from ggmlgraph import (
     exportgguf,
     exporthf,
     gguffile,
-    gguftokenizer,
     model,
     sources,
-    spm,
-    tokenizerjson,
+    tokenizers,
     trained,
 )
-from ggmlgraph import tokenizer as tokenizers
 from ggmlgraph.errors import UnsupportedError, UsageError
 from ggmlgraph.generate import open_model
-from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
-from ggmlgraph.tokenizersettings import Settings
+from ggmlgraph.tokenizers import (
+    BytesTokenizer,
+    CharsTokenizer,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    spm,
+    togguf,
+    tokenizerjson,
+)
+from ggmlgraph.tokenizers.settings import Settings
 from ggmlgraph.tracer import trace
 
 SIZES = {"n_vocab": 256, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_ff": 48}
@@ -292,4 +298,4 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_a_tokenizer_that_llamacpp_would_get_wrong_is_refused(name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(UnsupportedError, match=reason):
-        gguftokenizer.section(make(), 300)
+        togguf.section(make(), 300)

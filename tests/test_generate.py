@@ -17,7 +17,7 @@ from ggmlgraph.errors import CheckpointError, DataError, GGError, UsageError
 from ggmlgraph.generate import Generator, Written
 from ggmlgraph.models import llama
 from ggmlgraph.sampling import Sampling
-from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer
+from ggmlgraph.tokenizers import BytesTokenizer, CharsTokenizer
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25], np.float32))
 GREEDY = Sampling(temperature=0)

@@ -17,7 +17,7 @@ from ggmlgraph.core import isa_levels
 from ggmlgraph.corpus import SINE_ALPHABET
 from ggmlgraph.errors import UsageError
 from ggmlgraph.models import baby_llama
-from ggmlgraph.tokenizer import CharsTokenizer
+from ggmlgraph.tokenizers import CharsTokenizer
 
 LEVELS = isa_levels()
 

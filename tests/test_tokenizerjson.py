@@ -13,18 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlgraph import spm, tokenizerjson, vocabularies
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
-from ggmlgraph.hftokenizer import files
-from ggmlgraph.tokenizer import (
+from ggmlgraph.tokenizers import (
     Decoder,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     from_bytes,
     from_gguf,
     load,
+    spm,
+    tokenizerjson,
     train,
+    vocabularies,
 )
+from ggmlgraph.tokenizers.tohf import files
 
 package = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
 

@@ -29,7 +29,7 @@ from ggmlgraph.errors import CheckpointError, GGError, UsageError
 from ggmlgraph.metrics import MetricsFile, StepMetrics
 from ggmlgraph.models import baby_llama
 from ggmlgraph.rundir import RunDirectory
-from ggmlgraph.tokenizer import CharsTokenizer
+from ggmlgraph.tokenizers import CharsTokenizer
 from ggmlgraph.train import Text, Trainer
 from ggmlgraph.trainconfig import TrainConfig
 

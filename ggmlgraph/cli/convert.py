@@ -7,13 +7,12 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import convert, model, sources
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import convert, model, sources, tokenizers
 from ggmlgraph.cli.commands import MOST_CTX
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources import Source
 from ggmlgraph.sources.source import Moments, scalar
-from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tokenizers import Tokenizer
 from ggmlgraph.tracer import Graph
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import model
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import model, tokenizers
 from ggmlgraph.console import nbytes
 from ggmlgraph.errors import DataError, UsageError
-from ggmlgraph.tokenizer import BytesTokenizer, CharsTokenizer, Tokenizer
+from ggmlgraph.tokenizers import BytesTokenizer, CharsTokenizer, Tokenizer
 from ggmlgraph.tracer import Graph, trace
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import rundir
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import rundir, tokenizers
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import CoreGraph, lib
 from ggmlgraph.dialect import LOSS, OUTPUT

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import tokenizers
 
 
 def command(sources: tuple[str, ...], output: Path, n_vocab: int, model: Literal["bpe", "unigram"]) -> None:

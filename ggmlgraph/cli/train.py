@@ -12,8 +12,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ggmlgraph import checkpoint, machine, rundir, wave
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import checkpoint, machine, rundir, tokenizers, wave
 from ggmlgraph.cli import precision
 from ggmlgraph.console import Console, Rate, duration, nbytes
 from ggmlgraph.core import peak_flops
@@ -26,7 +25,7 @@ from ggmlgraph.rundir import RunDirectory
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.samples import Samples
 from ggmlgraph.sampling import Sampling
-from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tokenizers import Tokenizer
 from ggmlgraph.train import Text, Trainer
 from ggmlgraph.trainconfig import TrainConfig
 

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ggmlgraph import gguffile, naming
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import gguffile, naming, tokenizers
 from ggmlgraph.errors import FormatError
 from ggmlgraph.gguffile import GgufFile
 from ggmlgraph.sources import ggml

@@ -14,8 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ggmlgraph import naming
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import naming, tokenizers
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.sources.source import Given, Source, begins_with_bos, try_tokenizer
 from ggmlgraph.stored import Scaled, Stored, Weight, open_regular

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ggmlgraph import naming, torchfile
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import naming, tokenizers, torchfile
 from ggmlgraph.errors import FormatError, UsageError
 from ggmlgraph.sources.source import Given, Source, begins_with_bos, count, named, read_json, try_tokenizer
 from ggmlgraph.stored import Stored, Weight, joined

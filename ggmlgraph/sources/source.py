@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import tokenizers
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.naming import Format
 from ggmlgraph.stored import Stored, Weight
-from ggmlgraph.tokenizer import Tokenizer
+from ggmlgraph.tokenizers import Tokenizer
 
 MAX_JSON_NBYTES = 64 << 20
 MAX_YAML_NBYTES = 1 << 20

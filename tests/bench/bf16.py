@@ -15,7 +15,7 @@ from report import save, show
 from workloads import W1
 
 import ggmlgraph as gg
-from ggmlgraph import tokenizer
+from ggmlgraph import tokenizers
 from ggmlgraph.data import Dataset, prepare
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -99,7 +99,7 @@ def main(out: Path, threads: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         graph = Path(directory) / "graph.bin"
         gg.trace(W1.loss, W1.config, W1.batch, W1.ctx).save(graph)
-        tokens = prepare([str(TEXT)], tokenizer.load(TOKENIZER), Path(directory))
+        tokens = prepare([str(TEXT)], tokenizers.load(TOKENIZER), Path(directory))
         dataset = Dataset(tokens, W1.ctx, 0, n_vocab=W1.config.n_vocab)
         runs: dict[str, list[float]] = {}
         for precision in ("float32", "bf16"):

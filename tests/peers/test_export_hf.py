@@ -13,10 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from test_exports import MODELS, graph_of
 
-from ggmlgraph import exporthf, trained
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import exporthf, tokenizers, trained
 from ggmlgraph.runtime import Runtime
-from ggmlgraph.tokenizer import BytesTokenizer
+from ggmlgraph.tokenizers import BytesTokenizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

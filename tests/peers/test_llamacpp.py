@@ -15,11 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from test_exports import MODELS, graph_of
 
-from ggmlgraph import cli, convert, exportgguf, hftokenizer, sources, trained
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import cli, convert, exportgguf, sources, tokenizers, trained
 from ggmlgraph.generate import Generator, Sampling, open_model
 from ggmlgraph.runtime import Runtime
-from ggmlgraph.tokenizer import BytesTokenizer, HuggingFaceTokenizer, Tokenizer
+from ggmlgraph.tokenizers import BytesTokenizer, HuggingFaceTokenizer, Tokenizer, tohf
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
@@ -162,7 +161,7 @@ def test_token_ids_are_llamacpps_line_for_line(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["llama-spm/tokenizer.model", "sentencepiece-ja/test_ja_model.model"])
 def test_token_ids_of_sentencepiece_spelt_as_tokenizer_json_are_too(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
-    written, _ = hftokenizer.files(tokenizers.load(shared(name)))
+    written, _ = tohf.files(tokenizers.load(shared(name)))
     assert all(same_ids(HuggingFaceTokenizer(written["tokenizer.json"]), tmp_path))
 
 

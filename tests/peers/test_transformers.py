@@ -14,8 +14,7 @@ import checkpoints as ck
 import numpy as np
 import pytest
 
-from ggmlgraph import convert, sources
-from ggmlgraph import tokenizer as tokenizers
+from ggmlgraph import convert, sources, tokenizers
 from ggmlgraph.generate import Generator, open_model
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.sampling import Sampling

@@ -3,7 +3,7 @@
 A `.model` is one protobuf message, ModelProto of google/sentencepiece's `sentencepiece_model.proto`. Its own Python
 binding of that message needs the protobuf package, and its C++ reader trusts the file in places (it follows
 the normaliser's trie without bounds), so every byte is walked here first, without recursion, and only a
-file that passes is given to sentencepiece. `write` makes such a file. Used by `tokenizer` and `vocabularies`.
+file that passes is given to sentencepiece. `write` makes such a file. Used by `sentencepiece` and `vocabularies`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf wire types; 3 and 4, groups, are refused
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")  # how a piece spells a byte
 
 
 @dataclass
@@ -160,7 +160,7 @@ def _read_piece(data: bytes, message: _Field, model: SpmModel) -> None:
         raise _fault("a piece whose score is not finite", message.offset)
     if not NORMAL <= kind <= BYTE:
         raise _fault(f"a piece of type {kind}", message.offset)
-    if kind == BYTE and not _BYTE_PIECE.fullmatch(piece):
+    if kind == BYTE and not BYTE_PIECE.fullmatch(piece):
         raise _fault("a byte piece that is not spelt <0xNN>", message.offset)
     model.pieces.append(piece)
     model.scores.append(score)

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlgraph import spm
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
-from ggmlgraph.tokenizer import (
+from ggmlgraph.tokenizers import (
     BytesTokenizer,
     CharsTokenizer,
     Decoder,
@@ -24,9 +23,10 @@ from ggmlgraph.tokenizer import (
     Tokenizer,
     from_bytes,
     load,
+    spm,
     train,
 )
-from ggmlgraph.tokenizersettings import Settings, from_gguf
+from ggmlgraph.tokenizers.settings import Settings, from_gguf
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEXT = (

@@ -1,4 +1,4 @@
-"""A tokenizer.json that is a sentencepiece model in other words, as that model. Used by `gguftokenizer`.
+"""A tokenizer.json that is a sentencepiece model in other words, as that model. Used by `togguf`.
 
 Hugging Face spells sentencepiece's BPE as merges instead of scores, and its unigram as a list; the normaliser becomes
 steps. Turned back, so that a program which runs sentencepiece's algorithms gets what it needs, or refused if the
@@ -7,15 +7,12 @@ pipeline is not such a model: a merge that is missing would be done all the same
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from ggmlgraph import spm, tokenizerjson
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.spm import SpmModel
-from ggmlgraph.tokenizerjson import File
-
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+from ggmlgraph.tokenizers import spm, tokenizerjson
+from ggmlgraph.tokenizers.spm import SpmModel
+from ggmlgraph.tokenizers.tokenizerjson import File
 
 
 def model(file: File) -> SpmModel:
@@ -80,7 +77,7 @@ def _read_types(file: File, result: SpmModel) -> None:
         kind = added.get(piece, spm.NORMAL)
         if piece == unknown:
             kind = spm.UNKNOWN
-        elif file.model.byte_fallback and _BYTE_PIECE.fullmatch(piece):
+        elif file.model.byte_fallback and spm.BYTE_PIECE.fullmatch(piece):
             kind = spm.BYTE
         result.types.append(kind)
     if spm.UNKNOWN not in result.types:

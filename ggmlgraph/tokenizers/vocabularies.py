@@ -2,8 +2,7 @@
 
 The first, and GGUF's kinds "llama" and "t5", hold what is left of a sentencepiece model: pieces, scores, types.
 Put back into a model, sentencepiece encodes with them as it did before. GGUF's kind "gpt2" and tiktoken's files
-are what is left of byte-level BPE, and become a tokenizer.json. Used by `tokenizer`; `gguftokenizer` reads PRE the
-other way.
+are what is left of byte-level BPE, and become a tokenizer.json. Used by `load`; `togguf` reads PRE the other way.
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ggmlgraph import spm, tokenizerjson
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.spm import SpmModel
+from ggmlgraph.tokenizers import spm, tokenizerjson
+from ggmlgraph.tokenizers.spm import SpmModel
 
-_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _LLAMA2C_SPECIAL = {0: ("<unk>", spm.UNKNOWN), 1: ("<s>", spm.CONTROL), 2: ("</s>", spm.CONTROL)}
 
 
@@ -56,7 +54,7 @@ def _piece(raw: bytes, at: int) -> tuple[str, int]:
         piece = raw.decode()
     except UnicodeDecodeError:
         raise _fault("a piece that is not UTF-8", at) from None
-    return piece.replace(" ", spm.SPACE), spm.BYTE if _BYTE_PIECE.fullmatch(piece) else spm.NORMAL
+    return piece.replace(" ", spm.SPACE), spm.BYTE if spm.BYTE_PIECE.fullmatch(piece) else spm.NORMAL
 
 
 def _fault(reason: str, offset: int) -> FormatError:

@@ -1,7 +1,7 @@
 """What is known of a tokenizer beyond its vocabulary: the chat template, begin- and end-of-text, as other files say it.
 
 Hugging Face keeps it in tokenizer_config.json (and chat_template.jinja) beside the tokenizer, GGUF in keys of its own;
-with us it is part of the header of the leaf `ggmlgraph.tokenizer`. Used by `tokenizer` and by the source of GGUF files.
+with us it is part of the header of the leaf `ggmlgraph.tokenizer`. Used by the package and by the source of GGUF files.
 """
 
 from __future__ import annotations

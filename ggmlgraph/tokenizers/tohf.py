@@ -11,16 +11,17 @@ from typing import Any
 
 import msgspec
 
-from ggmlgraph import spm, tokenizerjson
-from ggmlgraph.spm import SpmModel
-from ggmlgraph.tokenizer import (
+from ggmlgraph.tokenizers import (
     BytesTokenizer,
     CharsTokenizer,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
+    spm,
+    tokenizerjson,
 )
-from ggmlgraph.vocabularies import Splitting, byte_level_json
+from ggmlgraph.tokenizers.spm import SpmModel
+from ggmlgraph.tokenizers.vocabularies import Splitting, byte_level_json
 
 JSON = "tokenizer.json"
 

@@ -3,7 +3,7 @@
 The file describes a pipeline that the `tokenizers` package (extra `hf`) runs. Here it is checked first: sizes,
 ids, tables the package would follow blindly, and that it brings no regular expression that is not a known one,
 since the package's engine backtracks and a text could then take for ever. Where the package panics all the same,
-`Encoder` makes an error of it. Used by `tokenizer`; `gguftokenizer` and `vocabularies` share the tables.
+`Encoder` makes an error of it. Used by `huggingface`; `togguf` and `vocabularies` share the tables.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from ggmlgraph import spm
 from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.tokenizers import spm
 
 MAX_NBYTES = 64 << 20
 MAX_TOKENS = 1 << 20

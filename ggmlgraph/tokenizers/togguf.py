@@ -10,12 +10,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from ggmlgraph import spm, spmfromjson, tokenizerjson, vocabularies
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.spm import SpmModel
-from ggmlgraph.tokenizer import BytesTokenizer, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
-from ggmlgraph.tokenizerjson import File
-from ggmlgraph.vocabularies import Splitting
+from ggmlgraph.tokenizers import (
+    BytesTokenizer,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    spm,
+    spmfromjson,
+    tokenizerjson,
+    vocabularies,
+)
+from ggmlgraph.tokenizers.spm import SpmModel
+from ggmlgraph.tokenizers.tokenizerjson import File
+from ggmlgraph.tokenizers.vocabularies import Splitting
 
 Section = tuple[dict[str, Any], list[str]]  # keys and values; what the user should know
 
