@@ -7,7 +7,7 @@ other formats say it is in rotarynames.py.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,9 @@ class RotaryScaling:
     rope_beta_fast: float = 32.0
     rope_beta_slow: float = 1.0
     rope_attn_factor: float = 1.0
+
+
+FIELDS = tuple(field.name for field in fields(RotaryScaling))  # of which only the first counts while it is ""
 
 
 def rotate(p: Params, x: Tensor, c: Any, *, n_dims: int, mode: int) -> Tensor:

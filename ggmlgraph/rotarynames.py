@@ -18,6 +18,11 @@ from ggmlgraph.stored import Stored
 
 FIELD = "rope_scaling"
 MAX_FACTORS = 1 << 16
+LIT, LIT_RATIO = "rope_adjustments", "rope_condense_ratio"
+LIT_KINDS = {
+    ("factor",): "linear",
+    ("factor", "high_freq_factor", "low_freq_factor", "original_max_seq_len"): "llama3",
+}
 LLAMA3_N_CTX, LLAMA3_FAST = 8192, 4.0  # of every published model of this kind; GGUF files do not say them
 
 
@@ -26,12 +31,12 @@ class Kind(Value):
     """Which scaling, in words of theirs."""
 
     key: Key
-    words: Mapping[str, str]  # theirs: ours
+    words: Mapping[str | bool, str]  # theirs: ours
 
     def of(self, checkpoint: Checkpoint) -> Any:
         word = self.key.of(checkpoint)
-        if not isinstance(word, str) or word not in self.words:
-            raise UnsupportedError(f"{self.key} is {word!r}; known are {', '.join(self.words)}")
+        if not isinstance(word, str | bool) or word not in self.words:
+            raise UnsupportedError(f"{self.key} is {word!r}; known are {', '.join(map(str, self.words))}")
         return self.words[word]
 
     def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,10 +71,29 @@ class GgufKind(Kind):
 
 
 @dataclass(frozen=True)
+class LitKind(Value):
+    """Which scaling, as LitGPT shows it: by which settings there are."""
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        given, ratio = checkpoint.get(LIT), checkpoint.get(LIT_RATIO)
+        condensed = ratio not in (ABSENT, 1)
+        if given is ABSENT:
+            return "linear" if condensed else ""
+        names = tuple(sorted(given)) if isinstance(given, dict) else ()
+        if condensed or names not in LIT_KINDS:
+            known = " or ".join(", ".join(each) for each in LIT_KINDS)
+            raise UnsupportedError(f"{LIT} is {given!r} and {LIT_RATIO} {ratio!r}; known is {LIT} with {known}")
+        return LIT_KINDS[names]
+
+    def __str__(self) -> str:
+        return LIT
+
+
+@dataclass(frozen=True)
 class OfKind(Value):
     """A setting that each kind of scaling has in a place of its own; `default` where a kind has none."""
 
-    kind: Kind
+    kind: Kind | LitKind
     places: Mapping[str, Value]
     default: Any
 
@@ -172,4 +196,28 @@ def gguf(prefix: str, *, llama3: bool = False) -> dict[str, Value]:
         "rope_beta_fast": OfKind(kind, fast, 32.0),
         "rope_beta_slow": OfKind(kind, dict.fromkeys(("yarn", "llama3"), key("yarn_beta_slow", 1.0)), 1.0),
         "rope_attn_factor": OfKind(kind, {"yarn": key("attn_factor", 1.0)}, 1.0),
+    }
+
+
+def meta() -> dict[str, Value]:
+    """The fields of a params.json, which does not always say the factor: it is 8 for Llama 3.1, 32 for 3.2."""
+    kind = Kind(Key(("use_scaled_rope",), False), {False: "", True: "llama3"})
+    return {
+        FIELD: kind,
+        "rope_factor": OfKind(kind, {"llama3": Key(("rope_scaling_factor",))}, 1.0),
+        "rope_n_ctx_orig": OfKind(kind, {"llama3": Key((), LLAMA3_N_CTX)}, 0),
+        "rope_beta_fast": OfKind(kind, {"llama3": Key(("rope_high_freq_factor",), LLAMA3_FAST)}, 32.0),
+    }
+
+
+def litgpt() -> dict[str, Value]:
+    """The fields of a model_config.yaml."""
+    kind = LitKind()
+    factors = {"linear": Key((f"{LIT}.factor", LIT_RATIO)), "llama3": Key((f"{LIT}.factor",))}
+    return {
+        FIELD: kind,
+        "rope_factor": OfKind(kind, factors, 1.0),
+        "rope_n_ctx_orig": OfKind(kind, {"llama3": Key((f"{LIT}.original_max_seq_len",))}, 0),
+        "rope_beta_fast": OfKind(kind, {"llama3": Key((f"{LIT}.high_freq_factor",))}, 32.0),
+        "rope_beta_slow": OfKind(kind, {"llama3": Key((f"{LIT}.low_freq_factor",))}, 1.0),
     }

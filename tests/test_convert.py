@@ -664,10 +664,33 @@ def test_a_litgpt_folder_is_read_in_both_orders_of_its_fused_matrix(kind: str, t
     assert_equal(stored_weights(converted(tmp_path / "lit_model.pth", tmp_path / "neox.bin")), weights(NEOX_SIZES))
 
 
+LIT_LLAMA3 = "  factor: 8.0\n  low_freq_factor: 1.0\n  high_freq_factor: 4.0\n  original_max_seq_len: 8192"
+LIT_SCALINGS = {
+    f"rope_adjustments:\n{LIT_LLAMA3}": ("llama3", 8.0, 8192, 4.0),
+    "rope_adjustments:\n  factor: 8.0": ("linear", 8.0, 0, 32.0),
+    "rope_condense_ratio: 4": ("linear", 4, 0, 32.0),
+    "rope_condense_ratio: 1": ("", 1.0, 0, 32.0),
+}
+SCALING = ("rope_scaling", "rope_factor", "rope_n_ctx_orig", "rope_beta_fast")
+
+
+@pytest.mark.parametrize("lines", LIT_SCALINGS)
+def test_scaled_positions_of_litgpt_are_read(lines: str, tmp_path: Path) -> None:
+    kept = [line for line in LITGPT_LLAMA.splitlines() if not line.startswith("rope_adjustments")]
+    (tmp_path / "model_config.yaml").write_text("\n".join([*kept, lines]) + "\n")
+    ck.write_torch(tmp_path / "lit_model.pth", as_there(weights(LLAMA), naming.formats("llama")["litgpt"], LLAMA))
+    assert tuple(sources.find(tmp_path).config[field] for field in SCALING) == LIT_SCALINGS[lines]
+    converted(tmp_path, tmp_path / "graph.bin")
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("rope_adjustments:\n  factor: 8.0", "rope_adjustments"),
+        ("rope_adjustments:\n  factor: 8.0\n  beta_fast: 32.0", "rope_adjustments"),
+        ("rope_adjustments: 8.0", "rope_adjustments"),
+        ("rope_adjustments:\n  factor: 8.0\nrope_condense_ratio: 2", "rope_condense_ratio"),
+        ("rope_adjustments:\n  factor 8.0", "KEY: VALUE"),
+        ("  factor: 8.0", "KEY: VALUE"),
         ("sliding_window_size: 16", "sliding_window_size"),
         ("scale_embeddings: true", "scale_embeddings"),
         ("mlp_class_name: LLaMAMoE", "LLaMAMoE"),
@@ -681,6 +704,17 @@ def test_a_litgpt_configuration_that_is_not_our_model_is_refused(line: str, reas
     ck.write_torch(tmp_path / "lit_model.pth", as_there(weights(LLAMA), naming.formats("llama")["litgpt"], LLAMA))
     with pytest.raises(GGError, match=reason):
         sources.find(tmp_path)
+
+
+def test_scaled_positions_of_metas_checkpoints_are_llama_3s_when_their_factor_is_given(tmp_path: Path) -> None:
+    arrays = as_there(weights(LLAMA), naming.formats("llama")["meta"], LLAMA)
+    ck.write_torch(tmp_path / "consolidated.00.pth", arrays)
+    params = {"dim": 8, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "norm_eps": 1e-5, "vocab_size": 11}
+    (tmp_path / "params.json").write_text(json.dumps(params | {"use_scaled_rope": True}))
+    with pytest.raises(FormatError, match="give rope_factor="):
+        sources.find(tmp_path)
+    config = sources.find(tmp_path, {"rope_factor": 8.0}).config
+    assert tuple(config[field] for field in SCALING) == ("llama3", 8.0, 8192, 4.0)
 
 
 def test_a_lit_llama_file_is_read_when_the_number_of_heads_is_given(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import rundir, tokenizers
+from ggmlgraph import rotary, rundir, tokenizers
 from ggmlgraph.console import nbytes
 from ggmlgraph.core import CoreGraph, lib
 from ggmlgraph.dialect import LOSS, OUTPUT
@@ -40,7 +40,8 @@ def command(
 def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:
     meta, tokenizer = runtime.metadata, runtime.tokenizer_bytes()
     yield f"file        {path}, {nbytes(path.stat().st_size)}, {len(runtime.graph)} tensors, dialect {dialect}"
-    config = ", ".join(f"{name} {value}" for name, value in meta.config.items())
+    unused = () if meta.config.get("rope_scaling") else rotary.FIELDS
+    config = ", ".join(f"{name} {value}" for name, value in meta.config.items() if name not in unused)
     yield f"model       {meta.model or 'unnamed'}{': ' if config else ''}{config}"
     sizes = ", ".join(f"{name} {value}" for name, value in runtime.sizes.items())
     yield f"sizes       {sizes or 'fixed'}{f': {meta.fixed}' if meta.fixed else ''}"

@@ -18,6 +18,7 @@ from ggmlgraph.tokenizers import Tokenizer
 
 MAX_JSON_NBYTES = 64 << 20
 MAX_YAML_NBYTES = 1 << 20
+YAML_INDENT = 2
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
@@ -63,20 +64,25 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The plain values of a YAML mapping, as programs write it: KEY: VALUE lines. What is nested is an empty dict.
+    """The plain values of a YAML mapping, as programs write it: KEY: VALUE lines, and indented ones of a mapping in it.
 
-    Raises FormatError.
+    What is nested deeper, and lists, are left out. Raises FormatError.
     """
     if path.stat().st_size > MAX_YAML_NBYTES:
         raise FormatError(f"{path}: {path.stat().st_size} bytes of YAML, at most {MAX_YAML_NBYTES} are read")
     values: dict[str, Any] = {}
+    inner: dict[str, Any] | None = None  # of the last key, if it has no value on its line
     for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
-        key, colon, text = line.partition(":")
-        if not line.strip() or line[0] in " -#":
+        key, colon, text = line.strip().partition(":")
+        indent = len(line) - len(line.lstrip())
+        if not line.strip() or line.lstrip()[0] in "-#" or indent > YAML_INDENT:
             continue
-        if not colon or not key.isidentifier() or key in values:
+        into = inner if indent else values
+        if not colon or not key.isidentifier() or into is None or key in into:
             raise FormatError(f"{path}:{number}: not a new KEY: VALUE")
-        values[key] = scalar(text.strip()) if text.strip() else {}
+        into[key] = scalar(text.strip()) if text.strip() else {}
+        if not indent:
+            inner = values[key] if not text.strip() else None
     return values
 
 

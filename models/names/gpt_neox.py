@@ -78,6 +78,7 @@ LITGPT = Format(
         "n_ff": Key(("intermediate_size",)),
         "norm_eps": Key(("norm_eps",)),
         "rope_freq_base": Key(("rope_base",), 10000.0),
+        **rotarynames.litgpt(),
         "rotary_pct": Key(("rotary_percentage",)),
         "parallel_residual": Key(("parallel_residual",)),
     },
@@ -99,7 +100,6 @@ LITGPT = Format(
         (Key(("bias",)), (True,)),
         (Key(("shared_attention_norm",)), (False,)),
         (Key(("lm_head_bias",)), (False,)),
-        (Key(("rope_condense_ratio",)), (1,)),
         *LIT_ABSENT,
     ),
 )

@@ -118,6 +118,7 @@ META = Format(
         "n_ff": Rows("layers.0.feed_forward.w1.weight"),
         "norm_eps": Key(("norm_eps",)),
         "rope_freq_base": Key(("rope_theta",), 10000.0),
+        **rotarynames.meta(),
         "tied": Tied("output.weight", "tok_embeddings.weight"),
     },
     tensors={
@@ -134,7 +135,6 @@ META = Format(
         "output_norm": "norm",
         "output": "output",
     },
-    only=((Key(("use_scaled_rope",)), (False,)),),
     skip=(r"rope\.freqs", r"freqs_(cos|sin)"),
 )
 
@@ -187,7 +187,7 @@ QKV = ("blk.{i}.attn_q", "blk.{i}.attn_k", "blk.{i}.attn_v")
 LIT_ABSENT = tuple(  # what other models of LitGPT have
     (Key((key,)), ("none",))
     for key in (
-        "attention_logit_softcapping", "attention_scores_scalar", "final_logit_softcapping", "rope_adjustments",
+        "attention_logit_softcapping", "attention_scores_scalar", "final_logit_softcapping",
         "rope_local_base_freq", "sliding_window_size",
     )
 )  # fmt: skip
@@ -204,6 +204,7 @@ LITGPT = Format(
         "head_dim": Key(("head_size",), 0),
         "norm_eps": Key(("norm_eps",)),
         "rope_freq_base": Key(("rope_base",), 10000.0),
+        **rotarynames.litgpt(),
         "tied": Tied("lm_head.weight", "transformer.wte.weight"),
     },
     tensors=LIT_TENSORS,
@@ -216,7 +217,6 @@ LITGPT = Format(
         (Key(("attn_bias",)), (False,)),
         (Key(("norm_qk",)), (False,)),
         (Key(("rotary_percentage",)), (1.0, 1)),
-        (Key(("rope_condense_ratio",)), (1,)),
         (Key(("scale_embeddings",)), (False,)),
         *LIT_ABSENT,
     ),
