@@ -162,6 +162,15 @@ class Ggml:
             self.build_forward_expand(graph, root)
         return graph
 
+    def backward(self, loss: Any) -> Any:
+        """The graph that also computes the gradients of a loss."""
+        forward = self.graph([loss], grads=True)
+        backward = self.graph_dup(forward)
+        keeps = [False] if self.dialect == "v1" else [False, False]
+        self.build_backward_expand(forward, backward, *keeps)
+        self.set_f32(loss.grad, 1.0)
+        return backward
+
     def run(self, graph: Any, context: Any = None) -> None:
         """The work buffer comes out of the context."""
         if self.lib.ggml_graph_compute_with_ctx(context or self.ctx, graph, N_THREADS) != 0:
@@ -228,11 +237,7 @@ def differentiate(g: Ggml, name: str, taken: str) -> None:
     """The gradients that ggml finds of a loss of mixed_graphs.py, by the parameters' names."""
     g.trains = True
     (loss,) = _built(g, name)
-    forward = g.graph([loss], grads=True)
-    backward = g.graph_dup(forward)
-    g.build_backward_expand(forward, backward, *([False] if g.dialect == "v1" else [False, False]))
-    g.set_f32(loss.grad, 1.0)
-    g.run(backward)
+    g.run(g.backward(loss))
     g.save({name: tensor.grad for name, tensor in g.params.items()}, taken)
 
 

@@ -123,6 +123,22 @@ def diffusion_time_embedding(g: Any) -> Any:
     return g.add(g.mul(x, scale), x)
 
 
+@graph()
+def images_enlarged_and_framed(g: Any) -> Any:
+    x = g.upscale(g.pool_2d(g.normal(10, 6, 2), MAX, 2, 2, 2, 2, 0, 0), 2)
+    x = g.upscale_ext(x, 25, 7, 2, 3)
+    x = g.pad(x, 7, 3, 1, 0)
+    ramp = g.arange(0.0, 16.0, 0.5)
+    return x, g.add(x, ramp)
+
+
+@graph()
+def sound_through_convolutions(g: Any) -> Any:
+    x = g.conv_transpose_1d(g.normal(4, 6, 3), g.normal(20, 3), 2, 0, 1)
+    x = g.elu(g.pool_1d(x, MAX, 3, 3, 0))
+    return x, g.pool_1d(g.add(x, g.repeat(g.normal(1, 6), x)), MEAN, 2, 2, 0)
+
+
 # ---------------------------------------------------------------- layouts
 
 
@@ -396,3 +412,11 @@ def convolution_loss(g: Any) -> Any:
     made = g.mul_mat(g.reshape_2d(patches, 27, 48), kernel)
     pooled = g.pool_2d(g.reshape_3d(made, 8, 6, 4), MAX, 2, 2, 2, 2, 0, 0)
     return g.cross_entropy_loss(g.reshape_1d(g.pool_2d(pooled, MEAN, 2, 3, 2, 3, 0, 0), 8), g.soft_max(g.normal(8)))
+
+
+@graph(dialects=("v2a",))
+def training_step(g: Any) -> Any:
+    """Forward, ggml's own backward and its AdamW in one graph."""
+    g.trains = True
+    g.backward(arithmetic_loss(g))
+    return tuple(g.opt_step_adamw(param, 0.1, 0.9, 0.999, 1e-8, 0.01) for param in g.params.values())

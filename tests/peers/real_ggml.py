@@ -28,6 +28,7 @@ import numpy as np
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "real-ggml"
 SOURCES = ("ggml.c", "ggml-alloc.c", "ggml-backend.c", "ggml-quants.c", "ggml-aarch64.c")
+DIALECTS = ("v1", "v2a")
 TIMEOUT = 120
 
 

@@ -47,10 +47,7 @@ MODELS: dict[str, tuple[Any, Any, float]] = {
 }
 
 
-REAL = ("v1", "v2a")  # the dialects whose ggml the package index has
-
-
-@pytest.fixture(params=REAL)
+@pytest.fixture(params=real_ggml.DIALECTS)
 def dialect(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     try:
@@ -122,7 +119,9 @@ OPS = [op for op in TABLE.values() if op.ggml and not op.exact and op.name in SA
 
 
 def dialects_with(op: Op) -> list[str]:
-    return [d for d in REAL if op.ggml in DIALECTS[d].ops and (not op.unary or op.unary in DIALECTS[d].unary)]
+    return [
+        d for d in real_ggml.DIALECTS if op.ggml in DIALECTS[d].ops and (not op.unary or op.unary in DIALECTS[d].unary)
+    ]
 
 
 EACH_OP = pytest.mark.parametrize(

@@ -20,8 +20,11 @@ def source() -> str:
         pytest.skip(f"ggml's source: {reason}")
 
 
-def body(source: str, function: str) -> str:
-    found = re.search(rf"^static void {function}\(.*?^}}", source, re.DOTALL | re.MULTILINE)
+TENSOR = r"struct ggml_tensor \* "
+
+
+def body(source: str, function: str, returned: str = "static void ") -> str:
+    found = re.search(rf"^{returned}{function}\(.*?^}}", source, re.DOTALL | re.MULTILINE)
     assert found, function
     return found[0]
 
@@ -40,8 +43,10 @@ def test_ggml_has_the_derivatives_that_the_page_says(source: str) -> None:
         labels = []
     # FLASH_ATTN_EXT calls ggml_flash_attn_back, which aborts: "adapt to ggml_flash_attn_ext() changes". WIN_PART and
     # WIN_UNPART fall through to UNARY, whose switch aborts at what is no unary op.
-    others = {"NONE", "UNARY", "FLASH_ATTN_EXT", "WIN_PART", "WIN_UNPART"}
+    # ROPE_BACK's constructor aborts where its operand has a gradient.
+    others = {"NONE", "UNARY", "FLASH_ATTN_EXT", "WIN_PART", "WIN_UNPART", "ROPE_BACK"}
     assert implemented - others == PAGE["GGML_BACKWARD"]
+    assert 'GGML_ASSERT(false && "backwards pass not implemented")' in body(source, "ggml_rope_back", TENSOR)
     assert 'GGML_ABORT("TODO: adapt to ggml_flash_attn_ext() changes")' in source
 
 
