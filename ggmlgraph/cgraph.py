@@ -21,9 +21,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ggmlgraph.dialect import ALL_FLAGS, DIALECTS, MAGIC, PARAM, TYPES, Dialect, Layout, Variation
+from ggmlgraph.dialect import (
+    ALL_FLAGS,
+    DIALECTS,
+    MAGIC,
+    NOTHING,
+    PARAM,
+    SET,
+    SIZE_0,
+    TYPES,
+    V2,
+    Dialect,
+    Layout,
+    Variation,
+)
 from ggmlgraph.durable import WriteBehind, replacing
-from ggmlgraph.errors import FormatError, GGError, LimitError, UnsupportedError, UsageError
+from ggmlgraph.errors import FormatError, GGError, LimitError, ShapeError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +58,7 @@ NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u
 N_OP_PARAMS = 64  # bytes of a Record's op_params
 WORDS = struct.Struct(f"<{N_OP_PARAMS // 4}I")  # the same as words
 N_THREADS = 64  # stock ggml's scratch memory is sized for this many
+UNARY = frozenset(V2.unary)
 VIEWS = frozenset(("VIEW", "PERMUTE", "TRANSPOSE", "CPY"))  # ops whose strides need not be contiguous
 NUMPY_TYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
@@ -233,9 +247,9 @@ def _op_nbytes(node: Record, tensors: list[Record]) -> int:
     return 2 * converted + lists
 
 
-def nodes_nbytes(nodes: Iterable[Record]) -> int:
-    """What size_eval counts: every node, views and parameters too, padded to 16 bytes."""
-    return sum((node.nbytes + 15) // 16 * 16 for node in nodes)
+def nodes_nbytes(nodes: Iterable[Record], unit: int = 16) -> int:
+    """What size_eval counts: every node, views and parameters too, each rounded up to the unit."""
+    return sum((node.nbytes + unit - 1) // unit * unit for node in nodes)
 
 
 def _n_elements(record: Record) -> int:
@@ -271,7 +285,7 @@ def _check_shapes(placed: Order, dialect: Dialect) -> None:
 def emit(stream: BinaryIO, placed: Order, dialect: Dialect, size_eval_slack: int) -> None:
     """Write ordered records. Names may repeat, as they do in files of stock ggml."""
     _check_shapes(placed, dialect)
-    size_eval = nodes_nbytes(placed.nodes) + size_eval_slack
+    size_eval = nodes_nbytes(placed.nodes, dialect.eval_unit) + size_eval_slack
     stream.write(dialect.header.format.pack(MAGIC, dialect.version, len(placed.leafs), len(placed.nodes), size_eval))
     for leaf in placed.leafs:
         stream.write(_pack(leaf, dialect, dialect.leaf, len(placed.leafs)))
@@ -287,7 +301,7 @@ def _pack(record: Record, dialect: Dialect, layout: Layout, n_leafs: int) -> byt
     values = _values(record, dialect, layout)
     if layout.n("src"):
         base = n_leafs if dialect.node_base is None else dialect.node_base
-        src = [s - n_leafs + base if s >= n_leafs else s for s in record.src]
+        src = [s - n_leafs + base if s >= n_leafs else s for s in _sources(record, dialect)]
         values["src"] = (*src, *[-1] * (layout.n("src") - len(src)))
     packed: list[Any] = []
     for f in layout.fields:
@@ -301,8 +315,9 @@ def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
         raise UsageError(
             f"name {record.name!r} is empty, has control characters, or is {layout.n('name')} bytes or longer"
         )
-    if record.op not in dialect.op_number or record.type not in dialect.types:
-        raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no {record.op} of {record.type}")
+    op = record.unary if record.unary and not dialect.unary else record.op
+    if op not in dialect.op_number or op in dialect.refused or record.type not in dialect.types:
+        raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no {op} of {record.type}")
     if any(record.op_params[layout.n("op_params") :]):
         raise UsageError(f"{record.name!r}: {len(record.op_params)} bytes of op_params do not fit the record")
     if record.src and len(record.src) > layout.n("src"):
@@ -311,8 +326,9 @@ def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
         raise UsageError(f"{record.name!r}: a leaf must be contiguous")
     return {
         "type": dialect.types[record.type],
-        "op": dialect.op_number[record.op],
+        "op": dialect.op_number[op],
         "flags": record.flags,
+        "n_dims": max((i + 1 for i in range(4) if record.ne[i] != 1), default=1),
         **{f"ne{i}": record.ne[i] for i in range(4)},
         **{f"nb{i}": record.nb[i] for i in range(4)},
         "name": record.name.encode() + b"\0" + record.name_tail,
@@ -325,7 +341,7 @@ def _op_params(record: Record, dialect: Dialect) -> bytes:
     variation = dialect.variations.get(record.op)
     if variation is not None:
         return _vary(record, variation, dialect)
-    if record.unary is None:
+    if record.unary is None or not dialect.unary:
         return record.op_params
     if record.unary not in dialect.unary_number:
         raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no unary op {record.unary}")
@@ -334,14 +350,41 @@ def _op_params(record: Record, dialect: Dialect) -> bytes:
 
 def _vary(record: Record, variation: Variation, dialect: Dialect) -> bytes:
     words = WORDS.unpack(record.op_params.ljust(N_OP_PARAMS, b"\0"))
+    if variation.op is not None or variation.words_in is not None:
+        raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} stores what {record.op} needs as a tensor")
+    word = meant_otherwise(variation, words, record.ne[0])
+    if word is not None:
+        raise UnsupportedError(
+            f"{record.name!r}: with word {word} as it is, dialect {dialect.name} meant another {record.op}"
+        )
     for w, word in enumerate(words):
         if w not in variation.words and word != variation.implied.get(w, 0):
             what = f"op_params word {w} of {record.op} is {word:#x}, which dialect {dialect.name} cannot say"
             raise UnsupportedError(f"{record.name!r}: {what}")
-    if any(s >= 0 for s in record.src[variation.n_src :]):
-        raise UnsupportedError(f"{record.name!r}: {record.op} takes {variation.n_src} sources in {dialect.name}")
-    stored = [words[w] for w in variation.words]
+    stored = [0 if w == NOTHING else words[w] for w in variation.words]
     return WORDS.pack(*stored, *[0] * (len(words) - len(stored)))
+
+
+def meant_otherwise(variation: Variation, words: Sequence[int], size_0: int) -> int | None:
+    """The word by which an op is another one in this dialect; None if it is the same."""
+    for only in variation.only:
+        word = words[only.word]
+        holds = word != 0 if only.value == SET else word == (size_0 if only.value == SIZE_0 else only.value)
+        if not holds and only.mode in (None, words[2]):
+            return only.word
+    return None
+
+
+def _sources(record: Record, dialect: Dialect) -> list[int]:
+    """Sources in the order in which the dialect stores them."""
+    variation = dialect.variations.get(record.op)
+    if variation is None:
+        return list(record.src)
+    for k, s in enumerate(record.src):
+        if s >= 0 and k not in variation.src:
+            n = sum(k != NOTHING for k in variation.src)
+            raise UnsupportedError(f"{record.name!r}: {record.op} takes {n} sources in {dialect.name}")
+    return [record.src[k] if 0 <= k < len(record.src) else -1 for k in variation.src]
 
 
 def _write_data(stream: BinaryIO, record: Record) -> None:
@@ -490,8 +533,8 @@ class _Reader:
         self.what = ""
         if self.at != self.end:
             raise self._bad("TrailingBytes", self.at, f"{self.end - self.at} bytes after the last tensor")
-        needed = nodes_nbytes(self.records[self.n_leafs :])
-        if self.dialect.eval_padded and size_eval < needed:
+        needed = nodes_nbytes(self.records[self.n_leafs :], self.dialect.eval_unit)
+        if size_eval < needed:
             message = f"size_eval is {size_eval}, but the nodes have {needed} bytes"
             raise self._bad("BadEvalSize", self.dialect.header.offset("size_eval"), message)
 
@@ -518,6 +561,9 @@ class _Reader:
         if record.op.startswith("MAP_"):  # their op_params are addresses of functions
             at = self.begin + layout.offset("op")
             raise self._bad("UnsupportedOp", at, "it calls code outside the file", UnsupportedError)
+        if record.op in self.dialect.refused:
+            at = self.begin + layout.offset("op")
+            raise self._bad("UnsupportedOp", at, f"it is another op in dialect {self.dialect.name}", UnsupportedError)
         if record.is_param:
             raise self._bad("BadParam", self.begin + layout.offset("flags"), "computed, yet a parameter")
         variation = self.dialect.variations.get(record.op)
@@ -555,7 +601,7 @@ class _Reader:
         name = self._name(fields["name"], self.begin + layout.offset("name"))
         self.what = f"{what} {name!r}"
         element = self._type(fields["type"], self.begin + layout.offset("type"))
-        op_params = fields["op_params"].ljust(N_OP_PARAMS, b"\0")
+        op_params = fields.get("op_params", b"").ljust(N_OP_PARAMS, b"\0")
         op, unary = self._op(fields["op"], op_params, layout)
         flags = fields.get("flags", 0)
         if flags & ~ALL_FLAGS:
@@ -567,26 +613,67 @@ class _Reader:
         nb = (fields["nb0"], fields["nb1"], fields["nb2"], fields["nb3"])
         self._sizes(ne, element, self.begin + layout.offset("ne0"))
         self._strides(nb, ne, element, op, self.begin + layout.offset("nb0"))
+        if layout.n("n_dims"):
+            self._n_dims(fields["n_dims"], ne, op, self.begin + layout.offset("n_dims"))
         tail = fields["name"].partition(b"\0")[2].rstrip(b"\0")
         op_params = bytes(4) + op_params[4:] if unary else op_params
         return Record(name, element.name, ne, nb, op, unary, flags, op_params, name_tail=tail)
 
     def _vary(self, record: Record, variation: Variation, layout: Layout) -> Record:
         """The record as the newest dialect would have it."""
+        at = self.begin + layout.offset("src")
+        for k in range(len(variation.src), len(record.src)):
+            if record.src[k] >= 0:
+                message = f"src[{k}] is set, the op takes {len(variation.src)} in dialect {self.dialect.name}"
+                raise self._bad("BadArity", at + 4 * k, message)
+        src = [*record.src, *[-1] * (len(variation.src) - len(record.src))]
+        k = -1 if variation.scalar is None else variation.scalar
+        if k >= 0 and src[k] >= 0 and _n_elements(self.records[src[k]]) != 1:
+            raise self._bad("BadShape", at + 4 * k, f"src[{k}] has more than one element", ShapeError)
         stored = WORDS.unpack(record.op_params)
+        if variation.words_in is not None:
+            stored = self._words_in(src, variation.words_in, len(variation.words), at + 4 * variation.words_in)
         for w in range(len(variation.words), len(stored)):
             if stored[w]:
                 at = self.begin + layout.offset("op_params") + 4 * w
                 message = f"op_params word {w} is set, in dialect {self.dialect.name}"
                 raise self._bad("UnsupportedOpParams", at, message, UnsupportedError)
-        if len(record.src) > variation.n_src:
-            at = self.begin + layout.offset("src") + 4 * variation.n_src
-            message = f"more than {variation.n_src} sources, in dialect {self.dialect.name}"
-            raise self._bad("BadArity", at, message)
         words = [variation.implied.get(w, 0) for w in range(len(stored))]
         for w, place in enumerate(variation.words):
-            words[place] = stored[w]
-        return replace(record, op_params=WORDS.pack(*words))
+            if place != NOTHING:
+                words[place] = stored[w]
+        word = meant_otherwise(variation, words, record.ne[0])
+        if word is not None:
+            at = self.begin + layout.offset("op")
+            message = (
+                f"with {words[word]:#x} for word {word} dialect {self.dialect.name} meant something else by the op"
+            )
+            raise self._bad("UnsupportedOpParams", at, message, UnsupportedError)
+        placed = [-1] * len(src)
+        for k, place in enumerate(variation.src):
+            if place != NOTHING:
+                placed[place] = src[k]
+        while placed and placed[-1] < 0:
+            placed.pop()
+        return replace(record, op=variation.op or record.op, op_params=WORDS.pack(*words), src=tuple(placed))
+
+    def _words_in(self, src: Sequence[int], k: int, n: int, at: int) -> tuple[int, ...]:
+        """The words of an op that lie in source k, padded to what op_params hold."""
+        if src[k] < 0:
+            raise self._bad("BadArity", at, f"src[{k}] is missing, which holds the op's words")
+        record = self.records[src[k]]
+        if src[k] >= self.n_leafs or _n_elements(record) != n or record.nbytes != 4 * n:
+            raise self._bad("BadOpParams", at, f"src[{k}] is no leaf of the op's {n} words")
+        data = bytes(self.buffer[self.offsets[src[k]] :][: 4 * n])
+        return WORDS.unpack(data.ljust(N_OP_PARAMS, b"\0"))
+
+    def _n_dims(self, n_dims: int, ne: Sizes, op: str, at: int) -> None:
+        """Leafs were made with so many dimensions; a node may have kept the number that its source had."""
+        if not 1 <= n_dims <= 4:
+            raise self._bad("BadSize", at, f"{n_dims} dimensions, not 1..4")
+        for i in range(n_dims, 4):
+            if op == "NONE" and ne[i] != 1:
+                raise self._bad("BadSize", at, f"{n_dims} dimensions, but the size of dimension {i} is {ne[i]}")
 
     def _name(self, field: bytes, at: int) -> str:
         text, end, _ = field.partition(b"\0")  # stock ggml leaves the tail of an older name behind the NUL
@@ -614,6 +701,8 @@ class _Reader:
         if number >= len(dialect.ops):
             message = f"op is {number}, which dialect {dialect.name} does not have"
             raise self._bad("BadOp", self.begin + layout.offset("op"), message)
+        if not dialect.unary and dialect.ops[number] in UNARY:
+            return "UNARY", dialect.ops[number]
         if dialect.ops[number] != "UNARY":
             return dialect.ops[number], None
         if unary >= len(dialect.unary):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 MAGIC = 0x67676D6C
 
@@ -72,13 +73,30 @@ class Type:
     decodes: bool = False
 
 
+SIZE_0, SET = -1, -2  # in place of a word's value: the size of dimension 0; anything but zero
+NOTHING = -1  # in place of a source or word of the newest dialect: what it does not need
+
+
+@dataclass(frozen=True)
+class Only:
+    """What a word must be for this dialect's ggml and the newest to compute the same: bits, SIZE_0 or SET."""
+
+    word: int
+    value: int
+    mode: int | None = None  # says so only of an op whose word 2 is this
+
+
 @dataclass(frozen=True)
 class Variation:
     """How a dialect stores an op that the newest dialect stores otherwise."""
 
-    n_src: int  # sources the op takes at most
-    words: tuple[int, ...]  # words[i]: which op_params word of the newest dialect the file's word i is
-    implied: Mapping[int, int]  # words of the newest dialect that this file has no place for: the value they have
+    src: tuple[int, ...]  # src[k]: which source of the newest dialect the file's source k is
+    words: tuple[int, ...] = ()  # words[i]: which op_params word of the newest dialect the file's word i is
+    implied: Mapping[int, int] = field(default_factory=dict)  # words that the file has no place for: what they are
+    op: str | None = None  # what the newest dialect calls it, if not the same
+    scalar: int | None = None  # which source has one element only
+    words_in: int | None = None  # which source holds the words, a leaf with as many numbers of 4 bytes
+    only: tuple[Only, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +114,10 @@ class Dialect:
     unary: tuple[str, ...]  # enum ggml_unary_op in order
     types: Mapping[str, int]  # enum ggml_type
     variations: Mapping[str, Variation]
-    eval_padded: bool = True  # size_eval counts every node's bytes, each padded to 16
-    same_shape: frozenset[str] = (
-        frozenset()
-    )  # ops that this ggml computes wrongly unless their sources are of one shape
+    eval_unit: int = 16  # size_eval counts every node's bytes, each rounded up to a multiple of this
+    same_shape: frozenset[str] = frozenset()  # ops that this ggml computes only of sources of one shape
+    refused: frozenset[str] = frozenset()  # ops that mean here what the newest dialect has no op for
+    is_written: bool = True  # by our commands; the others are only read
 
     @property
     def has_flags(self) -> bool:
@@ -206,8 +224,12 @@ MAP_CUSTOM1_F32 MAP_CUSTOM2_F32 MAP_CUSTOM3_F32 MAP_CUSTOM1 MAP_CUSTOM2 MAP_CUST
 CROSS_ENTROPY_LOSS_BACK
 """
 
-# Words 11 and 12 of its rope are the base and direction of xPos, which later versions dropped; 0 turns it off.
-_V1_ROPE = Variation(n_src=2, words=tuple(range(11)), implied={})
+ONE, EPS_5, EPS_6 = 0x3F800000, 0x3727C5AC, 0x358637BD  # 1, 1e-5 and 1e-6 as float32
+
+# Mode 0 of its rope turned whole rows, whatever n_dims was; mode 2 multiplied by freq_scale twice and counted YaRN's
+# dimensions otherwise. Words 11 and 12 are the base and direction of xPos, which later versions dropped; 0 is without.
+_PLAIN_MODE_2 = (Only(6, ONE, mode=2), Only(7, 0, mode=2))
+_V1_ROPE = Variation(src=(0, 1), words=tuple(range(11)), only=(Only(1, SIZE_0, mode=0), *_PLAIN_MODE_2))
 
 # ggml-python 0.0.37, that is ggml 7cf94a2b (2024-05-17): the newest package whose ggml imports graphs.
 V1 = Dialect(
@@ -224,11 +246,167 @@ V1 = Dialect(
     variations={
         "ROPE": _V1_ROPE,
         "ROPE_BACK": _V1_ROPE,
-        "CONCAT": Variation(n_src=2, words=(), implied={0: 2}),  # of dimension 2 only
-        "GROUP_NORM": Variation(n_src=1, words=(0,), implied={1: 0x358637BD}),  # eps 1e-6f
-        "FLASH_ATTN_EXT": Variation(n_src=4, words=(0, 1, 3), implied={2: 0}),  # no logit_softcap before prec
+        "CONCAT": Variation(src=(0, 1), implied={0: 2}),  # of dimension 2 only
+        "GROUP_NORM": Variation(src=(0,), words=(0,), implied={1: EPS_6}),
+        "FLASH_ATTN_EXT": Variation(src=(0, 1, 2, 3), words=(0, 1, 3)),  # no logit_softcap before prec
     },
     same_shape=frozenset({"SUB"}),
 )
 
-DIALECTS = {d.name: d for d in (V2, V2A, V1)}
+# ---------------------------------------------------------------- dialects that are only read
+
+
+def _records(name: int, op_params: int, n_src: int) -> dict[str, Layout]:
+    """Leaf and node of 2023, when a record had its number of dimensions where v2 has the flags."""
+    sizes = tuple(Field(f"{axis}{i}", "u64") for i in range(4) for axis in ("ne", "nb"))
+    leaf = (*_NUMBERS, Field("n_dims", "u32"), *sizes, Field("name", "char", name))
+    if op_params:
+        leaf = (*leaf, Field("op_params", "char", op_params))
+    return {"leaf": Layout(leaf), "node": Layout((*leaf, Field("src", "i32", n_src)))}
+
+
+def _ops(windows: str, without: str = "") -> tuple[str, ...]:
+    """The ops of 2023, between which those on windows changed most."""
+    ops = f"""
+    NONE DUP ADD ADD1 ACC SUB MUL DIV SQR SQRT LOG SUM SUM_ROWS MEAN ARGMAX REPEAT REPEAT_BACK CONCAT SILU_BACK NORM
+    RMS_NORM RMS_NORM_BACK GROUP_NORM MUL_MAT MUL_MAT_ID OUT_PROD SCALE SET CPY CONT RESHAPE VIEW PERMUTE TRANSPOSE
+    GET_ROWS GET_ROWS_BACK DIAG DIAG_MASK_INF DIAG_MASK_ZERO SOFT_MAX SOFT_MAX_BACK ROPE ROPE_BACK ALIBI CLAMP {windows}
+    FLASH_ATTN FLASH_FF FLASH_ATTN_BACK WIN_PART WIN_UNPART GET_REL_POS ADD_REL_POS UNARY MAP_UNARY MAP_BINARY
+    MAP_CUSTOM1_F32 MAP_CUSTOM2_F32 MAP_CUSTOM3_F32 MAP_CUSTOM1 MAP_CUSTOM2 MAP_CUSTOM3 CROSS_ENTROPY_LOSS
+    CROSS_ENTROPY_LOSS_BACK
+    """
+    return tuple(op for op in ops.split() if op not in without.split())
+
+
+def _before(newer: Dialect, name: str, **changes: Any) -> Dialect:
+    """A dialect by what differs from a newer one; variations and refused ops add to those of the newer one."""
+    changes["variations"] = {**newer.variations, **changes.get("variations", {})}
+    changes["refused"] = newer.refused | frozenset(changes.get("refused", "").split())
+    return replace(newer, name=name, is_written=False, **changes)
+
+
+_WHOLE_ROPE = replace(_V1_ROPE, only=(Only(1, SIZE_0), *_PLAIN_MODE_2))
+
+# ggml-python 0.0.24. The factor of SCALE is a tensor of one element.
+V1A = _before(
+    V1,
+    "v1a",
+    **_records(name=64, op_params=64, n_src=10),
+    ops=_ops("CONV_TRANSPOSE_1D IM2COL CONV_TRANSPOSE_2D POOL_1D POOL_2D UPSCALE PAD ARGSORT LEAKY_RELU"),
+    unary=tuple(name for name in V1.unary if name not in ("SIGMOID", "HARDSWISH", "HARDSIGMOID")),
+    types={name: n for name, n in _TYPE_NUMBERS.items() if n <= 15} | {"I8": 16, "I16": 17, "I32": 18},
+    variations={
+        "SCALE": Variation(src=(0, 1), op="MUL", scalar=1),
+        "SOFT_MAX": Variation(src=(0, 1), words=(0,)),
+        "ROPE": _WHOLE_ROPE,
+        "ROPE_BACK": _WHOLE_ROPE,
+    },
+    refused="MUL_MAT_ID UPSCALE",
+)
+
+# Words 6 and 7 are xPos.
+_ROPE_OF_8_WORDS = Variation(src=(0, 1), words=(0, 1, 2, 3, 5, 6), implied={8: ONE}, only=(Only(1, SIZE_0),))
+
+# ggml-python 0.0.23 and llama-cpp-python 0.2.20.
+V1B = _before(
+    V1A,
+    "v1b",
+    **_records(name=64, op_params=64, n_src=6),
+    ops=_ops("CONV_TRANSPOSE_1D IM2COL CONV_TRANSPOSE_2D POOL_1D POOL_2D UPSCALE", without="MUL_MAT_ID"),
+    unary=(*V1A.unary, "LEAKY"),
+    variations={"SOFT_MAX": Variation(src=(0,), implied={0: ONE}), "ROPE_BACK": _ROPE_OF_8_WORDS},
+    same_shape=frozenset({"SUB", "DIV"}),
+)
+
+# llama-cpp-python 0.2.14.
+V1C = _before(
+    V1B,
+    "v1c",
+    node_base=16384,
+    ops=_ops(
+        """CONV_1D CONV_1D_STAGE_0 CONV_1D_STAGE_1 CONV_TRANSPOSE_1D CONV_2D CONV_2D_STAGE_0 CONV_2D_STAGE_1
+        CONV_TRANSPOSE_2D POOL_1D POOL_2D UPSCALE""",
+        without="MUL_MAT_ID",
+    ),
+    unary=V1A.unary,
+)
+
+# ggml-python 0.0.21.
+V1D = _before(
+    V1C,
+    "v1d",
+    **_records(name=64, op_params=32, n_src=6),
+    variations={"ROPE": _ROPE_OF_8_WORDS},
+)
+
+# ggml-python 0.0.20.
+V1E = _before(
+    V1D,
+    "v1e",
+    ops=_ops(
+        """CONV_1D CONV_2D CONV_TRANSPOSE_1D CONV_TRANSPOSE_2D POOL_1D POOL_2D CONV_1D_STAGE_0 CONV_1D_STAGE_1
+        UPSCALE""",
+        without="MUL_MAT_ID",
+    ),
+)
+
+# ggml-python 0.0.17; in 0.0.16 NORM had no eps yet. Rope has a first position in place of positions, and the
+# cross-entropy is summed.
+_MASK = Variation(src=(0,), words=(0, NOTHING))  # word 1: in place
+V1F = _before(
+    V1E,
+    "v1f",
+    node_base=4096,
+    ops=_ops("CONV_1D CONV_2D CONV_TRANSPOSE_2D POOL_1D POOL_2D UPSCALE", without="MUL_MAT_ID"),
+    variations={
+        "NORM": Variation(src=(0,), words=(0,), only=(Only(0, SET),)),
+        "RMS_NORM_BACK": Variation(src=(0, 1), implied={0: EPS_6}),
+        "REPEAT": Variation(src=(0, NOTHING)),
+        "REPEAT_BACK": Variation(src=(0, NOTHING)),
+        "GET_ROWS_BACK": Variation(src=(0, 1, NOTHING)),
+        "DIAG_MASK_INF": _MASK,
+        "DIAG_MASK_ZERO": _MASK,
+    },
+    refused="ROPE ROPE_BACK CROSS_ENTROPY_LOSS CROSS_ENTROPY_LOSS_BACK",
+)
+
+# ggml-python 0.0.13; 0.0.11 has all the same numbers that are not refused.
+V1G = _before(
+    V1F,
+    "v1g",
+    **_records(name=48, op_params=32, n_src=6),
+    ops=_ops("CONV_1D CONV_2D POOL_1D POOL_2D", without="MUL_MAT_ID CONCAT GROUP_NORM GET_REL_POS ADD_REL_POS"),
+    eval_unit=1,
+    variations={"NORM": Variation(src=(0,), implied={0: EPS_5})},
+)
+
+_V1H_OPS = """
+NONE DUP ADD ADD1 ACC SUB MUL DIV SQR SQRT LOG SUM SUM_ROWS MEAN ARGMAX REPEAT REPEAT_BACK ABS SGN NEG STEP TANH
+ELU RELU GELU GELU_QUICK SILU SILU_BACK NORM RMS_NORM RMS_NORM_BACK MUL_MAT OUT_PROD SCALE SET CPY CONT RESHAPE
+VIEW PERMUTE TRANSPOSE GET_ROWS GET_ROWS_BACK DIAG DIAG_MASK_INF DIAG_MASK_ZERO SOFT_MAX SOFT_MAX_BACK ROPE
+ROPE_BACK ALIBI CLAMP CONV_1D CONV_2D POOL_1D POOL_2D FLASH_ATTN FLASH_FF FLASH_ATTN_BACK WIN_PART WIN_UNPART
+MAP_UNARY MAP_BINARY MAP_CUSTOM1 MAP_CUSTOM2 MAP_CUSTOM3 CROSS_ENTROPY_LOSS CROSS_ENTROPY_LOSS_BACK
+"""
+
+# llama-cpp-python 0.1.74. Records have no op_params: words are numbers in a leaf. Unary ops are ops.
+V1H = _before(
+    V1G,
+    "v1h",
+    **_records(name=48, op_params=0, n_src=6),
+    ops=tuple(_V1H_OPS.split()),
+    unary=(),
+    variations={
+        "RMS_NORM": Variation(src=(0,), implied={0: EPS_6}),
+        "VIEW": Variation(src=(0, NOTHING, NOTHING), words=(0, 1), words_in=2),
+        "PERMUTE": Variation(src=(0, NOTHING, NOTHING), words=(0, 1, 2, 3), words_in=2),
+        "SET": Variation(src=(0, 1, NOTHING), words=(0, 1, 2, 3, 4), words_in=2),
+        "ACC": Variation(src=(0, 1, NOTHING), words=(0, 1, 2, 3, 4), words_in=2),
+        "CLAMP": Variation(src=(0, NOTHING), words=(0, 1), words_in=1),
+        "DIAG_MASK_INF": Variation(src=(0, NOTHING), words=(0, NOTHING), words_in=1),
+        "DIAG_MASK_ZERO": Variation(src=(0, NOTHING), words=(0, NOTHING), words_in=1),
+    },
+    refused="POOL_1D POOL_2D",
+)
+
+DIALECTS = {d.name: d for d in (V2, V2A, V1, V1A, V1B, V1C, V1D, V1E, V1F, V1G, V1H)}
+WRITTEN = tuple(name for name, d in DIALECTS.items() if d.is_written)

@@ -188,10 +188,14 @@ def file_op(op: Op) -> str:
     return next(o.name for o in TABLE.values() if (o.ggml, o.unary, o.exact) == (op.ggml, op.unary, False))
 
 
-def file_ops(names: tuple[str, ...], *, unary: bool) -> list[tuple[str, str | None]]:
-    """For each op of a dialect, in number order: ggml's name, and the table row that is it."""
-    rows = {o.unary if unary else o.ggml: o.name for o in TABLE.values() if not o.exact and bool(o.unary) == unary}
-    return [(name, rows.get(name)) for name in names]
+def file_ops(d: dialect.Dialect, names: tuple[str, ...], *, unary: bool) -> list[tuple[str, str | None]]:
+    """For each op of a dialect, in number order: ggml's name, and the table row that is it. In a dialect without UNARY
+    the unary ops are among the others."""
+    rows = {
+        o.unary or o.ggml: o.name for o in TABLE.values() if not o.exact and (bool(o.unary) == unary or not d.unary)
+    }
+    named = {name: v.op for name, v in d.variations.items() if v.op}
+    return [(name, None if name in d.refused else rows.get(named.get(name, name))) for name in names]
 
 
 def unread(name: str) -> str:
@@ -201,8 +205,8 @@ def unread(name: str) -> str:
 
 def layout(record: dialect.Layout) -> str:
     """Initialisers of a gg_layout: byte offsets, -1 where the record has no such field."""
-    fields = {"type": "type", "op": "op", "flags": "flags", "ne": "ne0", "name": "name", "op_params": "op_params",
-              "src": "src"}  # fmt: skip
+    fields = {"type": "type", "op": "op", "n_dims": "n_dims", "flags": "flags", "ne": "ne0", "name": "name",
+              "op_params": "op_params", "src": "src"}  # fmt: skip
     offsets = {member: record.offset(name) if record.n(name) else -1 for member, name in fields.items()}
     return ", ".join(f".{member} = {value}" for member, value in {"nbytes": record.nbytes, **offsets}.items())
 

@@ -15,7 +15,7 @@ import click
 
 from ggmlgraph import limits
 from ggmlgraph.cli.memory import Memory
-from ggmlgraph.dialect import DIALECTS
+from ggmlgraph.dialect import DIALECTS, WRITTEN
 from ggmlgraph.limits import Limits
 from ggmlgraph.sampling import PENALISED, Sampling
 from ggmlgraph.trainconfig import KEPT_CHECKPOINTS, TrainConfig
@@ -137,7 +137,7 @@ EXPORT = command(
     defaulting("--ctx", type=SIZE, default=64, help="Tokens per window; training may choose another."),
     defaulting("--seed", type=SEEDS, default=0, help="Of the weights."),
     defaulting(
-        "--dialect", type=click.Choice(list(DIALECTS)), default="v2", help="Which ggml the file is for; see `rewrite`."
+        "--dialect", type=click.Choice(WRITTEN), default="v2", help="Which ggml the file is for; see `rewrite`."
     ),
     option("--print", "show", is_flag=True, help="Print the graph, one line per node."),
     short="Write a model as a graph file.",
@@ -244,7 +244,7 @@ REWRITE = command(
     "rewrite",
     argument("source", "IN", type=NEW_FILE),
     argument("target", "OUT", type=NEW_FILE),
-    option("--dialect", required=True, type=click.Choice(list(DIALECTS)), help="Which ggml OUT is for."),
+    option("--dialect", required=True, type=click.Choice(WRITTEN), help="Which ggml OUT is for."),
     option(
         "--from",
         "source_dialect",
@@ -256,6 +256,7 @@ REWRITE = command(
     help="""Write the graph file IN as OUT in another dialect of ggml's format, weights and all.
 
     v2 is the last ggml that reads graphs (2024-11-04), v2a the one in llama-cpp-python 0.3.1, v1 ggml-python 0.0.37.
+    v1a to v1i, of 2023, are only read.
     """,
 )
 

@@ -34,6 +34,7 @@ typedef struct reader {
     const gg_limits  *limits;
     bool              with_data; /* copy leafs' data; without, a file is only checked */
     int64_t           n_leafs, n_nodes;
+    int64_t          *data_at; /* offset of each leaf's data, where words of ops lie in leafs; else NULL */
     int64_t           nbytes, nodes_nbytes; /* of what was read: all memory, and what size_eval has to hold */
     double            flops;
     record            rec;
@@ -115,7 +116,10 @@ static int32_t read_header(reader *r)
     if (n > most)
         OVER_LIMIT("TooManyTensors", r, N_LEAFS, "%lld tensors, at most %lld are allowed", (long long)n,
                    (long long)most);
-    return gg_reserve(r->g, (int32_t)n, r->err) < 0 ? pass_on(r, N_LEAFS) : 0;
+    if (gg_reserve(r->g, (int32_t)n, r->err) < 0) return pass_on(r, N_LEAFS);
+    if (d->n_params > 0) return 0;
+    r->data_at = calloc((size_t)r->n_leafs + 1, sizeof *r->data_at);
+    return r->data_at ? 0 : gg_fail(r->err, GG_ERR_MEMORY, -1, "no memory for %lld leafs", (long long)r->n_leafs);
 }
 
 /* ggml's importer takes size_eval bytes for its nodes. */
@@ -124,7 +128,7 @@ static int32_t check_end(reader *r)
     r->rec = (record){0};
     if (r->at != r->size)
         BAD("TrailingBytes", r, r->at, "%lld bytes after the last tensor", (long long)(r->size - r->at));
-    if (r->dialect->eval_padded && (uint64_t)i64_at(r, SIZE_EVAL) < (uint64_t)r->nodes_nbytes)
+    if ((uint64_t)i64_at(r, SIZE_EVAL) < (uint64_t)r->nodes_nbytes)
         BAD("BadEvalSize", r, SIZE_EVAL, "size_eval is %llu, but the nodes have %lld bytes",
             (unsigned long long)i64_at(r, SIZE_EVAL), (long long)r->nodes_nbytes);
     return 0;
@@ -194,11 +198,12 @@ static int32_t read_type(reader *r)
 static int32_t read_op(reader *r)
 {
     const gg_dialect *d = r->dialect;
-    uint32_t op = u32_at(r, op_at(r)), unary = u32_at(r, word_at(r, 0));
+    uint32_t op = u32_at(r, op_at(r));
     if (op >= (uint32_t)d->n_ops)
         BAD("BadOp", r, op_at(r), "op is %u, which dialect %s does not have", op, d->name);
     r->rec.op = &d->ops[op];
     if (op != (uint32_t)d->unary_op) return 0;
+    uint32_t unary = u32_at(r, word_at(r, 0));
     if (unary >= (uint32_t)d->n_unaries)
         BAD("BadOp", r, word_at(r, 0), "unary op is %u, which dialect %s does not have", unary, d->name);
     r->rec.op = &d->unaries[unary];
@@ -212,6 +217,20 @@ static int32_t read_flags(reader *r)
     if (r->rec.t.flags & ~KNOWN_FLAGS)
         BAD("BadFlags", r, flags_at(r), "flags are %x, of which %x are unknown", r->rec.t.flags,
             r->rec.t.flags & ~KNOWN_FLAGS);
+    return 0;
+}
+
+/* ggml made leafs with so many dimensions; of a node it may have left the number that its source had. */
+static int32_t read_n_dims(reader *r)
+{
+    if (r->rec.layout->n_dims < 0) return 0;
+    int64_t at = r->rec.begin + r->rec.layout->n_dims;
+    uint32_t n_dims = u32_at(r, at);
+    if (n_dims < 1 || n_dims > GG_MAX_DIMS) BAD("BadSize", r, at, "%u dimensions, not 1..%d", n_dims, GG_MAX_DIMS);
+    for (int i = (int)n_dims; i < GG_MAX_DIMS && r->rec.op->op == GG_OP_NONE; i++)
+        if (r->rec.t.ne[i] != 1)
+            BAD("BadSize", r, at, "%u dimensions, but the size of dimension %d is %lld", n_dims, i,
+                (long long)r->rec.t.ne[i]);
     return 0;
 }
 
@@ -244,7 +263,8 @@ static int32_t read_record(reader *r, const gg_layout *l)
     if (r->size - r->at < l->nbytes) BAD("Truncated", r, r->size, "the file ends inside the record");
     r->at += l->nbytes;
     if (read_name(r) < 0 || read_type(r) < 0 || read_op(r) < 0 || read_flags(r) < 0 || read_sizes(r) < 0) return -1;
-    memcpy(r->rec.t.op_params, r->bytes + word_at(r, 0), 4 * (size_t)r->dialect->n_params);
+    if (read_n_dims(r) < 0) return -1;
+    if (r->dialect->n_params) memcpy(r->rec.t.op_params, r->bytes + word_at(r, 0), 4 * (size_t)r->dialect->n_params);
     return 0;
 }
 
@@ -281,6 +301,7 @@ static int32_t add_leaf(reader *r)
     void *data = r->with_data ? gg_leaf_data(r->g, id, r->err) : NULL;
     if (r->with_data && !data) return pass_on(r, r->rec.begin);
     if (data) memcpy(data, r->bytes + r->at, (size_t)nbytes);
+    if (r->data_at) r->data_at[id] = r->at;
     r->at += nbytes;
     return charge(r, id);
 }
@@ -323,24 +344,60 @@ static int32_t read_src(reader *r)
     return 0;
 }
 
+/* The words of an op that lie in a leaf. */
+static int32_t fetch_words(reader *r, const gg_variation *v)
+{
+    int32_t id = r->rec.t.src[v->words_in];
+    if (id < 0) BAD("BadArity", r, src_at(r, v->words_in), "src[%d] is missing, which holds the op's words", v->words_in);
+    const gg_tensor *t = gg_at(r->g, id);
+    if (!gg_is_leaf(t) || gg_nelements(t) != v->n_words || gg_span(t) != 4 * (int64_t)v->n_words)
+        BAD("BadOpParams", r, src_at(r, v->words_in), "src[%d] is no leaf of the op's %d words", v->words_in, v->n_words);
+    memcpy(r->rec.t.op_params, r->bytes + r->data_at[id], 4 * (size_t)v->n_words);
+    return 0;
+}
+
+static int32_t check_only(reader *r, const gg_variation *v, const int32_t *words)
+{
+    for (int i = 0; i < v->n_only; i++) {
+        const gg_only *o = &v->only[i];
+        int64_t word = (uint32_t)words[o->word];
+        bool holds = o->value == GG_ONLY_SET      ? word != 0
+                     : o->value == GG_ONLY_SIZE_0 ? word == r->rec.t.ne[0]
+                                                  : words[o->word] == o->value;
+        if (!holds && (o->mode < 0 || words[2] == o->mode))
+            UNSUPPORTED("UnsupportedOpParams", r, op_at(r), "with %#x for word %d dialect %s meant something else by the op",
+                        (unsigned)word, o->word, r->dialect->name);
+    }
+    return 0;
+}
+
 /* Sources and op_params as the op table has them, where the dialect stores an op in its own way. */
 static int32_t apply_variation(reader *r)
 {
     const gg_variation *v = r->rec.op->variation;
     gg_tensor *t = &r->rec.t;
-    int32_t words[GG_N_PARAMS];
+    int32_t words[GG_N_PARAMS], src[GG_MAX_SRC];
     if (!v) return 0;
-    memcpy(words, v->implied, sizeof words);
-    for (int w = 0; w < v->n_words; w++) words[v->words[w]] = t->op_params[w];
-    for (int w = v->n_words; w < GG_N_PARAMS; w++)
-        if (t->op_params[w])
-            UNSUPPORTED("UnsupportedOpParams", r, word_at(r, w), "op_params word %d is set, in dialect %s", w,
-                        r->dialect->name);
     for (int k = v->n_src; k < GG_MAX_SRC; k++)
         if (t->src[k] >= 0)
             BAD("BadArity", r, src_at(r, k), "src[%d] is set, the op takes %d in dialect %s", k, v->n_src,
                 r->dialect->name);
+    if (v->scalar >= 0 && t->src[v->scalar] >= 0 && gg_nelements(gg_at(r->g, t->src[v->scalar])) != 1)
+        BAD("BadShape", r, src_at(r, v->scalar), "src[%d] has more than one element", v->scalar);
+    if (v->words_in >= 0 && fetch_words(r, v) < 0) return -1;
+    memcpy(words, v->implied, sizeof words);
+    for (int w = 0; w < v->n_words; w++)
+        if (v->words[w] >= 0) words[v->words[w]] = t->op_params[w];
+    for (int w = v->n_words; w < GG_N_PARAMS; w++)
+        if (t->op_params[w])
+            UNSUPPORTED("UnsupportedOpParams", r, word_at(r, w), "op_params word %d is set, in dialect %s", w,
+                        r->dialect->name);
+    if (check_only(r, v, words) < 0) return -1;
+    for (int k = 0; k < GG_MAX_SRC; k++) src[k] = -1;
+    for (int k = 0; k < v->n_src; k++)
+        if (v->src[k] >= 0) src[v->src[k]] = t->src[k];
     memcpy(t->op_params, words, sizeof words);
+    memcpy(t->src, src, sizeof src);
     return 0;
 }
 
@@ -398,7 +455,7 @@ static int32_t add_node(reader *r)
 {
     const gg_file_op *file_op = r->rec.op;
     gg_tensor *t = &r->rec.t;
-    if (file_op->op < 0) UNSUPPORTED("UnsupportedOp", r, op_at(r), "the op is not supported");
+    if (file_op->op < 0) UNSUPPORTED("UnsupportedOp", r, op_at(r), "the op is not supported, as in dialect %s", r->dialect->name);
     if (t->flags & GG_FLAG_PARAM) BAD("BadParam", r, flags_at(r), "computed, yet a parameter");
     if (u32_at(r, op_at(r)) == (uint32_t)r->dialect->unary_op) t->op_params[0] = 0;
     for (int w = 0; w < GG_N_PARAMS; w++)
@@ -418,7 +475,7 @@ static int32_t read_node(reader *r)
 {
     if (read_record(r, &r->dialect->node) < 0 || read_src(r) < 0) return -1;
     if ((r->rec.op->op == GG_OP_NONE ? read_param(r) : add_node(r)) < 0) return -1;
-    int64_t padded = (gg_span(gg_at(r->g, r->g->n_tensors - 1)) + 15) / 16 * 16;
+    int64_t unit = r->dialect->eval_unit, padded = (gg_span(gg_at(r->g, r->g->n_tensors - 1)) + unit - 1) / unit * unit;
     if (!gg_add_i64(r->nodes_nbytes, padded, &r->nodes_nbytes)) r->nodes_nbytes = INT64_MAX;
     return 0;
 }
@@ -443,6 +500,7 @@ static gg_graph *read_as(reader r, gg_error *err, int64_t *reached)
     if (!r.g) gg_fail(err, GG_ERR_MEMORY, -1, "no memory for a graph");
     bool ok = r.g && read_all(&r) == 0;
     *reached = r.at;
+    free(r.data_at);
     if (ok) return r.g;
     gg_graph_free(r.g);
     return NULL;
@@ -468,14 +526,15 @@ static bool same_tensor(const gg_tensor *a, const gg_tensor *b)
 /* Whether two dialects read the same graph: where leafs are as long and equal, their data are the same bytes. */
 static bool same_graph(const gg_dialect *a_dialect, const gg_graph *a, const gg_dialect *b_dialect, const gg_graph *b)
 {
-    if (a->n_tensors != b->n_tensors || a_dialect->leaf.nbytes != b_dialect->leaf.nbytes) return false;
+    if (a->n_tensors != b->n_tensors) return false;
+    if (a->n_tensors > 0 && a_dialect->leaf.nbytes != b_dialect->leaf.nbytes) return false;
     for (int32_t id = 0; id < a->n_tensors; id++)
         if (!same_tensor(gg_at(a, id), gg_at(b, id))) return false;
     return true;
 }
 
 typedef struct names {
-    char text[96];
+    char text[128];
 } names;
 
 static void add_name(names *list, const char *name)

@@ -118,10 +118,13 @@ static void change_field(fuzz_file *f, int32_t k, uint64_t *state)
     size_t nbytes = 4;
     uint64_t value = boundary(state);
     bool small = below(state, 2);
-    switch (below(state, l->src >= 0 ? 9 : 6)) {
+    int64_t field = below(state, l->src >= 0 ? 9 : 6);
+    if (l->op_params < 0 && (field == 5 || field == 6)) field = 3;
+    if (l->n_dims >= 0 && below(state, 16) == 0) field = 2;
+    switch (field) {
     case 0: at += l->type; if (small) value = (uint64_t)below(state, d->n_types); break;
     case 1: at += l->op; if (small) value = (uint64_t)below(state, d->n_ops); break;
-    case 2: at += l->flags < 0 ? l->type : l->flags; if (small) value = (uint64_t)below(state, 16); break;
+    case 2: at += l->flags >= 0 ? l->flags : l->n_dims >= 0 ? l->n_dims : l->type; if (small) value = (uint64_t)below(state, 16); break;
     case 3:
     case 4: at += l->ne + 8 * below(state, 8); nbytes = 8; if (small) value = near((uint64_t)get64(f, at), state); break;
     case 5: at += l->op_params + 4 * below(state, d->n_params); if (small) value = near(get32(f, at), state); break;
@@ -137,7 +140,7 @@ static void copy_field(fuzz_file *f, int32_t k, const fuzz_file *other, uint64_t
     if (other->n_records == 0) return;
     int32_t from = (int32_t)below(state, other->n_records);
     const gg_layout *l = layout_of(f, k), *m = layout_of(other, from);
-    switch (below(state, 5)) {
+    switch (below(state, f->dialect->n_params ? 5 : 4)) {
     case 0: put(f, f->begin[k] + l->type, other->bytes + other->begin[from] + m->type, 4); break;
     case 1: put(f, f->begin[k] + l->op, other->bytes + other->begin[from] + m->op, 4); break;
     case 2: put(f, f->begin[k] + l->ne, other->bytes + other->begin[from] + m->ne, 64); break;
@@ -240,7 +243,7 @@ static int32_t node_of(const fuzz_file *f, int32_t k, gg_graph *g, int64_t size)
     const gg_dialect *d = f->dialect;
     int64_t at = f->begin[k], ne[GG_MAX_DIMS], nb[GG_MAX_DIMS];
     int32_t src[GG_MAX_SRC], params[GG_N_PARAMS] = {0};
-    uint32_t op = get32(f, at + l->op), unary = get32(f, at + l->op_params);
+    uint32_t op = get32(f, at + l->op), unary = l->op_params < 0 ? 0 : get32(f, at + l->op_params);
     bool is_unary = op == (uint32_t)d->unary_op;
     if (op >= (uint32_t)d->n_ops || (is_unary && unary >= (uint32_t)d->n_unaries)) return -1;
     int32_t row = is_unary ? d->unaries[unary].op : d->ops[op].op;
@@ -250,16 +253,19 @@ static int32_t node_of(const fuzz_file *f, int32_t k, gg_graph *g, int64_t size)
         nb[i] = get64(f, at + l->ne + 16 * i + 8);
         if (ne[i] > size) return -1;
     }
-    memcpy(params, f->bytes + at + l->op_params, 4 * (size_t)d->n_params);
+    if (d->n_params) memcpy(params, f->bytes + at + l->op_params, 4 * (size_t)d->n_params);
     if (is_unary) params[0] = 0;
-    for (int j = 0; j < GG_MAX_SRC; j++) src[j] = j < d->n_src ? (int32_t)get32(f, at + l->src + 4 * j) : -1;
+    for (int j = 0; j < GG_MAX_SRC; j++) {
+        src[j] = j < d->n_src ? (int32_t)get32(f, at + l->src + 4 * j) : -1;
+        if (d->node_base >= 0 && src[j] >= d->node_base) src[j] += f->n_leafs - d->node_base;
+    }
     return gg_node(g, row, gg_ops[row].n_src, src, params, gg_ops[row].sized ? ne : NULL, row == GG_OP_VIEW ? nb : NULL,
                    NULL);
 }
 
 void fuzz_repair(fuzz_file *f)
 {
-    if (f->n_records <= f->n_leafs || f->dialect->node_base >= 0) return;
+    if (f->n_records <= f->n_leafs) return;
     gg_graph *g = gg_graph_new();
     for (int32_t k = 0; g && k < f->n_records; k++) {
         const gg_layout *l = layout_of(f, k);

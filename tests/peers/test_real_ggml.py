@@ -163,9 +163,10 @@ def has_words(op: Op, sample: Sample, dialect: Dialect) -> bool:
     """Whether the dialect can say these params."""
     variation = dialect.variations.get(str(op.ggml))
     given = struct.unpack("<16I", pack_params(op, {p.name: p.default for p in op.params} | sample.params))
-    return variation is None or all(
-        w in variation.words or given[w] == variation.implied.get(w, 0) for w in range(len(given))
-    )
+    if variation is None:
+        return True
+    is_same = cgraph.meant_otherwise(variation, given, sample.operands[0].shape[-1]) is None
+    return is_same and all(w in variation.words or given[w] == variation.implied.get(w, 0) for w in range(len(given)))
 
 
 def records(call: Call, first: int, prefix: str) -> list[Record]:
