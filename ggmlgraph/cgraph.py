@@ -247,9 +247,9 @@ def _op_nbytes(node: Record, tensors: list[Record]) -> int:
     return 2 * converted + lists
 
 
-def nodes_nbytes(nodes: Iterable[Record], unit: int = 16) -> int:
-    """What size_eval counts: every node, views and parameters too, each rounded up to the unit."""
-    return sum((node.nbytes + unit - 1) // unit * unit for node in nodes)
+def nodes_nbytes(nodes: Iterable[Record]) -> int:
+    """What size_eval counts: every node, views and parameters too, padded to 16 bytes."""
+    return sum((node.nbytes + 15) // 16 * 16 for node in nodes)
 
 
 def _n_elements(record: Record) -> int:
@@ -285,11 +285,12 @@ def _check_shapes(placed: Order, dialect: Dialect) -> None:
 def emit(stream: BinaryIO, placed: Order, dialect: Dialect, size_eval_slack: int) -> None:
     """Write ordered records. Names may repeat, as they do in files of stock ggml."""
     _check_shapes(placed, dialect)
-    size_eval = nodes_nbytes(placed.nodes, dialect.eval_unit) + size_eval_slack
+    size_eval = nodes_nbytes(placed.nodes) + size_eval_slack
     stream.write(dialect.header.format.pack(MAGIC, dialect.version, len(placed.leafs), len(placed.nodes), size_eval))
     for leaf in placed.leafs:
         stream.write(_pack(leaf, dialect, dialect.leaf, len(placed.leafs)))
         _write_data(stream, leaf)
+        stream.write(bytes(dialect.data_nbytes(leaf.nbytes) - leaf.nbytes))
     for node in placed.nodes:
         stream.write(_pack(node, dialect, dialect.node, len(placed.leafs)))
         if node.is_param:
@@ -533,8 +534,8 @@ class _Reader:
         self.what = ""
         if self.at != self.end:
             raise self._bad("TrailingBytes", self.at, f"{self.end - self.at} bytes after the last tensor")
-        needed = nodes_nbytes(self.records[self.n_leafs :], self.dialect.eval_unit)
-        if size_eval < needed:
+        needed = nodes_nbytes(self.records[self.n_leafs :])
+        if self.dialect.eval_padded and size_eval < needed:
             message = f"size_eval is {size_eval}, but the nodes have {needed} bytes"
             raise self._bad("BadEvalSize", self.dialect.header.offset("size_eval"), message)
 
@@ -589,12 +590,13 @@ class _Reader:
                 at = self.begin + layout.offset("op_params") + 4 * w
                 raise self._bad("BadOpParams", at, f"op_params word {w} is set, but there is no op")
         nbytes = record.nbytes
-        if nbytes > self.end - self.at:
-            message = f"{nbytes} bytes of data, but the file ends after {self.end - self.at}"
+        stored = self.dialect.data_nbytes(nbytes)
+        if stored > self.end - self.at:
+            message = f"{stored} bytes of data, but the file ends after {self.end - self.at}"
             raise self._bad("Truncated", self.at, message)
         self.offsets.append(self.at)
         self.records.append(replace(record, data=_chunks(self.buffer, self.at, nbytes)))
-        self.at += nbytes
+        self.at += stored
 
     def _tensor(self, fields: dict[str, Any], layout: Layout, what: str) -> Record:
         """What leafs and nodes have in common."""

@@ -114,10 +114,15 @@ class Dialect:
     unary: tuple[str, ...]  # enum ggml_unary_op in order
     types: Mapping[str, int]  # enum ggml_type
     variations: Mapping[str, Variation]
-    eval_unit: int = 16  # size_eval counts every node's bytes, each rounded up to a multiple of this
+    eval_padded: bool = True  # size_eval counts every node's bytes, each padded to 16
+    data_unit: int = 1  # bytes of data are a multiple of this
     same_shape: frozenset[str] = frozenset()  # ops that this ggml computes only of sources of one shape
     refused: frozenset[str] = frozenset()  # ops that mean here what the newest dialect has no op for
     is_written: bool = True  # by our commands; the others are only read
+
+    def data_nbytes(self, nbytes: int) -> int:
+        """What a file has behind the record of a tensor of `nbytes`."""
+        return (nbytes + self.data_unit - 1) // self.data_unit * self.data_unit
 
     @property
     def has_flags(self) -> bool:
@@ -351,13 +356,14 @@ V1E = _before(
 )
 
 # ggml-python 0.0.17; in 0.0.16 NORM had no eps yet. Rope has a first position in place of positions, and the
-# cross-entropy is summed.
+# cross-entropy is summed. size_eval counts ne[3] * nb[3] of a node, which may be less than what it spans.
 _MASK = Variation(src=(0,), words=(0, NOTHING))  # word 1: in place
 V1F = _before(
     V1E,
     "v1f",
     node_base=4096,
     ops=_ops("CONV_1D CONV_2D CONV_TRANSPOSE_2D POOL_1D POOL_2D UPSCALE", without="MUL_MAT_ID"),
+    eval_padded=False,
     variations={
         "NORM": Variation(src=(0,), words=(0,), only=(Only(0, SET),)),
         "RMS_NORM_BACK": Variation(src=(0, 1), implied={0: EPS_6}),
@@ -370,17 +376,20 @@ V1F = _before(
     refused="ROPE ROPE_BACK CROSS_ENTROPY_LOSS CROSS_ENTROPY_LOSS_BACK",
 )
 
-# ggml-python 0.0.13; 0.0.11 has all the same numbers that are not refused.
+# ggml-python 0.0.13.
 V1G = _before(
     V1F,
     "v1g",
     **_records(name=48, op_params=32, n_src=6),
     ops=_ops("CONV_1D CONV_2D POOL_1D POOL_2D", without="MUL_MAT_ID CONCAT GROUP_NORM GET_REL_POS ADD_REL_POS"),
-    eval_unit=1,
+    data_unit=16,
     variations={"NORM": Variation(src=(0,), implied={0: EPS_5})},
 )
 
-_V1H_OPS = """
+# ggml-python 0.0.11.
+V1H = _before(V1G, "v1h", data_unit=1, ops=tuple(op for op in V1G.ops if not op.endswith("_F32")))
+
+_V1I_OPS = """
 NONE DUP ADD ADD1 ACC SUB MUL DIV SQR SQRT LOG SUM SUM_ROWS MEAN ARGMAX REPEAT REPEAT_BACK ABS SGN NEG STEP TANH
 ELU RELU GELU GELU_QUICK SILU SILU_BACK NORM RMS_NORM RMS_NORM_BACK MUL_MAT OUT_PROD SCALE SET CPY CONT RESHAPE
 VIEW PERMUTE TRANSPOSE GET_ROWS GET_ROWS_BACK DIAG DIAG_MASK_INF DIAG_MASK_ZERO SOFT_MAX SOFT_MAX_BACK ROPE
@@ -389,11 +398,11 @@ MAP_UNARY MAP_BINARY MAP_CUSTOM1 MAP_CUSTOM2 MAP_CUSTOM3 CROSS_ENTROPY_LOSS CROS
 """
 
 # llama-cpp-python 0.1.74. Records have no op_params: words are numbers in a leaf. Unary ops are ops.
-V1H = _before(
-    V1G,
-    "v1h",
+V1I = _before(
+    V1H,
+    "v1i",
     **_records(name=48, op_params=0, n_src=6),
-    ops=tuple(_V1H_OPS.split()),
+    ops=tuple(_V1I_OPS.split()),
     unary=(),
     variations={
         "RMS_NORM": Variation(src=(0,), implied={0: EPS_6}),
@@ -408,5 +417,5 @@ V1H = _before(
     refused="POOL_1D POOL_2D",
 )
 
-DIALECTS = {d.name: d for d in (V2, V2A, V1, V1A, V1B, V1C, V1D, V1E, V1F, V1G, V1H)}
+DIALECTS = {d.name: d for d in (V2, V2A, V1, V1A, V1B, V1C, V1D, V1E, V1F, V1G, V1H, V1I)}
 WRITTEN = tuple(name for name, d in DIALECTS.items() if d.is_written)

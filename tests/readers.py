@@ -43,7 +43,7 @@ class Changer:
         for k, record in enumerate(graph.records):
             layout = dialect.leaf if k < len(graph.leafs) else dialect.node
             self.records.append((at, layout))
-            at += layout.nbytes + (record.nbytes if graph.offsets[k] >= 0 else 0)
+            at += layout.nbytes + (dialect.data_nbytes(record.nbytes) if graph.offsets[k] >= 0 else 0)
 
     def __call__(self, rng: random.Random) -> bytes:
         changed = bytearray(self.content)

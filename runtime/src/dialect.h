@@ -46,7 +46,8 @@ typedef struct gg_dialect {
     int32_t           name_nbytes, n_params, n_src; /* n_params in words */
     int32_t           node_base;                    /* what src adds to a node's index; -1: the number of leafs */
     bool              param_nodes;                  /* parameters are nodes, with data */
-    int32_t           eval_unit;                    /* size_eval counts every node's bytes, rounded up to this */
+    bool              eval_padded;                  /* size_eval counts every node's bytes, each padded to 16 */
+    int32_t           data_unit;                    /* bytes of data are a multiple of this */
     int32_t           n_types;
     const int32_t    *types;                        /* GG_TYPE_*, or -1 */
     int32_t           n_ops, unary_op;              /* unary_op: the number whose op_params[0] indexes `unaries`, or -1 */

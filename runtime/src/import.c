@@ -128,7 +128,7 @@ static int32_t check_end(reader *r)
     r->rec = (record){0};
     if (r->at != r->size)
         BAD("TrailingBytes", r, r->at, "%lld bytes after the last tensor", (long long)(r->size - r->at));
-    if ((uint64_t)i64_at(r, SIZE_EVAL) < (uint64_t)r->nodes_nbytes)
+    if (r->dialect->eval_padded && (uint64_t)i64_at(r, SIZE_EVAL) < (uint64_t)r->nodes_nbytes)
         BAD("BadEvalSize", r, SIZE_EVAL, "size_eval is %llu, but the nodes have %lld bytes",
             (unsigned long long)i64_at(r, SIZE_EVAL), (long long)r->nodes_nbytes);
     return 0;
@@ -292,9 +292,9 @@ static int32_t add_leaf(reader *r)
     const gg_tensor *t = &r->rec.t;
     for (int w = 0; w < GG_N_PARAMS; w++)
         if (t->op_params[w]) BAD("BadOpParams", r, word_at(r, w), "op_params word %d is set, but there is no op", w);
-    int64_t nbytes = gg_span(t);
-    if (nbytes > r->size - r->at)
-        BAD("Truncated", r, r->at, "%lld bytes of data, but the file ends after %lld", (long long)nbytes,
+    int64_t nbytes = gg_span(t), unit = r->dialect->data_unit, stored = (nbytes + unit - 1) / unit * unit;
+    if (stored > r->size - r->at)
+        BAD("Truncated", r, r->at, "%lld bytes of data, but the file ends after %lld", (long long)stored,
             (long long)(r->size - r->at));
     int32_t id = gg_leaf(r->g, t->type, t->ne, t->flags, t->name, r->err);
     if (id < 0) return pass_on(r, r->rec.begin);
@@ -302,7 +302,7 @@ static int32_t add_leaf(reader *r)
     if (r->with_data && !data) return pass_on(r, r->rec.begin);
     if (data) memcpy(data, r->bytes + r->at, (size_t)nbytes);
     if (r->data_at) r->data_at[id] = r->at;
-    r->at += nbytes;
+    r->at += stored;
     return charge(r, id);
 }
 
@@ -475,7 +475,7 @@ static int32_t read_node(reader *r)
 {
     if (read_record(r, &r->dialect->node) < 0 || read_src(r) < 0) return -1;
     if ((r->rec.op->op == GG_OP_NONE ? read_param(r) : add_node(r)) < 0) return -1;
-    int64_t unit = r->dialect->eval_unit, padded = (gg_span(gg_at(r->g, r->g->n_tensors - 1)) + unit - 1) / unit * unit;
+    int64_t padded = (gg_span(gg_at(r->g, r->g->n_tensors - 1)) + 15) / 16 * 16;
     if (!gg_add_i64(r->nodes_nbytes, padded, &r->nodes_nbytes)) r->nodes_nbytes = INT64_MAX;
     return 0;
 }

@@ -56,7 +56,8 @@ static int64_t data_nbytes(const fuzz_file *f, int32_t k)
         t.nb[i] = get64(f, at + l->ne + 16 * i + 8);
         if (t.ne[i] < 1 || t.ne[i] > f->size || t.nb[i] < 0 || t.nb[i] > f->size) return -1;
     }
-    return t.type < 0 ? -1 : gg_span(&t);
+    int64_t unit = f->dialect->data_unit;
+    return t.type < 0 ? -1 : (gg_span(&t) + unit - 1) / unit * unit;
 }
 
 void fuzz_walk(fuzz_file *f)

@@ -73,8 +73,8 @@ def _made(dialect: str) -> tuple[Path, str]:
 
 
 def _install_v1(directory: Path) -> Path:
-    _need_compiler()
-    _pip(
+    need_compiler()
+    pip(
         "install", "--no-deps", "--target", str(directory / "site"), "--no-binary", "ggml-python", "ggml-python==0.0.37"
     )
     shutil.copy(directory / "site" / "include" / "ggml" / "ggml.h", CACHE / "v1" / "ggml.h")
@@ -82,10 +82,8 @@ def _install_v1(directory: Path) -> Path:
 
 
 def _compile_v2a(directory: Path) -> Path:
-    compiler = _need_compiler()
-    _pip(
-        "download", "--no-deps", "--dest", str(directory), "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.1"
-    )
+    compiler = need_compiler()
+    pip("download", "--no-deps", "--dest", str(directory), "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.1")
     with tarfile.open(next(directory.glob("llama_cpp_python-*.tar.gz"))) as archive:
         members = [m for m in archive.getmembers() if "/vendor/llama.cpp/ggml/" in m.name]
         archive.extractall(directory, members, filter="data")
@@ -95,23 +93,27 @@ def _compile_v2a(directory: Path) -> Path:
     made = directory / "libggml.so"
     flags = ["-O2", "-w", "-std=gnu11", "-D_GNU_SOURCE", "-fPIC", "-shared", "-Wl,--no-undefined"]
     sources = [str(root / "src" / name) for name in SOURCES]
-    _run([compiler, *flags, f"-I{root / 'include'}", "-o", str(made), *sources, "-lm", "-lpthread"])
+    run([compiler, *flags, f"-I{root / 'include'}", "-o", str(made), *sources, "-lm", "-lpthread"])
     return made
 
 
-def _need_compiler() -> str:
+def need_compiler() -> str:
+    """The C compiler. Raises Unavailable."""
     found = shutil.which(os.environ.get("CC", "cc"))
     if found is None:
         raise Unavailable("no C compiler")
     return found
 
 
-def _pip(*arguments: str) -> None:
-    _run([sys.executable, "-m", "pip", "--quiet", "--retries", "1", "--timeout", "60", *arguments])
+def pip(*arguments: str, constraint: Path | None = None) -> None:
+    """Run pip; `constraint` is a file that says which build backends it may use."""
+    variables = {name: str(constraint) for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT") if constraint}
+    run([sys.executable, "-m", "pip", "--quiet", "--retries", "1", "--timeout", "60", *arguments], variables)
 
 
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
+def run(command: list[str], variables: Mapping[str, str] | None = None) -> None:
+    """Run a command, with these environment variables too. Raises Unavailable with the end of what it said."""
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(variables or {})})
     if result.returncode:
         raise Unavailable(f"{' '.join(command[:5])}: {' '.join(result.stderr.split())[-300:]}")
 
