@@ -18,13 +18,13 @@ from ggmlgraph import cgraph
 from ggmlgraph.cgraph import CGraph, Record, dense_strides
 from ggmlgraph.cli import run
 from ggmlgraph.core import CoreGraph
-from ggmlgraph.dialect import DIALECTS, TYPES, WRITTEN
+from ggmlgraph.dialect import DIALECTS, TYPES
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
+from ggmlgraph.graphfile import identify
 from ggmlgraph.rewrite import rewrite
-from ggmlgraph.runtime import identify
 
 DATA = Path(__file__).parent / "data" / "ggml2023"
-OLD = [name for name in DIALECTS if name not in WRITTEN]
+OLD = [d for d in DIALECTS.values() if not d.is_written]
 FILES = sorted(DATA.glob("*.ggml"))
 REFUSED = DATA / "transformer_v1i.ggml"
 READ = [path for path in FILES if path != REFUSED]
@@ -36,7 +36,7 @@ def result(path: Path) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 
 def test_there_are_two_files_of_every_dialect() -> None:
-    assert {path.stem for path in FILES} == {f"{graph}_{d}" for graph in ("mlp", "transformer") for d in OLD}
+    assert {path.stem for path in FILES} == {f"{graph}_{d.name}" for graph in ("mlp", "transformer") for d in OLD}
 
 
 @pytest.mark.parametrize("path", READ, ids=lambda path: path.stem)
