@@ -99,9 +99,7 @@ def refusal(content: bytes, dialect: str) -> GGError:
     return c
 
 
-@pytest.mark.parametrize(
-    ("dialect", "op"), [(d, op) for d in OLD for op in DIALECTS[d].ops if op in DIALECTS[d].refused]
-)
+@pytest.mark.parametrize(("dialect", "op"), [(d.name, op) for d in OLD for op in d.ops if op in d.refused])
 def test_an_op_that_meant_something_else_is_refused_by_name_and_node(dialect: str, op: str) -> None:
     number = struct.pack("<I", DIALECTS[dialect].op_number[op])
     error = refusal(changed(DATA / f"mlp_{dialect}.ggml", dialect, "MUL_MAT", "op", number), dialect)
