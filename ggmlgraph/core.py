@@ -7,7 +7,7 @@ speaks numpy order. Used by the tracer, which asks it for the shape of every new
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -108,8 +108,20 @@ class CoreGraph:
         """Id of the tensor of that name, -1 if there is none. Raises FormatError if there are several."""
         tensor_id = int(lib.gg_graph_find(self.handle, name.encode()))
         if tensor_id < -1:
-            raise FormatError(f"more than one tensor is named {name!r}", code="AmbiguousName")
+            raise _ambiguous(name)
         return tensor_id
+
+    def ids(self, names: Iterable[str]) -> list[int]:
+        """`find` for many names, in one pass. Raises FormatError if a tensor is not there or not the only one."""
+        found: dict[str, list[int]] = {name: [] for name in names}
+        for i in range(len(self)):
+            found.get(self.name(i), []).append(i)
+        for name, ids in found.items():
+            if not ids:
+                raise FormatError(f"the graph has no tensor {name!r}")
+            if len(ids) > 1:
+                raise _ambiguous(name)
+        return [ids[0] for ids in found.values()]
 
     def flagged(self, flag: int) -> list[int]:
         """Ids of the tensors that have a flag."""
@@ -179,6 +191,10 @@ class CoreGraph:
         if data == ffi.NULL:
             raise exception(err)
         return ffi.buffer(data, lib.gg_nbytes(self.handle, tensor_id))
+
+
+def _ambiguous(name: str) -> FormatError:
+    return FormatError(f"more than one tensor is named {name!r}", code="AmbiguousName")
 
 
 MATMUL_PRECISIONS = {"float32": lib.GG_MATMUL_FLOAT32, "bf16": lib.GG_MATMUL_BF16}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ggmlgraph import limits, metadata
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import PARAM
 from ggmlgraph.dim import evaluate
-from ggmlgraph.errors import FormatError, GGError, UsageError
+from ggmlgraph.errors import FormatError, UsageError
 from ggmlgraph.limits import Limits
 from ggmlgraph.metadata import Metadata
 
@@ -73,12 +73,17 @@ def read_metadata(graph: CoreGraph) -> Metadata:
     return Metadata(model="") if tensor_id < 0 else metadata.decode(bytes(graph.leaf_bytes(tensor_id)).rstrip(b"\0"))
 
 
+def named(graph: CoreGraph, names: Iterable[str]) -> list[int]:
+    """Ids of the tensors that the metadata names. Raises FormatError."""
+    try:
+        return graph.ids(names)
+    except FormatError as error:
+        raise FormatError(f"metadata: {error}", code=error.code) from None
+
+
 def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
     """Mark inputs, parameters, loss and outputs as the metadata says, for a dialect whose records cannot."""
-    for name, flags in meta.flags.items():
-        tensor_id = graph.find(name)
-        if tensor_id < 0:
-            raise FormatError(f"metadata: the graph has no tensor {name!r}")
+    for tensor_id, (name, flags) in zip(named(graph, meta.flags), meta.flags.items(), strict=True):
         if flags & PARAM and (graph.op(tensor_id) != "none" or graph.dtype(tensor_id) != "f32"):
             raise FormatError(f"metadata: {name!r} is no float32 leaf, so it cannot be a parameter")
         graph.set_name(tensor_id, name, flags)
@@ -86,19 +91,15 @@ def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
 
 def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph:
     """The graph at other named sizes; without a change a graph that shares the memory of all leafs."""
-    ids, ne, offsets = [], [], []
-    for name, exprs in meta.exprs.items():
-        tensor_id = graph.find(name)
-        if tensor_id < 0:
-            raise GGError(f"metadata: the graph has no tensor {name!r}")
+    ids, ne, offsets = named(graph, meta.exprs), [], []
+    for tensor_id, exprs in zip(ids, meta.exprs.values(), strict=True):
         old = list(graph.tensor(tensor_id).ne)
         ne += [old[i] if e is None else evaluate(e, sizes) for i, e in enumerate(exprs.ne)]
         offset = graph.view_offset(tensor_id)
         offsets.append(offset if exprs.offset is None else evaluate(exprs.offset, sizes, minimum=0))
-        ids.append(tensor_id)
     err = new_error()
     handle = lib.gg_resize(graph.handle, len(ids), ids, ne, offsets, err)
     if handle == ffi.NULL:
-        named = ", ".join(f"{name} {value}" for name, value in sizes.items())
-        raise exception(err, f"at {named}: {graph.name(err.node) if err.node >= 0 else ''} ")
+        at = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        raise exception(err, f"at {at}: {graph.name(err.node) if err.node >= 0 else ''} ")
     return CoreGraph(handle)

@@ -24,7 +24,7 @@ from ggmlgraph import encoding, limits, machine, metadata
 from ggmlgraph.core import CoreGraph, exception, lib, matmul_precision_number, new_error
 from ggmlgraph.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.errors import GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
-from ggmlgraph.graphfile import apply_flags, import_file, read_metadata, resize
+from ggmlgraph.graphfile import apply_flags, import_file, named, read_metadata, resize
 from ggmlgraph.limits import Limits
 from ggmlgraph.metadata import Metadata
 from ggmlgraph.optable import TABLE
@@ -85,9 +85,9 @@ class Runtime:
         self._open(base, meta, threads, memory_limit, fusion_mask(fusions), matmul_precision)
         self._resize(base, batch, ctx)
         self.accumulate = accumulate
-        for name, op in self.metadata.exact.items():
+        for tensor_id, op in zip(named(self.graph, meta.exact), meta.exact.values(), strict=True):
             err = new_error()
-            if lib.gg_refine(self.graph.handle, self.graph.find(name), op.encode(), err) < 0:
+            if lib.gg_refine(self.graph.handle, tensor_id, op.encode(), err) < 0:
                 raise exception(err, "metadata: ")
 
     def _open(

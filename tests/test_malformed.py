@@ -24,7 +24,7 @@ from ggmlgraph.cli import run
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM, TYPES, Dialect
 from ggmlgraph.errors import DataError, FormatError, GGError, LimitError, MemoryLimitError, ShapeError, UnsupportedError
-from ggmlgraph.graphfile import import_file
+from ggmlgraph.graphfile import import_file, named
 from ggmlgraph.limits import Limits
 from ggmlgraph.program import Program
 from ggmlgraph.runtime import Runtime
@@ -559,6 +559,17 @@ def test_a_name_that_two_tensors_have_finds_none(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="more than one tensor is named") as caught:
         graph.find(graph.name(len(graph) - 1))
     assert caught.value.code == "AmbiguousName"
+    with pytest.raises(FormatError, match="metadata: more than one tensor is named") as caught:
+        named(graph, [graph.name(0), graph.name(len(graph) - 1)])
+    assert caught.value.code == "AmbiguousName"
+
+
+def test_a_name_in_the_metadata_that_no_tensor_has_is_refused() -> None:
+    graph = CoreGraph()
+    leaf(graph, "x", (1,))
+    assert named(graph, ["x"]) == [0]
+    with pytest.raises(FormatError, match="metadata: the graph has no tensor 'y'"):
+        named(graph, ["x", "y"])
 
 
 def test_an_error_names_file_byte_node_op_rule_found_and_expected(tmp_path: Path) -> None:

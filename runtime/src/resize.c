@@ -1,6 +1,8 @@
 /* resize.c - gg_resize: the same graph at other sizes. Ids stay; every size is derived again by the shape rules. */
 #include "rebuild.h"
 
+#include <stdlib.h>
+
 #include "gg_ops.h"
 
 /* New sizes of one tensor, or NULL / the old offset where nothing is overridden. */
@@ -9,11 +11,21 @@ typedef struct {
     int64_t        offset;
 } resized;
 
-static resized find_override(int32_t id, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *offsets)
+/* For each tensor of g, 1 + its place among the n ids; 0: it has none. NULL on failure. */
+static int32_t *places_of(const gg_graph *g, int32_t n, const int32_t *ids, gg_error *err)
 {
-    for (int32_t i = 0; i < n; i++)
-        if (ids[i] == id) return (resized){ne + GG_MAX_DIMS * i, offsets[i]};
-    return (resized){NULL, -1};
+    int32_t *places = calloc((size_t)g->n_tensors + 1, sizeof *places);
+    if (!places) gg_fail(err, GG_ERR_MEMORY, -1, "no memory to resize %d tensors", g->n_tensors);
+    for (int32_t i = 0; i < n && places; i++) {
+        if (gg_graph_tensor(g, ids[i])) {
+            places[ids[i]] = i + 1;
+            continue;
+        }
+        gg_fail(err, GG_ERR_ARGUMENT, -1, "no tensor %d", ids[i]);
+        free(places);
+        places = NULL;
+    }
+    return places;
 }
 
 /* A stride of a view is a stride of its source; the same one of the resized source is the new stride. */
@@ -51,11 +63,17 @@ gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int6
                     gg_error *err)
 {
     gg_rebuild r;
-    bool ok = gg_rebuild_begin(&r, g, err);
-    if (!ok) return NULL;
+    int32_t *places = places_of(g, n, ids, err);
+    bool ok = places && gg_rebuild_begin(&r, g, err);
+    if (!ok) {
+        free(places);
+        return NULL;
+    }
     for (int32_t id = 0; id < g->n_tensors && ok; id++) {
-        resized to = find_override(id, n, ids, ne, offsets);
+        int32_t i = places[id] - 1;
+        resized to = i < 0 ? (resized){NULL, -1} : (resized){ne + GG_MAX_DIMS * i, offsets[i]};
         ok = (gg_is_leaf(gg_at(g, id)) ? gg_copy_leaf(&r, id, to.ne) : copy_node(&r, id, to)) >= 0;
     }
+    free(places);
     return gg_rebuild_end(&r, ok);
 }
