@@ -33,5 +33,6 @@ def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.T
 
 PRESETS = {
     "mistral-7b": Config(n_embd=4096, n_head=32, n_head_kv=8, n_layer=32, n_ff=14336),
+    "mistral-7b-v0.3": Config(32768, 4096, 32, 8, 32, 14336, rope_freq_base=1e6, window=0),
     "mistral-nemo-12b": Config(131072, 5120, 32, 8, 40, 14336, rope_freq_base=1e6, head_dim=128, window=0),
 }

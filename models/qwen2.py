@@ -43,7 +43,10 @@ PRESETS = {
     "qwen2-1.5b": Config(151936, 1536, 12, 2, 28, 8960, tied=True),
     "qwen2-7b": Config(152064, 3584, 28, 4, 28, 18944),
     "qwen2-72b": Config(152064, 8192, 64, 8, 80, 29568, norm_eps=1e-5),
+    "qwen2.5-0.5b": Config(151936, 896, 14, 2, 24, 4864, tied=True),
+    "qwen2.5-1.5b": Config(151936, 1536, 12, 2, 28, 8960, tied=True),
     "qwen2.5-3b": Config(151936, 2048, 16, 2, 36, 11008, tied=True),
+    "qwen2.5-7b": Config(152064, 3584, 28, 4, 28, 18944),
     "qwen2.5-14b": Config(152064, 5120, 40, 8, 48, 13824, norm_eps=1e-5),
     "qwen2.5-32b": Config(152064, 5120, 40, 8, 64, 27648, norm_eps=1e-5),
 }
