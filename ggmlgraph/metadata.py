@@ -70,7 +70,7 @@ def decode(data: bytes) -> Metadata:
     if len(data) > MAX_NBYTES:
         raise FormatError(f"metadata of {len(data)} bytes, at most {MAX_NBYTES} allowed")
     try:
-        metadata = msgspec.json.decode(data, type=Metadata)
+        metadata = msgspec.json.decode(data.decode(), type=Metadata)  # which checks what is skipped too
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"metadata: {error}") from None
     if metadata.version > VERSION:

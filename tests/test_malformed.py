@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samplefiles import build, leaf, node, six
+from samplefiles import build, files, leaf, node, six
 
 from ggmlgraph import cgraph
 from ggmlgraph.cli import run
@@ -509,11 +509,48 @@ def test_a_file_that_two_dialects_read_as_different_graphs_names_both() -> None:
     assert "v2 or v2a" in str(error)
 
 
-def test_a_file_that_two_dialects_read_as_the_same_graph_is_accepted() -> None:
+def found(content: bytes) -> str | None:
+    name = lib.gg_identify(ffi.from_buffer("uint8_t[]", content), len(content), DEFAULT, new_error())
+    return None if name == ffi.NULL else ffi.string(name).decode()
+
+
+def fitting(content: bytes) -> list[str]:
+    """The dialects in which a file is valid."""
+    return [name for name in DIALECTS if verdict(content, name) is None]
+
+
+def test_a_file_that_several_dialects_read_as_the_same_graph_is_the_newest_ones() -> None:
     def make(g: CoreGraph) -> None:
         node(g, "sqr", leaf(g, "x", (2, 4)))
 
-    assert verdict(build("v2", make), "auto") is None
+    for dialect, several in (("v2a", ["v2", "v2a"]), ("v1f", ["v1d", "v1e", "v1f"]), ("v1h", ["v1g", "v1h"])):
+        content = build(dialect, make)
+        assert fitting(content) == several
+        assert found(content) == several[0]
+
+
+def test_an_empty_graph_is_the_same_in_every_dialect_of_its_version() -> None:
+    for version in (1, 2):
+        content = struct.pack("<4IQ", 0x67676D6C, version, 0, 0, 0)
+        assert fitting(content) == [d.name for d in DIALECTS.values() if d.version == version]
+        assert verdict(content, "auto") is None
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_auto_takes_what_one_dialect_takes_or_several_alike_and_else_lists_them(dialect: str) -> None:
+    n_listed = 0
+    for _name, of, content in files():
+        if of != dialect:
+            continue
+        several, name = fitting(content), found(content)
+        assert dialect in several
+        if name is None:
+            error = check_refusal(verdict(content, "auto"), content)
+            assert (error.code, " or ".join(several) in str(error)) == ("AmbiguousDialect", True)
+            n_listed += 1
+        else:
+            assert name == several[0]
+    assert n_listed < 20, "of some 150: the numbers of two dialects seldom mean two ops of the same shape"
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 1 << 30, -(1 << 31)])
@@ -599,17 +636,17 @@ sys.exit(lib.gg_import(ffi.from_buffer("uint8_t[]", content), len(content), b"au
 """
 
 
-def a_large_file(n_nodes: int) -> bytes:
+def a_large_file(dialect: str, n_nodes: int) -> bytes:
     """The most records that the default limits allow: of all files it takes the most memory beyond its size."""
-    sample = build("v2", lambda g: node(g, "sqr", leaf(g, "x", (4,))))
-    dialect = DIALECTS["v2"]
-    last = sample[-dialect.node.nbytes :]
+    sample = build(dialect, lambda g: node(g, "sqr", leaf(g, "x", (4,))))
+    last = sample[-DIALECTS[dialect].node.nbytes :]
     return sample[:12] + struct.pack("<IQ", n_nodes, 1 << 40) + sample[24:] + last * (n_nodes - 1)
 
 
 @pytest.mark.skipif("libasan" in Path("/proc/self/maps").read_text(), reason="AddressSanitizer has memory of its own")
-def test_reading_takes_at_most_twice_the_file_and_16_mib(tmp_path: Path) -> None:
-    (tmp_path / "large.bin").write_bytes(a_large_file((1 << 16) - 1))
+@pytest.mark.parametrize("dialect", ["v2", "v1i"])  # the longest records and the shortest
+def test_reading_takes_at_most_twice_the_file_and_16_mib(dialect: str, tmp_path: Path) -> None:
+    (tmp_path / "large.bin").write_bytes(a_large_file(dialect, (1 << 16) - 1))
     subprocess.run([sys.executable, "-P", "-c", READ, str(tmp_path / "large.bin")], check=True)
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import math
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +94,120 @@ def test_metadata_beyond_the_size_cap_are_refused() -> None:
     assert decode(data.ljust(MAX_NBYTES)).model == "m"
     with pytest.raises(FormatError, match="at most"):
         decode(data.ljust(MAX_NBYTES + 1))
+
+
+# ---------------------------------------------------------------- an independent reader
+
+TYPES: dict[str, Callable[[Any], bool]] = {
+    "version": lambda v: type(v) is int and v >= 1,
+    "model": lambda v: type(v) is str,
+    "config": lambda v: is_map(v, lambda x: x is None or type(x) in (str, bool, int, float)),
+    "sizes": lambda v: is_map(v, is_size),
+    "limits": lambda v: is_map(v, is_size),
+    "fixed": lambda v: v is None or type(v) is str,
+    "corpus": lambda v: v is None or type(v) is str,
+    "inputs": lambda v: is_map(v, lambda x: x in ("tokens", "targets", "loss_weights", "positions")),
+    "exprs": lambda v: is_map(v, is_size_expressions),
+    "exact": lambda v: is_map(v, lambda x: type(x) is str),
+    "where": lambda v: is_map(v, lambda x: type(x) is str),
+    "initializers": lambda v: is_map(v, lambda x: type(x) is str),
+    "flags": lambda v: is_map(v, lambda x: type(x) is int and 1 <= x <= 15),
+}
+
+
+def is_map(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return type(value) is dict and all(holds(x) for x in value.values())
+
+
+def is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 1 << 40
+
+
+def is_size_expressions(value: Any) -> bool:
+    if type(value) is not dict:
+        return False
+    ne = value.get("ne", [None] * 4)
+    return type(ne) is list and len(ne) == 4 and all(x is None or type(x) is str for x in (*ne, value.get("offset")))
+
+
+class TwiceError(Exception):
+    """A name that an object has twice: of the values, the readers check all or one."""
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise TwiceError
+    return dict(pairs)
+
+
+def read_with_json(data: bytes) -> dict[str, Any] | None:
+    """The known fields of metadata by Python's own JSON and the table above; None if they are none."""
+
+    def refuse(text: str) -> None:
+        raise ValueError(text)
+
+    def finite(text: str) -> float:
+        if not math.isfinite(float(text)):
+            raise ValueError(text)
+        return float(text)
+
+    try:
+        fields = json.loads(data.decode(), parse_constant=refuse, parse_float=finite, object_pairs_hook=once)
+        json.dumps(fields, ensure_ascii=False).encode()  # halves of characters are none
+    except (ValueError, RecursionError):
+        return None
+    if type(fields) is not dict or type(fields.get("model")) is not str:
+        return None
+    known = {name: value for name, value in fields.items() if name in TYPES}
+    return known if all(TYPES[name](value) for name, value in known.items()) else None
+
+
+def digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+TOKENS = (b"{", b"}", b"[", b"]", b",", b":", b'"', b"null", b"true", b"0", b"-1", b"1e400", b"1.0", b"99999999999999",
+          b'"model"', b'"ne"', b'"flags"', b'{"a":', b"\\u0000", b"\\ud800", b"\xff", b"\xc3\xa9", b" ")  # fmt: skip
+
+
+def mutations(n: int, seed: int) -> Iterator[bytes]:
+    """Changed texts of the leaf: bytes, JSON tokens put in, parts taken out or doubled."""
+    rng = random.Random(seed)
+    texts = [EXAMPLE.encode(), Metadata(model="m", flags={"x": 4}, limits={"ctx": 9}).encode()]
+    for _ in range(n):
+        data = rng.choice(texts)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            at, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+            end = min(end, at + rng.choice((1, 4, 40)))
+            put = rng.choice((b"", bytes([rng.randrange(256)]), rng.choice(TOKENS), data[at:end] * 2))
+            data = data[:at] + put + data[end if rng.random() < 0.7 else at :]
+        yield data
+
+
+def test_an_independent_reader_takes_the_same_changed_texts_and_reads_the_same() -> None:
+    accepted = 0
+    for data in mutations(20_000, seed=1):
+        try:
+            expected = read_with_json(data)
+        except TwiceError:
+            continue
+        if expected is not None and expected.get("version", 1) > 1:
+            expected = None
+        try:
+            ours = decode(data)
+        except GGError:
+            assert expected is None, data
+            continue
+        assert expected is not None, data
+        fields = json.loads(msgspec.json.encode(ours))
+        defaults = json.loads(msgspec.json.encode(Metadata(model="")))
+        exprs = {name: {"ne": [None] * 4, **e} for name, e in fields.pop("exprs").items()}
+        wanted = {**defaults, **expected}
+        wanted_exprs = {name: {"ne": [None] * 4, **{k: v for k, v in e.items() if k == "ne" or (k == "offset" and v)}}
+                        for name, e in wanted.pop("exprs").items()}  # fmt: skip
+        assert digest(fields | {"exprs": exprs}) == digest(wanted | {"exprs": wanted_exprs}), data
+        accepted += 1
+    assert accepted > 1000
 
 
 def test_any_changed_byte_gives_metadata_or_a_typed_error() -> None:
