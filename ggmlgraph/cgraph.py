@@ -319,7 +319,8 @@ def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
     op = record.unary if record.unary and not dialect.unary else record.op
     if op not in dialect.op_number or op in dialect.refused or record.type not in dialect.types:
         raise UnsupportedError(f"{record.name!r}: dialect {dialect.name} has no {op} of {record.type}")
-    if any(record.op_params[layout.n("op_params") :]):
+    op_params = _op_params(record, dialect)
+    if any(op_params[layout.n("op_params") :]):
         raise UsageError(f"{record.name!r}: {len(record.op_params)} bytes of op_params do not fit the record")
     if record.src and len(record.src) > layout.n("src"):
         raise UsageError(f"{record.name!r}: {len(record.src)} sources do not fit the record")
@@ -333,7 +334,7 @@ def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
         **{f"ne{i}": record.ne[i] for i in range(4)},
         **{f"nb{i}": record.nb[i] for i in range(4)},
         "name": record.name.encode() + b"\0" + record.name_tail,
-        "op_params": _op_params(record, dialect),
+        "op_params": op_params,
     }
 
 

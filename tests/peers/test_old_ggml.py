@@ -24,6 +24,7 @@ REFUSED = {  # why an old ggml cannot be compared
     "conv_transpose_1d": "the kernel must be F16",
     "conv_transpose_2d": "the kernel must be F16",
     "im2col": "the kernel must be F16",
+    "get_rows_back": "it wants a third source that only has the result's shape",
 }
 HALF = {
     "silu",
@@ -48,11 +49,10 @@ def dialect(request: pytest.FixtureRequest) -> str:
 def test_it_writes_the_file_that_is_kept(graph: str, dialect: str, tmp_path: Path) -> None:
     file, result = old_ggml.make(dialect, graph, tmp_path)
     kept = old_ggml.KEPT / file.name
-    ours, theirs = cgraph.read(kept, dialect), cgraph.read(file, dialect)
-    assert ours.records == theirs.records
-    assert [b"".join(r.data()) if r.data else b"" for r in ours.records] == [
-        b"".join(r.data()) if r.data else b"" for r in theirs.records
-    ]
+    if DIALECTS[dialect].data_unit == 1:
+        assert file.read_bytes() == kept.read_bytes()
+    else:  # the padding is whatever was in memory
+        assert cgraph.read(file, dialect).records == cgraph.read(kept, dialect).records
     assert result.read_bytes() == kept.with_suffix(".f32").read_bytes()
 
 
@@ -73,6 +73,8 @@ def test_it_computes_each_op_as_we_do(op: Op, dialect: str, tmp_path: Path) -> N
     calls: list[Call] = []
     everything: list[Record] = []
     for sample in samples(op, dialect):
+        if sample.params.get("p0", 0) or sample.params.get("p1", 0):
+            continue  # it pads nothing that it pools
         call = build(sample, sample.arrays())
         call.graph.set_name(call.graph.node(TABLE["cont"], [call.y], {}), "out", OUTPUT)
         if says(records(call, 0, ""), dialect, path):
