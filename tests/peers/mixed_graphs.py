@@ -191,6 +191,12 @@ def cache_of_keys_and_values(g: Any) -> Any:
 
 
 @graph()
+def cast_to_its_own_type(g: Any) -> Any:
+    """ggml_cast is a CPY whose destination is itself."""
+    return g.sum(g.cast(g.normal(6), F32))
+
+
+@graph()
 def windows_set_and_added_to(g: Any) -> Any:
     x = g.normal(7, 5, 2)
     y = g.set(x, g.normal(3, 2, 2), 28, 140, 280, 4 * 9)
