@@ -50,7 +50,7 @@ def rotate(p: Params, x: Tensor, c: Any, *, n_dims: int, mode: int) -> Tensor:
     x: (batch, ctx, n_head, head_dim) -> same. c has rope_freq_base and the fields of `RotaryScaling`. mode: `rope`'s.
     Raises UsageError for a scaling that there is not.
     """
-    check(c)
+    _check(c)
     factors, words = None, {}
     if c.rope_scaling == "llama3":
         factors = p.graph.constant(FREQ_FACTORS, freq_factors(c, n_dims))
@@ -63,7 +63,7 @@ def rotate(p: Params, x: Tensor, c: Any, *, n_dims: int, mode: int) -> Tensor:
     return ops.rope(x, positions, factors, n_dims=n_dims, mode=mode, freq_base=c.rope_freq_base, **words)
 
 
-def check(c: Any) -> None:
+def _check(c: Any) -> None:
     """Raise UsageError if the fields of `RotaryScaling` do not fit together."""
     if c.rope_scaling not in ("", *KINDS):
         raise UsageError(f"rope_scaling is {c.rope_scaling!r}; known are {', '.join(KINDS)}")

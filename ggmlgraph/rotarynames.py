@@ -13,7 +13,7 @@ from typing import Any
 
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.naming import ABSENT, Checkpoint, Key, Value
-from ggmlgraph.rotary import FREQ_FACTORS
+from ggmlgraph.rotary import FIELDS, FREQ_FACTORS, KINDS, RotaryScaling
 from ggmlgraph.stored import Stored
 
 FIELD = "rope_scaling"
@@ -91,7 +91,7 @@ class LitKind(Value):
 
 @dataclass(frozen=True)
 class OfKind(Value):
-    """A setting that each kind of scaling has in a place of its own; `default` where a kind has none."""
+    """A field that each kind of scaling has in a place of its own; `default` where a kind has none."""
 
     kind: Kind | LitKind
     places: Mapping[str, Value]
@@ -129,7 +129,7 @@ class Magnitude(Value):
 
     def of(self, checkpoint: Checkpoint) -> Any:
         factor, given, one, other, truncate = (
-            _settings(name).of(checkpoint)
+            _setting(name).of(checkpoint)
             for name in ("factor", "attention_factor", "mscale", "mscale_all_dim", "truncate")
         )
         if truncate is False:
@@ -141,7 +141,7 @@ class Magnitude(Value):
         return _yarn(factor, one) / _yarn(factor, other) / _yarn(factor) if one and other else 1.0
 
     def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-        return {} if value == 1 else _settings("attention_factor").keys(value * _yarn(config["rope_factor"]), config)
+        return {} if value == 1 else _setting("attention_factor").keys(value * _yarn(config["rope_factor"]), config)
 
     def __str__(self) -> str:
         return "rope_parameters.attention_factor"
@@ -156,26 +156,30 @@ def _yarn(factor: float, share: float = 1.0) -> float:
     return 1 + 0.1 * share * math.log(factor) if factor > 1 else 1.0
 
 
-def _settings(name: str, *more: str, default: Any = ABSENT) -> Key:
+def _setting(name: str, *more: str, default: Any = ABSENT) -> Key:
     """A setting in the object of transformers 5 or of 4."""
     return Key((f"rope_parameters.{name}", f"rope_scaling.{name}", *more), default)
+
+
+def _fields(kind: Kind | LitKind, places: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
+    """All fields. places: by field and kind of scaling."""
+    return {FIELD: kind} | {
+        field: OfKind(kind, places.get(field, {}), getattr(RotaryScaling, field)) for field in FIELDS if field != FIELD
+    }
 
 
 def huggingface() -> dict[str, Value]:
     """The fields of a config.json."""
     key = Key(("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"), "default")
     kind = Kind(key, {"default": "", "linear": "linear", "yarn": "yarn", "llama3": "llama3"})
-    n_ctx = _settings("original_max_position_embeddings", "max_position_embeddings")
-    yarn = {"fast": _settings("beta_fast", default=32.0), "slow": _settings("beta_slow", default=1.0)}
-    llama3 = {"fast": _settings("high_freq_factor"), "slow": _settings("low_freq_factor")}
-    return {
-        FIELD: kind,
-        "rope_factor": OfKind(kind, dict.fromkeys(("linear", "yarn", "llama3"), _settings("factor")), 1.0),
-        "rope_n_ctx_orig": OfKind(kind, dict.fromkeys(("yarn", "llama3"), n_ctx), 0),
-        "rope_beta_fast": OfKind(kind, {"yarn": yarn["fast"], "llama3": llama3["fast"]}, 32.0),
-        "rope_beta_slow": OfKind(kind, {"yarn": yarn["slow"], "llama3": llama3["slow"]}, 1.0),
-        "rope_attn_factor": OfKind(kind, {"yarn": Magnitude()}, 1.0),
-    }
+    n_ctx = _setting("original_max_position_embeddings", "max_position_embeddings")
+    return _fields(kind, {
+        "rope_factor": dict.fromkeys(KINDS, _setting("factor")),
+        "rope_n_ctx_orig": dict.fromkeys(("yarn", "llama3"), n_ctx),
+        "rope_beta_fast": {"yarn": _setting("beta_fast", default=32.0), "llama3": _setting("high_freq_factor")},
+        "rope_beta_slow": {"yarn": _setting("beta_slow", default=1.0), "llama3": _setting("low_freq_factor")},
+        "rope_attn_factor": {"yarn": Magnitude()},
+    })  # fmt: skip
 
 
 def gguf(prefix: str, *, llama3: bool = False) -> dict[str, Value]:
@@ -184,40 +188,33 @@ def gguf(prefix: str, *, llama3: bool = False) -> dict[str, Value]:
     def key(name: str, default: Any = ABSENT) -> Key:
         return Key((f"{prefix}.rope.scaling.{name}",), default)
 
-    factor = Key((f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear"))
+    factor, n_ctx = Key((f"{prefix}.rope.scaling.factor", f"{prefix}.rope.scale_linear")), "original_context_length"
     fixed = {key("yarn_ext_factor"): 1.0, key("yarn_attn_factor"): 1.0, key("yarn_log_multiplier"): 0.0}
     kind = GgufKind(key("type"), {"none": "", "linear": "linear", "yarn": "yarn"}, factor, fixed, llama3)
-    n_ctx = {"yarn": key("original_context_length"), "llama3": key("original_context_length", LLAMA3_N_CTX)}
-    fast = {"yarn": key("yarn_beta_fast", 32.0), "llama3": key("yarn_beta_fast", LLAMA3_FAST)}
-    return {
-        FIELD: kind,
-        "rope_factor": OfKind(kind, {"linear": factor, "yarn": factor, "llama3": LargestFactor()}, 1.0),
-        "rope_n_ctx_orig": OfKind(kind, n_ctx, 0),
-        "rope_beta_fast": OfKind(kind, fast, 32.0),
-        "rope_beta_slow": OfKind(kind, dict.fromkeys(("yarn", "llama3"), key("yarn_beta_slow", 1.0)), 1.0),
-        "rope_attn_factor": OfKind(kind, {"yarn": key("attn_factor", 1.0)}, 1.0),
-    }
+    return _fields(kind, {
+        "rope_factor": {"linear": factor, "yarn": factor, "llama3": LargestFactor()},
+        "rope_n_ctx_orig": {"yarn": key(n_ctx), "llama3": key(n_ctx, LLAMA3_N_CTX)},
+        "rope_beta_fast": {"yarn": key("yarn_beta_fast", 32.0), "llama3": key("yarn_beta_fast", LLAMA3_FAST)},
+        "rope_beta_slow": dict.fromkeys(("yarn", "llama3"), key("yarn_beta_slow", 1.0)),
+        "rope_attn_factor": {"yarn": key("attn_factor", 1.0)},
+    })  # fmt: skip
 
 
 def meta() -> dict[str, Value]:
     """The fields of a params.json, which does not always say the factor: it is 8 for Llama 3.1, 32 for 3.2."""
     kind = Kind(Key(("use_scaled_rope",), False), {False: "", True: "llama3"})
-    return {
-        FIELD: kind,
-        "rope_factor": OfKind(kind, {"llama3": Key(("rope_scaling_factor",))}, 1.0),
-        "rope_n_ctx_orig": OfKind(kind, {"llama3": Key((), LLAMA3_N_CTX)}, 0),
-        "rope_beta_fast": OfKind(kind, {"llama3": Key(("rope_high_freq_factor",), LLAMA3_FAST)}, 32.0),
-    }
+    return _fields(kind, {
+        "rope_factor": {"llama3": Key(("rope_scaling_factor",))},
+        "rope_n_ctx_orig": {"llama3": Key((), LLAMA3_N_CTX)},
+        "rope_beta_fast": {"llama3": Key(("rope_high_freq_factor",), LLAMA3_FAST)},
+    })  # fmt: skip
 
 
 def litgpt() -> dict[str, Value]:
     """The fields of a model_config.yaml."""
-    kind = LitKind()
-    factors = {"linear": Key((f"{LIT}.factor", LIT_RATIO)), "llama3": Key((f"{LIT}.factor",))}
-    return {
-        FIELD: kind,
-        "rope_factor": OfKind(kind, factors, 1.0),
-        "rope_n_ctx_orig": OfKind(kind, {"llama3": Key((f"{LIT}.original_max_seq_len",))}, 0),
-        "rope_beta_fast": OfKind(kind, {"llama3": Key((f"{LIT}.high_freq_factor",))}, 32.0),
-        "rope_beta_slow": OfKind(kind, {"llama3": Key((f"{LIT}.low_freq_factor",))}, 1.0),
-    }
+    return _fields(LitKind(), {
+        "rope_factor": {"linear": Key((f"{LIT}.factor", LIT_RATIO)), "llama3": Key((f"{LIT}.factor",))},
+        "rope_n_ctx_orig": {"llama3": Key((f"{LIT}.original_max_seq_len",))},
+        "rope_beta_fast": {"llama3": Key((f"{LIT}.high_freq_factor",))},
+        "rope_beta_slow": {"llama3": Key((f"{LIT}.low_freq_factor",))},
+    })  # fmt: skip
