@@ -365,8 +365,9 @@ static int32_t check_only(reader *r, const gg_variation *v, const int32_t *words
                      : o->value == GG_ONLY_SIZE_0 ? word == r->rec.t.ne[0]
                                                   : words[o->word] == o->value;
         if (!holds && (o->mode < 0 || words[2] == o->mode))
-            UNSUPPORTED("UnsupportedOpParams", r, op_at(r), "with %#x for word %d dialect %s meant something else by the op",
-                        (unsigned)word, o->word, r->dialect->name);
+            UNSUPPORTED("UnsupportedOpParams", r, op_at(r),
+                        "with %#x for word %d dialect %s meant something else by the op", (unsigned)word, o->word,
+                        r->dialect->name);
     }
     return 0;
 }
@@ -455,7 +456,8 @@ static int32_t add_node(reader *r)
 {
     const gg_file_op *file_op = r->rec.op;
     gg_tensor *t = &r->rec.t;
-    if (file_op->op < 0) UNSUPPORTED("UnsupportedOp", r, op_at(r), "the op is not supported, as in dialect %s", r->dialect->name);
+    if (file_op->op < 0)
+        UNSUPPORTED("UnsupportedOp", r, op_at(r), "the op is not supported, as in dialect %s", r->dialect->name);
     if (t->flags & GG_FLAG_PARAM) BAD("BadParam", r, flags_at(r), "computed, yet a parameter");
     if (u32_at(r, op_at(r)) == (uint32_t)r->dialect->unary_op) t->op_params[0] = 0;
     for (int w = 0; w < GG_N_PARAMS; w++)
