@@ -10,9 +10,8 @@ FILES = list(files())
 
 
 def test_both_readers_take_every_small_file_as_the_same_tensors() -> None:
-    assert {name: disagreement(content, dialect) for name, dialect, content in FILES} == {
-        name: (None, "accepted") for name, _, _ in FILES
-    }
+    for name, dialect, content in FILES:
+        assert disagreement(content, dialect) == (None, "accepted"), (dialect, name)
 
 
 @pytest.mark.parametrize("seed", range(4))
