@@ -47,7 +47,7 @@ def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> s
 
 
 def _c_limits(limits: Limits) -> Any:
-    return ffi.new("gg_limits *", (limits.tensors, limits.nbytes, limits.flops))
+    return ffi.new("gg_limits *", (limits.n_tensors, limits.nbytes, limits.flops))
 
 
 @contextmanager

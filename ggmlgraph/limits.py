@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Limits:
     """The defaults let pass whatever a large machine can train, and nothing that only claims to be larger."""
 
-    tensors: int = 1 << 16
+    n_tensors: int = 1 << 16
     nbytes: int = 1 << 40  # of weights, inputs and all intermediate results, views apart
     flops: float = 1e15  # of computing every node once; an elementwise op counts its operands' elements
 

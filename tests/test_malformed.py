@@ -466,7 +466,7 @@ def test_a_near_miss_is_accepted(what: str) -> None:
 
 @pytest.mark.parametrize(
     ("limits", "code"),
-    [(Limits(tensors=3), "TooManyTensors"), (Limits(nbytes=100), "TooManyBytes"), (Limits(flops=20), "TooManyFlops")],
+    [(Limits(n_tensors=3), "TooManyTensors"), (Limits(nbytes=100), "TooManyBytes"), (Limits(flops=20), "TooManyFlops")],
 )
 @EACH_SAMPLE
 def test_a_graph_larger_than_allowed_is_refused(sample: Sample, limits: Limits, code: str, tmp_path: Path) -> None:

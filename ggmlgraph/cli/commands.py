@@ -84,7 +84,7 @@ PRECISION = defaulting(
 )
 LIMITS = (
     defaulting(
-        "--max-tensors", "tensors", type=SIZE, default=limits.DEFAULT.tensors,
+        "--max-tensors", "n_tensors", type=SIZE, default=limits.DEFAULT.n_tensors,
         help="The most tensors to take from a file.",
     ),
     option(
