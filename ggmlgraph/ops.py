@@ -253,10 +253,20 @@ def hardswish_back(g: Tensor, a: Tensor) -> Tensor:
     """Cotangent of a in hardswish(a)."""
 
 
-@op(kernel="elementwise", inplace=True, scalar=lambda a, b: silu(a) * b,
-    vjp=lambda g, y, a, b: (silu_back(a, g * b), swiglu(a, g)))  # fmt: skip
+def _swiglu_cotangents(g: Tensor, y: Any, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    db = empty(shape=b)
+    da = swiglu_back(g, a, b, db)
+    return da, written(db, da)
+
+
+@op(kernel="elementwise", inplace=True, scalar=lambda a, b: silu(a) * b, vjp=_swiglu_cotangents)
 def swiglu(a: Tensor, b: Tensor) -> Tensor:
     """silu(a) * b, same shapes (Shazeer 2020). Keeps neither factor for the backward pass."""
+
+
+@op(dense=("g", "a", "b", "db"), writes=("db",), inplace=True)
+def swiglu_back(g: Tensor, a: Tensor, b: Tensor, db: Tensor) -> Tensor:
+    """Cotangent of a in swiglu(a, b); that of b is left in db."""
 
 
 # ---------------------------------------------------------------- reductions and repeats
@@ -310,10 +320,22 @@ def norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
     """Cotangent of a in norm(a)."""
 
 
-@op(kernel="norm", shape="gain", rows=("a",), dense=("gain",), inplace=True, by_row=True,
-    vjp=lambda g, y, a, gain: (norm_back(g * gain, a, y.eps), g * norm(a, y.eps)))  # fmt: skip
-def norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
+def _norm_gain_cotangents(g: Tensor, y: Any, a: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dgain, dbias = empty(shape=gain), empty(shape=bias)
+    da = norm_gain_back(g, a, gain, dgain, dbias, y.eps)
+    return da, written(dgain, da), written(dbias, da)
+
+
+@op(kernel="norm", shape="gain", rows=("a",), dense=("gain", "bias"), inplace=True, by_row=True,
+    vjp=_norm_gain_cotangents)  # fmt: skip
+def norm_gain(a: Tensor, gain: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """norm(a) * gain + bias with gain and bias (n,). Keeps only a for the backward pass."""
+
+
+@op(shape="gain_back", rows=("g", "a"), dense=("gain", "dgain", "dbias"), writes=("dgain", "dbias"), inplace=True,
+    work="gain_back")  # fmt: skip
+def norm_gain_back(g: Tensor, a: Tensor, gain: Tensor, dgain: Tensor, dbias: Tensor | None, eps: float) -> Tensor:
+    """Cotangent of a in norm_gain(a, gain, bias); those of gain and bias are left in dgain and dbias."""
 
 
 @op("RMS_NORM", shape="norm", rows=("a",), inplace=True, by_row=True,
@@ -327,10 +349,21 @@ def rms_norm_back(a: Tensor, g: Tensor, eps: float) -> Tensor:
     """Cotangent of a in rms_norm(a)."""
 
 
+def _rms_norm_gain_cotangents(g: Tensor, y: Any, a: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    dgain = empty(shape=gain)
+    da = rms_norm_gain_back(g, a, gain, dgain, y.eps)
+    return da, written(dgain, da)
+
+
 @op(kernel="rms_norm", shape="gain", rows=("a",), dense=("gain",), inplace=True, by_row=True,
-    vjp=lambda g, y, a, gain: (rms_norm_back(a, g * gain, y.eps), g * rms_norm(a, y.eps)))  # fmt: skip
+    vjp=_rms_norm_gain_cotangents)  # fmt: skip
 def rms_norm_gain(a: Tensor, gain: Tensor, eps: float) -> Tensor:
     """rms_norm(a) * gain with gain (n,). Keeps only a for the backward pass."""
+
+
+@op(shape="gain_back", rows=("g", "a"), dense=("gain", "dgain"), writes=("dgain",), inplace=True, work="gain_back")
+def rms_norm_gain_back(g: Tensor, a: Tensor, gain: Tensor, dgain: Tensor, eps: float) -> Tensor:
+    """Cotangent of a in rms_norm_gain(a, gain); that of gain is left in dgain."""
 
 
 @op("GROUP_NORM", shape="group_norm", dense=("a",), inplace=True,

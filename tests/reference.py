@@ -111,6 +111,10 @@ def _norm(a: Array, eps: float) -> Array:
     return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
 
 
+def _rows_sum(a: Array) -> Array:
+    return a.reshape(-1, a.shape[-1]).sum(0)
+
+
 def _norm_back(g: Array, a: Array, eps: float) -> Array:
     y, variance = _norm(a, eps), a.var(-1, keepdims=True)
     return (g - g.mean(-1, keepdims=True) - y * (g * y).mean(-1, keepdims=True)) / np.sqrt(variance + eps)
@@ -675,6 +679,7 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "hardswish": lambda a: a * _hardsigmoid(a),
     "hardswish_back": lambda g, a: g * (_hardsigmoid(a) + a * np.where(np.abs(a) < 3, 1 / 6, 0.0)),
     "swiglu": lambda a, b: _silu(a) * b,
+    "swiglu_back": lambda g, a, b, db: _silu_back(g * b, a),
     "sum": lambda a: np.sum(a).reshape(1),
     "sum_rows": lambda a: a.sum(-1, keepdims=True),
     "mean": lambda a: a.mean(-1, keepdims=True),
@@ -684,10 +689,14 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "repeat_back": lambda a, shape: _sum_tiles(a, shape),
     "norm": _norm,
     "norm_back": _norm_back,
-    "norm_gain": lambda a, gain, eps: _norm(a, eps) * gain.reshape(-1),
+    "norm_gain": lambda a, gain, bias, eps: (
+        _norm(a, eps) * gain.reshape(-1) + (0 if bias is None else bias.reshape(-1))
+    ),
+    "norm_gain_back": lambda g, a, gain, dgain, dbias, eps: _norm_back(g * gain.reshape(-1), a, eps),
     "rms_norm": _rms_norm,
     "rms_norm_back": lambda a, g, eps: _rms_norm_back(g, a, eps),
     "rms_norm_gain": lambda a, gain, eps: _rms_norm(a, eps) * gain.reshape(-1),
+    "rms_norm_gain_back": lambda g, a, gain, dgain, eps: _rms_norm_back(g * gain.reshape(-1), a, eps),
     "group_norm": _group_norm,
     "group_norm_back": lambda g, a, n_groups, eps: _group_norm(a, n_groups, eps, g),
     "mul_mat": _mul_mat,
@@ -778,6 +787,14 @@ WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "cached_attention": _cached_attention_writes,
     "attention_back": _attention_back_writes,
     "flash_attn_ext_back": _flash_back_writes,
+    "swiglu_back": lambda g, a, b, db: {"db": g * _silu(a)},
+    "norm_gain_back": lambda g, a, gain, dgain, dbias, eps: (
+        {"dgain": _rows_sum(g * _norm(a, eps)).reshape(gain.shape)}
+        | ({} if dbias is None else {"dbias": _rows_sum(g).reshape(gain.shape)})
+    ),
+    "rms_norm_gain_back": lambda g, a, gain, dgain, eps: {
+        "dgain": _rows_sum(g * _rms_norm(a, eps)).reshape(gain.shape)
+    },
     "linear_cross_entropy": _linear_cross_entropy_writes,
     "opt_step_adamw": _opt_step_adamw_writes,
 }
@@ -963,6 +980,12 @@ def _activation_back() -> Iterator[Sample]:
     yield Sample((_f32((7, 65)), _f32((7, 65), -100.0, 100.0)))
 
 
+def _swiglu_backs() -> Iterator[Sample]:
+    for shape, _ in DENSE:
+        yield Sample((_f32(shape),) * 4)
+    yield Sample((_f32((7, 65)), _f32((7, 65), -100.0, 100.0), _f32((7, 65)), _f32((7, 65))))
+
+
 def _sums() -> Iterator[Sample]:
     for shape, layout in DENSE:
         yield Sample((_f32(shape, layout=layout),))
@@ -1025,11 +1048,26 @@ def _group_norms(back: bool) -> Iterator[Sample]:
         yield Sample(operands, {"n_groups": n_groups, "eps": (1e-5, 1e-6)[i % 2]})
 
 
-def _norm_gains() -> Iterator[Sample]:
+def _norm_gains(bias: bool) -> Iterator[Sample]:
     for sample in _norms():
         a = sample.operands[0]
         assert a is not None
-        yield Sample((a, _f32(a.shape[-1:])), sample.params)
+        gain = _f32(a.shape[-1:])
+        yield Sample((a, gain, gain) if bias else (a, gain), sample.params)
+        if bias:
+            yield Sample((a, gain, None), sample.params)
+
+
+def _norm_gain_backs(bias: bool) -> Iterator[Sample]:
+    for sample in _norm_backs():
+        g, a = sample.operands
+        assert g is not None and a is not None
+        gain = _f32(a.shape[-1:])
+        yield Sample((g, a, gain, gain, gain) if bias else (g, a, gain, gain), sample.params)
+        if bias:
+            yield Sample((g, a, gain, gain, None), sample.params)
+    gain = _f32((33,))
+    yield Sample((_f32((3, 65, 33)), _f32((3, 65, 33)), gain, gain, *[gain] * bias), {"eps": 1e-5})
 
 
 def _products() -> Iterator[tuple[Operand, Operand]]:
@@ -1692,6 +1730,7 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "hardswish": _hard_activation(SPECIALS),
     "hardswish_back": _few(_alike(2, -6.0, 6.0)),
     "swiglu": _alike(2),
+    "swiglu_back": _swiglu_backs(),
     "sum": _sums(),
     "sum_rows": _row_sums(),
     "mean": _row_sums(),
@@ -1701,10 +1740,12 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "repeat_back": _repeat_backs(),
     "norm": _norms(),
     "norm_back": _norm_backs(),
-    "norm_gain": _norm_gains(),
+    "norm_gain": _norm_gains(bias=True),
+    "norm_gain_back": _norm_gain_backs(bias=True),
     "rms_norm": _norms(),
     "rms_norm_back": _norm_backs(),
-    "rms_norm_gain": _norm_gains(),
+    "rms_norm_gain": _norm_gains(bias=False),
+    "rms_norm_gain_back": _norm_gain_backs(bias=False),
     "group_norm": _group_norms(back=False),
     "group_norm_back": _group_norms(back=True),
     "mul_mat": _mul_mats(),

@@ -25,7 +25,8 @@ LINEAR = {  # sums of products: the error is bounded by what the magnitudes add 
 PRODUCTS = {"mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "mul_mat_id_rows_back", "out_prod"}
 NORMALISING = {
     "hardswish_back",  # not in proportion where its terms cancel
-    "norm", "norm_back", "norm_gain", "rms_norm", "rms_norm_back", "rms_norm_gain", "group_norm", "group_norm_back",
+    "norm", "norm_back", "norm_gain", "norm_gain_back", "rms_norm", "rms_norm_back", "rms_norm_gain",
+    "rms_norm_gain_back", "group_norm", "group_norm_back",
     "soft_max", "soft_max_back", "soft_max_scaled_back", "attention", "attention_back",
     "flash_attn_ext", "flash_attn_ext_back", "conv_transpose_1d", "conv_transpose_2d", "conv_transpose_kernel_back",
     "conv_transpose_data_back", "im2col_back", "pool_1d", "pool_2d", "pool_1d_back", "pool_2d_back",

@@ -100,6 +100,11 @@ static inline int64_t gg_flash_nbytes(int64_t n_keys)
     return gg_align(GG_GEMM_ALONE_NBYTES + 3 * gg_flash_floats(n_keys) * (int64_t)sizeof(float));
 }
 
+/* Rows per partial sum of a gain's cotangent. */
+enum { GG_GAIN_ROWS = 32 };
+
+static inline int64_t gg_gain_chunks(int64_t n_rows) { return (n_rows + GG_GAIN_ROWS - 1) / GG_GAIN_ROWS; }
+
 /* Terms per partial sum of a scalar result. */
 enum { GG_SUM_CHUNK = 8192 };
 

@@ -74,34 +74,36 @@ static moments moments_of(const float *a, int64_t n, float eps, bool centred)
 }
 
 /* `ivdep` in the loops over a row: y may be the source itself, but never a shifted part of it. */
-static void normalise(float *y, const float *a, const float *gain, moments m, int64_t n)
+static void normalise(float *y, const float *a, const float *gain, const float *bias, moments m, int64_t n)
 {
     if (gain == NULL) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std;
-    } else {
+    } else if (bias == NULL) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std * gain[i];
+    } else {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std * gain[i] + bias[i];
     }
 }
 
-/* y, a, optional gain */
+/* y, a, optional gain and bias */
 static void norm_rows(const gg_task *task, bool centred)
 {
     int64_t      begin, end, n = task->y->ne[0];
     float        eps = gg_param_f32(task->y, 0);
-    const float *gain = task->src[1] ? (const float *)task->src_data[1] : NULL;
+    const float *gain = (const float *)task->src_data[1], *bias = (const float *)task->src_data[2];
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
         const float *a = source_row(task, 0, r);
-        normalise(y_row(task, r), a, gain, moments_of(a, n, eps, centred), n);
+        normalise(y_row(task, r), a, gain, bias, moments_of(a, n, eps, centred), n);
     }
 }
 
 /* With x the normalised row: inv_std * (g - mean(g) - x * mean(g * x)); rms_norm has no mean(g). */
-static void norm_back_row(float *y, const float *g, const float *a, int64_t n, float eps, bool centred)
+static void norm_back_row(float *y, const float *g, const float *a, moments m, int64_t n, bool centred)
 {
-    moments m = moments_of(a, n, eps, centred);
     float   g_mean = centred ? (float)(gg_sum(g, n) / (double)n) : 0.0f;
     float   along = (sum_products(a, g, m.mean, n) / (float)n - m.rest * g_mean) * m.inv_std * m.inv_std;
 #pragma GCC ivdep
@@ -114,8 +116,54 @@ static void norm_back_rows(const gg_task *task, int g, int a, bool centred)
     int64_t begin, end;
     float   eps = gg_param_f32(task->y, 0);
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
-    for (int64_t r = begin; r < end; r++)
-        norm_back_row(y_row(task, r), source_row(task, g, r), source_row(task, a, r), task->y->ne[0], eps, centred);
+    for (int64_t r = begin; r < end; r++) {
+        moments m = moments_of(source_row(task, a, r), task->y->ne[0], eps, centred);
+        norm_back_row(y_row(task, r), source_row(task, g, r), source_row(task, a, r), m, task->y->ne[0], centred);
+    }
+}
+
+/* What rows [r, end) add to the cotangents of gain and bias, and in passing that of a. */
+static void gain_back_rows(const gg_task *task, int64_t r, int64_t end, float *restrict dgain, float *restrict dbias,
+                           float *restrict scaled, bool centred)
+{
+    int64_t      n = task->y->ne[0];
+    const float *gain = (const float *)task->src_data[2];
+    memset(dgain, 0, (size_t)n * sizeof(float));
+    memset(dbias, 0, (size_t)n * sizeof(float));
+    for (; r < end; r++) {
+        const float *g = source_row(task, 0, r), *a = source_row(task, 1, r);
+        moments      m = moments_of(a, n, gg_param_f32(task->y, 0), centred);
+        for (int64_t i = 0; i < n; i++) {
+            dgain[i] += g[i] * ((a[i] - m.mean - m.rest) * m.inv_std);
+            dbias[i] += g[i];
+            scaled[i] = g[i] * gain[i];
+        }
+        norm_back_row(y_row(task, r), scaled, a, m, n, centred);
+    }
+}
+
+/* The sum of n_chunks rows that lie two rows apart, columns shared out. */
+static void add_chunks(const gg_task *task, float *y, const float *partial, int64_t n_chunks)
+{
+    int64_t begin, end, n = task->y->ne[0];
+    gg_share(task, n, 16, &begin, &end);
+    memcpy(y + begin, partial + begin, (size_t)(end - begin) * sizeof(float));
+    for (int64_t c = 1; c < n_chunks; c++)
+        for (int64_t i = begin; i < end; i++) y[i] += partial[2 * c * n + i];
+}
+
+/* y; sources g, a, gain, dgain and optional dbias. Chunks of rows are shared out. */
+static void norm_gain_back(const gg_task *task, bool centred)
+{
+    int64_t begin, end, n = task->y->ne[0], n_rows = gg_nrows(task->y), n_chunks = gg_gain_chunks(n_rows);
+    float  *partial = (float *)task->work, *scaled = partial + (2 * n_chunks + task->ith) * n;
+    gg_share(task, n_chunks, 1, &begin, &end);
+    for (int64_t c = begin; c < end; c++)
+        gain_back_rows(task, c * GG_GAIN_ROWS, gg_min_i64(n_rows, (c + 1) * GG_GAIN_ROWS), partial + 2 * c * n,
+                       partial + (2 * c + 1) * n, scaled, centred);
+    gg_barrier(task);
+    add_chunks(task, (float *)task->src_data[3], partial, n_chunks);
+    if (task->src[4]) add_chunks(task, (float *)task->src_data[4], partial + n, n_chunks);
 }
 
 /* Channels are dimension 2, so a group of them is one dense run. Groups are counted through all of dimension 3. */
@@ -139,7 +187,7 @@ GG_KERNEL(group_norm)
     for (int64_t i = begin; i < end; i++) {
         group        m = group_of(task->y, i);
         const float *a = (const float *)task->src_data[0] + m.first;
-        if (m.n) normalise((float *)task->y_data + m.first, a, NULL, moments_of(a, m.n, gg_param_f32(task->y, 1), true), m.n);
+        if (m.n) normalise((float *)task->y_data + m.first, a, NULL, NULL, moments_of(a, m.n, gg_param_f32(task->y, 1), true), m.n);
     }
 }
 
@@ -151,14 +199,17 @@ GG_KERNEL(group_norm_back)
     for (int64_t i = begin; i < end; i++) {
         group        m = group_of(task->y, i);
         const float *g = (const float *)task->src_data[0] + m.first, *a = (const float *)task->src_data[1] + m.first;
-        if (m.n) norm_back_row((float *)task->y_data + m.first, g, a, m.n, gg_param_f32(task->y, 1), true);
+        if (m.n)
+            norm_back_row((float *)task->y_data + m.first, g, a, moments_of(a, m.n, gg_param_f32(task->y, 1), true), m.n, true);
     }
 }
 
 GG_KERNEL(norm) { norm_rows(task, true); }
 GG_KERNEL(norm_back) { norm_back_rows(task, 0, 1, true); }
+GG_KERNEL(norm_gain_back) { norm_gain_back(task, true); }
 GG_KERNEL(rms_norm) { norm_rows(task, false); }
 GG_KERNEL(rms_norm_back) { norm_back_rows(task, 1, 0, false); }
+GG_KERNEL(rms_norm_gain_back) { norm_gain_back(task, false); }
 
 /* ---- sums ---- */
 

@@ -35,17 +35,24 @@ static int32_t swallow(const fusion *f, int32_t id, int k, int32_t op)
     return src >= 0 && gg_at(f->g, src)->op == op && f->n_uses[src] == 1 ? src : -1;
 }
 
-/* mul(norm(a), gain): one pass, and only `a` is kept for the backward pass. */
+/* Source 1 of node id, if it is one row of its source 0; else -1. */
+static int32_t row_operand(const fusion *f, int32_t id)
+{
+    int32_t row = gg_at(f->g, id)->src[1];
+    return gg_at(f->g, row)->ne[0] == gg_at(f->g, id)->ne[0] && gg_nrows(gg_at(f->g, row)) == 1 ? row : -1;
+}
+
+/* mul(norm(a), gain), or add(mul(norm(a), gain), bias): one pass, and only `a` is kept for the backward pass. */
 static bool match_norm_gain(const fusion *f, int32_t id, match *m)
 {
-    const gg_tensor *y = gg_at(f->g, id);
-    if (y->op != GG_OP_MUL) return false;
-    const gg_tensor *gain = gg_at(f->g, y->src[1]);
-    if (gain->ne[0] != y->ne[0] || gg_nelements(gain) != gain->ne[0]) return false;
-    int32_t rms = swallow(f, id, 0, GG_OP_RMS_NORM), norm = rms < 0 ? swallow(f, id, 0, GG_OP_NORM) : rms;
-    if (norm < 0) return false;
-    *m = (match){.op = rms < 0 ? GG_OP_NORM_GAIN : GG_OP_RMS_NORM_GAIN, .n_src = 2,
-                 .src = {gg_at(f->g, norm)->src[0], y->src[1]}};
+    int32_t mul = gg_at(f->g, id)->op == GG_OP_ADD ? swallow(f, id, 0, GG_OP_MUL) : id;
+    if (mul < 0 || gg_at(f->g, mul)->op != GG_OP_MUL) return false;
+    int32_t gain = row_operand(f, mul), bias = mul == id ? -1 : row_operand(f, id);
+    int32_t rms = mul == id ? swallow(f, mul, 0, GG_OP_RMS_NORM) : -1;
+    int32_t norm = rms < 0 ? swallow(f, mul, 0, GG_OP_NORM) : rms;
+    if (norm < 0 || gain < 0 || (mul != id && bias < 0)) return false;
+    *m = (match){.op = rms < 0 ? GG_OP_NORM_GAIN : GG_OP_RMS_NORM_GAIN, .n_src = rms < 0 ? 3 : 2,
+                 .src = {gg_at(f->g, norm)->src[0], gain, bias}};
     memcpy(m->op_params, gg_at(f->g, norm)->op_params, sizeof m->op_params);
     return true;
 }

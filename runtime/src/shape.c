@@ -110,10 +110,22 @@ int32_t gg_shape_broadcast(const gg_graph *g, gg_tensor *y, gg_error *err)
 
 int32_t gg_shape_gain(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    const gg_tensor *a = source(g, y, 0), *gain = source(g, y, 1);
+    const gg_tensor *a = source(g, y, 0), *gain = source(g, y, 1), *bias = source(g, y, 2);
     if (check_f32(g, y, err) < 0) return -1;
     if (gain->ne[0] != a->ne[0] || gg_nelements(gain) != gain->ne[0]) FAIL("the gain is not one row of the operand");
+    if (bias && !gg_same_shape(bias, gain)) FAIL("gain and bias differ in shape");
     return like(y, a, err);
+}
+
+int32_t gg_shape_gain_back(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *cotangent = source(g, y, 0), *gain = source(g, y, 2), *dbias = source(g, y, 4);
+    if (check_f32(g, y, err) < 0) return -1;
+    if (!gg_same_shape(cotangent, source(g, y, 1))) FAIL("operands differ in shape");
+    if (gain->ne[0] != cotangent->ne[0] || gg_nelements(gain) != gain->ne[0]) FAIL("the gain is not one row of the operand");
+    if (!gg_same_shape(gain, source(g, y, 3)) || (dbias && !gg_same_shape(gain, dbias)))
+        FAIL("dgain and dbias do not have the shape of gain");
+    return like(y, cotangent, err);
 }
 
 /* ALiBi's slopes are factors of the mask. */

@@ -63,6 +63,13 @@ int64_t gg_work_sum(const gg_tensor *y, const gg_tensor *const *src, int n_threa
     return (gg_nelements(src[0]) + GG_SUM_CHUNK - 1) / GG_SUM_CHUNK * (int64_t)sizeof(double);
 }
 
+/* Partial sums of two rows, then for each thread a row. */
+int64_t gg_work_gain_back(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)src;
+    return (2 * gg_gain_chunks(gg_nrows(y)) + n_threads) * y->ne[0] * (int64_t)sizeof(float);
+}
+
 /* One loss per row of logits, in double. */
 int64_t gg_work_cross_entropy(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
