@@ -77,9 +77,9 @@ def test_computing_everything_again_halves_the_memory(tmp_path: Path, loss: Any,
 
 
 @BOTH
-def test_plans_are_within_a_twentieth_of_what_lives_at_once(tmp_path: Path, loss: Any, config: Any) -> None:
+def test_plans_are_within_a_tenth_of_what_lives_at_once(tmp_path: Path, loss: Any, config: Any) -> None:
     for program in levels(export(tmp_path / "graph.bin", loss, config)):
-        assert program.cost().arena_nbytes <= 1.05 * program.cost().live_nbytes
+        assert program.cost().arena_nbytes <= 1.1 * program.cost().live_nbytes
 
 
 @BOTH
