@@ -15,6 +15,7 @@ from ggmlgraph.cli.memory import Memory
 from ggmlgraph.errors import MemoryLimitError
 from ggmlgraph.models import gpt_neox, llama
 from ggmlgraph.program import TrainProgram
+from ggmlgraph.runtime import FUSIONS
 
 LLAMA = llama.Config(n_vocab=61, n_embd=24, n_head=4, n_head_kv=2, n_layer=4, n_ff=40, tied=True)
 NEOX = gpt_neox.Config(n_vocab=61, n_embd=32, n_head=2, n_layer=4)
@@ -47,7 +48,7 @@ def levels(path: Path) -> list[TrainProgram]:
 
 @BOTH
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("fusions", [gg.runtime.FUSIONS, ()], ids=["fused", "unfused"])
+@pytest.mark.parametrize("fusions", [FUSIONS, ()], ids=["fused", "unfused"])
 def test_weights_are_the_same_bytes_at_every_level(
     tmp_path: Path, loss: Any, config: Any, accumulate: int, fusions: Any
 ) -> None:
