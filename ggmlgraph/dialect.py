@@ -65,12 +65,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Type:
-    """An element type: blocks of `block` elements in `nbytes` bytes. `decodes`: kernels read it as float32."""
+    """An element type: blocks of `block` elements in `nbytes` bytes. `decodes`: kernels read it as float32. `encodes`:
+    float32 is copied into it."""
 
     name: str
     block: int
     nbytes: int
     decodes: bool = False
+    encodes: bool = False
 
 
 SIZE_0, SET = -1, -2  # in place of a word's value: the size of dimension 0; anything but zero
@@ -147,8 +149,11 @@ class Dialect:
 # Those with a decoder in runtime/kernels/decode.c.
 DECODED = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
+# Those with an encoder in runtime/kernels/encode.c.
+ENCODED = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+
 TYPES = {
-    name: Type(name, block, nbytes, name in DECODED)
+    name: Type(name, block, nbytes, name in DECODED, name in ENCODED)
     for name, block, nbytes in (
         ("F32", 1, 4), ("F16", 1, 2), ("BF16", 1, 2), ("F64", 1, 8),
         ("I8", 1, 1), ("I16", 1, 2), ("I32", 1, 4), ("I64", 1, 8),

@@ -21,7 +21,7 @@ NUMPY: dict[str, np.dtype[Any]] = {  # types that numpy has as well
         ("f32", "<f4"), ("f16", "<f2"), ("f64", "<f8"), ("i8", "i1"), ("i16", "<i2"), ("i32", "<i4"), ("i64", "<i8"),
     )
 }  # fmt: skip
-ENCODED = ("f16", "bf16")  # what `encode` makes
+ENCODED = ("f16", "bf16")  # what weights are stored in on demand
 
 
 def numpy(name: str) -> np.dtype[Any]:
@@ -58,9 +58,13 @@ def decode(name: str, stored: Any) -> NDArray[np.float32]:
 
 
 def encode(name: str, values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """float32 as "f16" or "bf16", flat: rounded to nearest, ties to even; beyond the largest, infinite."""
-    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-    stored = np.empty(flat.size, np.uint16)
+    """float32 as bytes of whole blocks, two to an element. "f16" and "bf16" are rounded to nearest, ties to even;
+    beyond the largest, infinite. Raises UsageError for a type without encoder or a part of a block.
+    """
+    flat, row = np.ascontiguousarray(values, np.float32).reshape(-1), element(name)
+    if not row.encodes or flat.size % row.block:
+        raise UsageError(f"{flat.size} numbers cannot be encoded as {name}")
+    stored = np.empty(nbytes(name, flat.size) // 2, np.uint16)
     err = new_error()
     x, out = ffi.from_buffer("float[]", flat), ffi.from_buffer("uint16_t[]", stored)
     if lib.gg_encode(TYPES[name], flat.size, x, out, err) < 0:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------- elementwise, two operands
 
 
-@op("ADD", kernel="elementwise", inplace=True, shape="broadcast",
+@op("ADD", kernel="elementwise", inplace=True, shape="broadcast", decoded=("a", "b"), result="a",
     scalar=lambda a, b: a + b, vjp=lambda g, y, a, b: (g, g))  # fmt: skip
 def add(a: Tensor, b: Tensor) -> Tensor:
     """a + b; b is tiled into a's shape."""
@@ -52,8 +52,8 @@ def div(a: Tensor, b: Tensor) -> Tensor:
     """a / b; b is tiled into a's shape."""
 
 
-@op("ADD1", kernel="elementwise", inplace=True, shape="add1", scalar=lambda a, b: a + b,
-    vjp=lambda g, y, a, b: (g, g))  # fmt: skip
+@op("ADD1", kernel="elementwise", inplace=True, shape="add1", decoded=("a", "b"), result="a",
+    scalar=lambda a, b: a + b, vjp=lambda g, y, a, b: (g, g))  # fmt: skip
 def add1(a: Tensor, b: Tensor) -> Tensor:
     """a + b for a tensor b of one element."""
 
@@ -272,7 +272,8 @@ def swiglu_back(g: Tensor, a: Tensor, b: Tensor, db: Tensor) -> Tensor:
 # ---------------------------------------------------------------- reductions and repeats
 
 
-@op("SUM", shape="scalar", dense=("a",), work="sum", vjp=lambda g, y, a: (repeat(g, shape=a),), rank=lambda a: 1)
+@op("SUM", shape="scalar", dense=("a",), decoded=("a",), result="a", work="sum", rank=lambda a: 1,
+    vjp=lambda g, y, a: (repeat(g, shape=a),))  # fmt: skip
 def sum(a: Tensor) -> Tensor:
     """Sum of all elements -> (1,)."""
 
@@ -297,7 +298,7 @@ def count_equal(a: Tensor, b: Tensor) -> Tensor:
     """How many elements of a and b, int32 of one shape, are equal -> int64 (1,)."""
 
 
-@op("REPEAT", shape="repeat", vjp=lambda g, y, a: (repeat_back(g, shape=a),))
+@op("REPEAT", shape="repeat", decoded=("a",), result="a", vjp=lambda g, y, a: (repeat_back(g, shape=a),))
 def repeat(a: Tensor, shape: Shape) -> Tensor:
     """Tile a into `shape`, each size a multiple of a's."""
 
@@ -383,7 +384,7 @@ def group_norm_back(g: Tensor, a: Tensor, n_groups: int, eps: float) -> Tensor:
 # ---------------------------------------------------------------- products
 
 
-@op("MUL_MAT", shape="mul_mat", work="gemm",
+@op("MUL_MAT", shape="mul_mat", decoded=("b",), work="gemm",
     vjp=lambda g, y, a, b: (mul_mat_back(g, b, shape=a), out_prod(a, transpose(g))))  # fmt: skip
 def mul_mat(a: Tensor, b: Tensor, prec: int = 0) -> Tensor:
     """Product of every row of b with every row of a: y = b @ a.T.
@@ -450,26 +451,30 @@ def reshape(a: Tensor, shape: Shape) -> Tensor:
     """The same elements in `shape`; a must be contiguous."""
 
 
-@op("VIEW", shape="view", view=True, kernel=None,
-    vjp=lambda g, y, a: (view_back(g, None, y.offset, y.nb1, y.nb2, y.nb3, shape=a),))  # fmt: skip
+@op("VIEW", shape="view", view=True, kernel=None, vjp=lambda g, y, a: (view_back(g, y, a),))
 def view(a: Tensor, offset: Offset, shape: Shape) -> Tensor:
     """A window of a's memory: `shape` elements from byte `offset` on, with strides of their own."""
 
 
-@op(shape="view_back", dense=("total",), inplace="total")
-def view_back(
-    g: Tensor, total: Tensor | None, offset: Offset, nb1: Offset, nb2: Offset, nb3: Offset, shape: Shape
-) -> Tensor:
-    """Cotangent of a contiguous a in view(a), plus total: g added at the view's offset and strides into it, by default
-    zeros, of `shape`."""
+@op(shape="view_back", dense=("total",), layouts=("y", "a"), inplace="total")
+def view_back(g: Tensor, y: Tensor, a: Tensor, total: Tensor | None = None) -> Tensor:
+    """Cotangent of a contiguous a of which y is a window, plus total: total, by default zeros, with g added to where y
+    lies in a."""
 
 
 @op("CPY", shape="cpy", view="b", writes=("b",), vjp=lambda g, y, a, b: (reshape(g, shape=a), None))
 def cpy(a: Tensor, b: Tensor) -> Tensor:
     """Writes the elements of a, in order, over those of b, and is b from then on; sizes may differ, their product not.
 
+    Types may differ too: from any with a decoder to any with an encoder. The derivative takes no notice of rounding.
+
     What reads b's memory later sees it, however it lies there. No element of b may lie on another or in a.
     """
+
+
+@op(kernel="cpy", shape="cast", by_row=True, vjp=lambda g, y, a: (g,))
+def cast(a: Tensor, type: int) -> Tensor:
+    """a in the element type of that number in the newest dialect. A file has it as a cpy whose b is itself."""
 
 
 @op(shape="like", dense=("a",), view=True, kernel=None,
@@ -479,14 +484,9 @@ def updated(a: Tensor, by: Tensor) -> Tensor:
 
 
 @op(shape="view_as", dense=("a",), view=True, layouts=("like",), kernel=None,
-    vjp=lambda g, y, a, like: (view_as_back(g, like, shape=a), None))  # fmt: skip
+    vjp=lambda g, y, a, like: (view_back(g, y, a), None))  # fmt: skip
 def view_as(a: Tensor, like: Tensor) -> Tensor:
     """The window of a that `like` is in the memory where it lies."""
-
-
-@op(shape="view_as_back", layouts=("like",))
-def view_as_back(g: Tensor, like: Tensor, shape: Shape) -> Tensor:
-    """Cotangent of a in view_as(a, like): g added into zeros of `shape`."""
 
 
 @op(shape="cleared", dense=("g",), layouts=("by",), inplace=True)
@@ -573,11 +573,11 @@ def window(a: Tensor, nb1: int, nb2: int, nb3: int, offset: int, shape: Shape) -
 def get_rows(a: Tensor, ids: Tensor) -> Tensor:
     """Rows of a by number: a (..., v, d), ids int32 (..., n) -> float32 (..., n, d). Every id is checked against v.
 
-    a is float32 or any type with a decoder.
+    a is float32 or any type with a decoder, or int32, as then the result is.
     """
 
 
-@op("GET_ROWS_BACK", shape="get_rows_back", rows=("g",), dense=("ids",))
+@op("GET_ROWS_BACK", shape="get_rows_back", rows=("g",), dense=("ids",), decoded=("g",))
 def get_rows_back(g: Tensor, ids: Tensor, shape: Shape) -> Tensor:
     """Cotangent of a in get_rows(a, ids): rows of g summed into zeros of `shape`."""
 
@@ -590,7 +590,7 @@ def add_rows(g: Tensor, ids: Tensor, total: Tensor, shape: Shape) -> Tensor:
 # ---------------------------------------------------------------- windows over images
 
 
-@op("IM2COL", shape="im2col", dense=("b",), layouts=("a",), rank=lambda a, b: b, vjp=lambda g, y, a, b: (
+@op("IM2COL", shape="im2col", dense=("b",), layouts=("a",), result="f16", rank=lambda a, b: b, vjp=lambda g, y, a, b: (
     None, im2col_back(a, g, y.s0, y.s1, y.p0, y.p1, y.d0, y.d1, y.is_2d, shape=b)))  # fmt: skip
 def im2col(
     a: Tensor, b: Tensor, s0: int = 1, s1: int = 1, p0: int = 0, p1: int = 0, d0: int = 1, d1: int = 1, is_2d: int = 1
@@ -609,7 +609,8 @@ def im2col_back(
     """Cotangent of b in im2col(a, b): the sum over all patches that an element is in."""
 
 
-@op("CONV_TRANSPOSE_1D", shape="conv_transpose_1d", dense=("a", "b"), rank=lambda a, b: 2, vjp=lambda g, y, a, b: (
+@op("CONV_TRANSPOSE_1D", shape="conv_transpose_1d", dense=("a", "b"), decoded=("a",), rank=lambda a, b: 2,
+    vjp=lambda g, y, a, b: (
     conv_transpose_kernel_back(g, b, y.stride, 1, shape=a),
     conv_transpose_data_back(g, a, y.stride, 1, shape=b)))  # fmt: skip
 def conv_transpose_1d(a: Tensor, b: Tensor, stride: int = 1, padding: int = 0, dilation: int = 1) -> Tensor:
@@ -619,7 +620,8 @@ def conv_transpose_1d(a: Tensor, b: Tensor, stride: int = 1, padding: int = 0, d
     """
 
 
-@op("CONV_TRANSPOSE_2D", shape="conv_transpose_2d", dense=("a", "b"), rank=lambda a, b: b, vjp=lambda g, y, a, b: (
+@op("CONV_TRANSPOSE_2D", shape="conv_transpose_2d", dense=("a", "b"), decoded=("a",), rank=lambda a, b: b,
+    vjp=lambda g, y, a, b: (
     conv_transpose_kernel_back(g, b, y.stride, 2, shape=a),
     conv_transpose_data_back(g, a, y.stride, 2, shape=b)))  # fmt: skip
 def conv_transpose_2d(a: Tensor, b: Tensor, stride: int = 1) -> Tensor:
@@ -639,7 +641,8 @@ def conv_transpose_data_back(g: Tensor, a: Tensor, stride: int, dims: int, shape
     """Cotangent of the images in a transposed convolution of 1 or 2 dimensions."""
 
 
-@op("POOL_1D", shape="pool_1d", dense=("a",), vjp=lambda g, y, a: (pool_1d_back(g, a, y.kind, y.k0, y.s0, y.p0),))
+@op("POOL_1D", shape="pool_1d", dense=("a",), decoded=("a",),
+    vjp=lambda g, y, a: (pool_1d_back(g, a, y.kind, y.k0, y.s0, y.p0),))  # fmt: skip
 def pool_1d(a: Tensor, kind: int, k0: int, s0: int, p0: int = 0) -> Tensor:
     """Largest element (kind 0) or mean (kind 1) of windows of k0 elements, s0 apart, over rows with p0 zeros around."""
 
@@ -649,7 +652,7 @@ def pool_1d_back(g: Tensor, a: Tensor, kind: int, k0: int, s0: int, p0: int) -> 
     """Cotangent of a in pool_1d(a); of equal largest elements the first has it all."""
 
 
-@op("POOL_2D", shape="pool_2d", dense=("a",),
+@op("POOL_2D", shape="pool_2d", dense=("a",), decoded=("a",),
     vjp=lambda g, y, a: (pool_2d_back(g, a, y.kind, y.k0, y.k1, y.s0, y.s1, y.p0, y.p1),))  # fmt: skip
 def pool_2d(a: Tensor, kind: int, k0: int, k1: int, s0: int, s1: int, p0: int = 0, p1: int = 0) -> Tensor:
     """pool_1d over the last two axes, by windows of k1 rows of k0."""
@@ -713,7 +716,7 @@ def diag_mask_zero(a: Tensor, n_past: int = 0) -> Tensor:
     """0 where column > row + n_past."""
 
 
-@op("SOFT_MAX", shape="soft_max", rows=("a", "mask"), inplace=True, by_row=True,
+@op("SOFT_MAX", shape="soft_max", rows=("a", "mask"), decoded=("mask",), inplace=True, by_row=True,
     vjp=lambda g, y, a, mask: (soft_max_scaled_back(g, y, y.scale), None))  # fmt: skip
 def soft_max(a: Tensor, mask: Tensor | None = None, scale: float = 1.0, max_bias: float = 0.0) -> Tensor:
     """softmax(a * scale + mask) over the last axis; the mask (n, m) is shared by the batch."""
@@ -791,8 +794,8 @@ def _flash_cotangents(
     return dq, written(dk, dq), written(dv, dq), None
 
 
-@op("FLASH_ATTN_EXT", shape="flash_attn_ext", rows=("q", "k", "v", "mask"), work="flash_attn_ext",
-    rank=lambda q, k, v, mask: q, vjp=_flash_cotangents)  # fmt: skip
+@op("FLASH_ATTN_EXT", shape="flash_attn_ext", rows=("q", "k", "v", "mask"), decoded=("k", "v", "mask"),
+    work="flash_attn_ext", rank=lambda q, k, v, mask: q, vjp=_flash_cotangents)  # fmt: skip
 def flash_attn_ext(
     q: Tensor,
     k: Tensor,
@@ -830,7 +833,7 @@ def flash_attn_ext_back(
     """Cotangents of q, k and v in flash_attn_ext(q, k, v), left in dq, dk and dv; the result is dq."""
 
 
-@op("ROPE", shape="rope", rows=("a",), dense=("positions", "freq_factors"), inplace=True,
+@op("ROPE", shape="rope", rows=("a",), dense=("positions", "freq_factors"), decoded=("a",), result="a", inplace=True,
     words={"n_dims": 1, "mode": 2, "n_ctx_orig": 4, "freq_base": 5},
     vjp=lambda g, y, a, positions, freq_factors: (
         rope_back(g, positions, freq_factors, y.n_dims, y.mode, y.n_ctx_orig, y.freq_base, y.freq_scale,
@@ -858,7 +861,8 @@ def rope(
     """
 
 
-@op("ROPE_BACK", kernel="rope", shape="rope", rows=("g",), dense=("positions", "freq_factors"), inplace=True,
+@op("ROPE_BACK", kernel="rope", shape="rope", rows=("g",), dense=("positions", "freq_factors"), decoded=("g",),
+    result="g", inplace=True,
     words={"n_dims": 1, "mode": 2, "n_ctx_orig": 4, "freq_base": 5})  # fmt: skip
 def rope_back(
     g: Tensor,

@@ -76,6 +76,8 @@ class Op:
     dense: tuple[str, ...]  # sources that must be contiguous as a whole
     writes: tuple[str, ...]  # sources the kernel writes
     layouts: tuple[str, ...]  # sources of which only the place in memory matters
+    decoded: tuple[str, ...]  # sources that files hold in any type with a decoder, and kernels read as float32
+    result: str | None  # in a file the result's type may be that of this source, or "f16"; the kernel's is float32
     work: str | None  # function in runtime/src/work.c that sizes the scratch memory
     rank: Callable[..., int] | None  # rank of the result from ranks of the sources; None: the largest
     doc: str = field(repr=False)
@@ -136,6 +138,8 @@ def op(
     dense: tuple[str, ...] = (),
     writes: tuple[str, ...] = (),
     layouts: tuple[str, ...] = (),
+    decoded: tuple[str, ...] = (),
+    result: str | None = None,
     words: dict[str, int] | None = None,
     work: str | None = None,
     rank: Callable[..., int] | None = None,
@@ -172,8 +176,8 @@ def op(
             params=tuple(params), sized=sized, shape=shape, view=sources[0] if view is True else view or None,
             kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
             no_gradient=no_gradient, by_row=by_row, inplace=sources[0] if inplace is True else inplace or None,
-            infinite=infinite, rows=rows, dense=dense, writes=writes, layouts=layouts, work=work, rank=rank,
-            doc=inspect.getdoc(stub) or "",
+            infinite=infinite, rows=rows, dense=dense, writes=writes, layouts=layouts, decoded=decoded,
+            result=result, work=work, rank=rank, doc=inspect.getdoc(stub) or "",
         )  # fmt: skip
         if row.name in TABLE:
             raise ValueError(f"op {row.name} is in the table twice")

@@ -95,7 +95,7 @@ class Rule(Operand):
 
 
 class Output(Rule):
-    """The node being differentiated: `y.eps` reads its parameter, `y.nb1` its stride."""
+    """The node being differentiated: `y.eps` reads its parameter."""
 
     def __init__(self, op: Op) -> None:
         super().__init__("y")
@@ -105,8 +105,6 @@ class Output(Rule):
         for p in self.op.params:
             if p.name == name:
                 return f"gg_param_{p.kind}(&node, {p.word})"
-        if name in ("nb1", "nb2", "nb3"):
-            return f"node.nb[{name[2]}]"
         raise AttributeError(f"{self.op.name} has no parameter {name}")
 
 
@@ -158,6 +156,11 @@ def formula(op: Op) -> str:
 def bits(op: Op, names: tuple[str, ...]) -> str:
     """Mask of these sources."""
     return hex(sum(1 << op.sources.index(name) for name in names))
+
+
+def result(op: Op) -> str:
+    """Where the type of an op's result in a file comes from: see gg_op_info."""
+    return "GG_RESULT_F16" if op.result == "f16" else str(op.sources.index(op.result) if op.result else -1)
 
 
 def words(op: Op) -> str:
@@ -233,8 +236,8 @@ def main(out: Path) -> None:
     )
     environment.globals.update(
         ops=list(TABLE.values()), dialects=dialect.DIALECTS.values(), magic=dialect.MAGIC,
-        vjp_statements=vjp_statements, formula=formula, bits=bits, words=words, finite_words=finite_words,
-        make_signature=make_signature, file_op=file_op, file_ops=file_ops,
+        vjp_statements=vjp_statements, formula=formula, bits=bits, result=result, words=words,
+        finite_words=finite_words, make_signature=make_signature, file_op=file_op, file_ops=file_ops,
         layout=layout, types=types(), type_numbers=type_numbers, unread=unread,
     )  # fmt: skip
     for name in ("gg_ops.h", "ops.c", "elementwise.c", "kernels.c"):

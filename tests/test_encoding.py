@@ -8,9 +8,10 @@ import pytest
 from ggmlgraph import encoding
 from ggmlgraph.core import TYPES, lib
 from ggmlgraph.dialect import TYPES as ELEMENTS
-from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.errors import UsageError
 
 DECODED = [name for name in TYPES if encoding.element(name).decodes]
+ENCODED_BLOCKS = [name for name in TYPES if encoding.element(name).encodes and name not in encoding.ENCODED]
 BLOCKS = [name for name in DECODED if encoding.element(name).block > 1]
 
 
@@ -76,6 +77,23 @@ def test_encoding_as_bf16_rounds_to_nearest_even() -> None:
         np.testing.assert_array_equal(encoding.encode("bf16", values), high + up)
 
 
+@pytest.mark.parametrize("name", ENCODED_BLOCKS)
+def test_blocks_are_those_of_the_gguf_package(name: str) -> None:
+    quants = pytest.importorskip("gguf.quants", reason="the gguf package is not there")
+    values = np.random.default_rng(2).normal(size=(300, 32)).astype(np.float32)
+    values[:3] = [[0], [2], [-3e38]]
+    with np.errstate(all="ignore"):
+        expected = quants.quantize(values, quants.GGMLQuantizationType[name.upper()])
+    np.testing.assert_array_equal(encoding.encode(name, values).view(np.uint8), expected.reshape(-1))
+
+
+@pytest.mark.parametrize("name", ENCODED_BLOCKS)
+def test_a_block_of_what_is_not_finite_is_still_a_block(name: str) -> None:
+    values = np.random.default_rng(3).normal(size=96).astype(np.float32)
+    values[[0, 40, 70]] = [np.nan, np.inf, -np.inf]
+    assert encoding.decode(name, encoding.encode(name, values)).size == 96
+
+
 @pytest.mark.parametrize("name", encoding.ENCODED)
 def test_nan_stays_nan(name: str) -> None:
     bits = np.uint32([0x7F800001, 0x7FC00000, 0xFFFFFFFF, 0x7FFFFFFF])
@@ -96,5 +114,7 @@ def test_part_of_a_block_or_a_type_without_decoder_is_refused() -> None:
         encoding.decode("q8_0", bytes(35))
     with pytest.raises(UsageError, match="66 bytes of iq2_xxs"):
         encoding.decode("iq2_xxs", bytes(66))
-    with pytest.raises(GGError):
-        encoding.encode("q8_0", np.zeros(32, np.float32))
+    with pytest.raises(UsageError, match="33 numbers cannot be encoded as q8_0"):
+        encoding.encode("q8_0", np.zeros(33, np.float32))
+    with pytest.raises(UsageError, match="256 numbers cannot be encoded as q4_k"):
+        encoding.encode("q4_k", np.zeros(256, np.float32))

@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from handmade import File
 
 import ggmlgraph as gg
 from ggmlgraph import cgraph
-from ggmlgraph.cgraph import Record, dense_strides
-from ggmlgraph.dialect import DIALECTS, LOSS, PARAM, TYPES, WRITTEN
+from ggmlgraph.dialect import LOSS, PARAM, WRITTEN
 from ggmlgraph.errors import GGError, UnsupportedError
 from ggmlgraph.rewrite import rewrite
 
 D_MODEL, N_SLOTS = 4, 3
-
-
-class File:
-    """Records of a graph by hand: every method adds one and returns its index."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def leaf(self, name: str, values: Any, flags: int = 0) -> int:
-        data = np.asarray(values, np.float32)
-        return self._add(name, "NONE", data.shape, (), flags=flags, data=lambda: [data.tobytes()])
-
-    def as_type(self, name: str) -> None:
-        """Make every tensor of one type; its elements have 4 bytes."""
-        self.records = [replace(record, type=name) for record in self.records]
-
-    def node(self, name: str, op: str, shape: tuple[int, ...], *src: int, **fields: Any) -> int:
-        return self._add(name, op, shape, src, **fields)
-
-    def view(self, name: str, a: int, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> int:
-        """offset, strides: in elements, numpy order."""
-        nb = [4 * s for s in reversed(strides)]
-        nb += [nb[-1] * shape[0]] * (4 - len(nb))
-        return self._add(name, "VIEW", shape, (a,), op_params=struct.pack("<Q", 4 * offset), nb=tuple(nb))
-
-    def cpy(self, name: str, a: int, b: int) -> int:
-        self.records.append(Record(name, "F32", self.records[b].ne, self.records[b].nb, "CPY", src=(a, b)))
-        return len(self.records) - 1
-
-    def _add(self, name: str, op: str, shape: tuple[int, ...], src: tuple[int, ...], **fields: Any) -> int:
-        ne = (*reversed(shape), *[1] * (4 - len(shape)))
-        fields.setdefault("nb", dense_strides(TYPES["F32"], ne))
-        self.records.append(Record(name, "F32", ne, op=op, src=src, **fields))
-        return len(self.records) - 1
-
-    def save(self, path: Path, dialect: str = "v2") -> Path:
-        """Leafs as they are, then nodes in the order they were added, which means something here."""
-        placed = cgraph.order(
-            self.records, [i for i, r in enumerate(self.records) if r.op != "NONE"], DIALECTS[dialect]
-        )
-        with path.open("wb") as stream:
-            cgraph.emit(stream, placed, DIALECTS[dialect], 4096)
-        return path
 
 
 def cache_graph() -> File:

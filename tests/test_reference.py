@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import NO_SAMPLE_GRADIENT, REFERENCE, SAMPLES, WRITES, Array, Sample, strides_to_nb
+from reference import NO_SAMPLE_GRADIENT, REFERENCE, SAMPLES, WRITES, Array, Sample
 
 from ggmlgraph import ops
 from ggmlgraph.optable import TABLE, Op, Operand
@@ -261,11 +261,9 @@ class Ref(Operand):
 
 
 def node(sample: Sample, y: Array) -> Ref:
-    """The output, from which a rule reads parameters and strides."""
+    """The output, from which a rule reads parameters."""
     op = TABLE[sample.op]
     params = {p.name: p.default for p in op.params} | sample.params
-    if sample.strides is not None:
-        params |= {f"nb{i}": nb for i, nb in enumerate(strides_to_nb(y.shape, sample.strides)) if i > 0}
     return Ref(y, **params)
 
 

@@ -140,8 +140,9 @@ double gg_peak_flops(const char *isa, int32_t matmul_precision, int32_t n_thread
 /* ---- element types ---- */
 /* n numbers, a multiple of the type's block, of a type with a decoder, as float32. */
 int32_t gg_decode(int32_t type, int64_t n, const void *blocks, float *out, gg_error *err);
-/* n numbers as GG_TYPE_F16 or GG_TYPE_BF16, rounded to nearest, ties to even; what is too large becomes infinite. */
-int32_t gg_encode(int32_t type, int64_t n, const float *x, void *out, gg_error *err);
+/* n numbers, a multiple of the type's block, in a type with an encoder. Halves are rounded to nearest, ties to even; what
+ * is too large becomes infinite. */
+int32_t gg_encode(int32_t type, int64_t n, const float *x, void *blocks, gg_error *err);
 
 /* ---- first weights ---- */
 /* n numbers mean + std * normal out of as many random words (n rounded up to even): the same bytes at every level. */

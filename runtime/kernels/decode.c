@@ -33,29 +33,6 @@ DECODER(bf16)
     }
 }
 
-static void encode_f16(int64_t n, const float *restrict x, uint16_t *restrict out)
-{
-    int64_t i = 0;
-    for (; i + GG_LANES <= n; i += GG_LANES) gg_store_f16(out + i, gg_load(x + i));
-    for (; i < n; i++) out[i] = gg_f32_to_f16(x[i]);
-}
-
-static void encode_bf16(int64_t n, const float *restrict x, uint16_t *restrict out)
-{
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
-        out[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
-    }
-}
-
-void GG_ISA_NAME(gg_encode)(int32_t type, int64_t n, const float *x, uint16_t *out)
-{
-    if (type == GG_TYPE_F16) encode_f16(n, x, out);
-    else encode_bf16(n, x, out);
-}
-
 /* ---------------------------------------------------------------- blocks of 32 */
 
 /* Numbers 0 to 15 in the lower halves of 16 bytes, 16 to 31 in the upper. */

@@ -71,29 +71,66 @@ GG_KERNEL(cont)
 
 /* ---- cpy ---- */
 
-/* n elements, each so many bytes behind the one before. */
-static void copy_elements(char *y, int64_t y_stride, const char *a, int64_t a_stride, int64_t n, int64_t size)
+/* Elements that are converted at a time: whole blocks of every type. */
+enum { CPY_ELEMENTS = 1024 };
+
+/* n elements of y's type, each so many bytes behind the one before; of a block type they lie without gaps. */
+typedef struct elements {
+    int32_t type;
+    int64_t stride;
+    char   *data;
+} elements;
+
+static void move_elements(const elements *y, const elements *a, int64_t n)
 {
-    if (y_stride == size && a_stride == size) memcpy(y, a, (size_t)(n * size));
-    else if (size == 4) for (int64_t i = 0; i < n; i++) memcpy(y + i * y_stride, a + i * a_stride, 4);
-    else for (int64_t i = 0; i < n; i++) memcpy(y + i * y_stride, a + i * a_stride, (size_t)size);
+    int64_t size = gg_type_size(y->type);
+    if (y->stride == size && a->stride == size) memcpy(y->data, a->data, (size_t)gg_row_nbytes(y->type, n));
+    else if (size == 4) for (int64_t i = 0; i < n; i++) memcpy(y->data + i * y->stride, a->data + i * a->stride, 4);
+    else for (int64_t i = 0; i < n; i++) memcpy(y->data + i * y->stride, a->data + i * a->stride, (size_t)size);
+}
+
+static void load_elements(float *out, const elements *a, int64_t n)
+{
+    if (a->type == GG_TYPE_F32)
+        for (int64_t i = 0; i < n; i++) memcpy(out + i, a->data + i * a->stride, 4);
+    else if (a->stride == gg_type_size(a->type)) GG_ISA_NAME(gg_decode)(a->type, n, a->data, out);
+    else
+        for (int64_t i = 0; i < n; i++) GG_ISA_NAME(gg_decode)(a->type, 1, a->data + i * a->stride, out + i);
+}
+
+static void store_elements(const elements *y, const float *x, int64_t n)
+{
+    if (y->type == GG_TYPE_F32)
+        for (int64_t i = 0; i < n; i++) memcpy(y->data + i * y->stride, x + i, 4);
+    else if (y->stride == gg_type_size(y->type)) GG_ISA_NAME(gg_encode)(y->type, n, x, y->data);
+    else
+        for (int64_t i = 0; i < n; i++) GG_ISA_NAME(gg_encode)(y->type, 1, x + i, y->data + i * y->stride);
 }
 
 /* Element i of a tensor, in order. */
-static int64_t element_offset(const gg_tensor *t, int64_t i)
+static elements elements_at(const gg_tensor *t, char *data, int64_t i)
 {
-    return row_offset(t->ne, t->nb, i / t->ne[0]) + i % t->ne[0] * t->nb[0];
+    int64_t column = i % t->ne[0] / gg_types[t->type].block * t->nb[0];
+    return (elements){t->type, t->nb[0], data + row_offset(t->ne, t->nb, i / t->ne[0]) + column};
 }
 
+/* Rows of either tensor are whole blocks of both types, and so are the parts between their ends. */
 GG_KERNEL(cpy)
 {
     const gg_tensor *a = task->src[0], *y = task->y;
     int64_t          begin, end;
-    gg_share(task, gg_nelements(y), 1024, &begin, &end);
+    gg_share(task, gg_nelements(y), CPY_ELEMENTS, &begin, &end);
     for (int64_t i = begin, n; i < end; i += n) {
+        float    values[CPY_ELEMENTS];
+        elements from = elements_at(a, task->src_data[0], i), to = elements_at(y, task->y_data, i);
         n = gg_min_i64(end - i, gg_min_i64(a->ne[0] - i % a->ne[0], y->ne[0] - i % y->ne[0]));
-        copy_elements(task->y_data + element_offset(y, i), y->nb[0], task->src_data[0] + element_offset(a, i), a->nb[0],
-                      n, gg_type_size(y->type));
+        if (a->type == y->type) {
+            move_elements(&to, &from, n);
+            continue;
+        }
+        n = gg_min_i64(n, CPY_ELEMENTS);
+        load_elements(values, &from, n);
+        store_elements(&to, values, n);
     }
 }
 
@@ -206,23 +243,12 @@ GG_KERNEL(concat)
 
 /* ---- view_back ---- */
 
-/* The view's place in y: op_params hold four i64, its byte offset and its strides but the first. */
-typedef struct window {
-    int64_t offset, nb[GG_MAX_DIMS];
-} window;
-
-static window window_of(const gg_tensor *y)
-{
-    return (window){gg_param_i64(y, 0), {4, gg_param_i64(y, 2), gg_param_i64(y, 4), gg_param_i64(y, 6)}};
-}
-
 /* Where a tensor lies in its root's memory, for elements of 4 bytes. */
-static window place_of(const gg_tensor *t)
+static gg_tensor place_of(const gg_tensor *t)
 {
-    int64_t size = gg_type_size(t->type);
-    window  w = {.offset = t->root_offset / size * 4};
-    for (int d = 0; d < GG_MAX_DIMS; d++) w.nb[d] = t->nb[d] / size * 4;
-    return w;
+    gg_tensor place = {.type = GG_TYPE_F32};
+    gg_lie_like(&place, t);
+    return place;
 }
 
 static void add_strided_row(char *y, int64_t y_stride, const char *a, int64_t n, int64_t stride)
@@ -238,13 +264,15 @@ static void start_from(const gg_task *task, const char *total, int64_t begin, in
     else if (total != task->y_data) memcpy(task->y_data + begin, total + begin, (size_t)(end - begin));
 }
 
-/* Source 0 added into `total` or zeros at its place in y. */
-static void add_window(const gg_task *task, window w, const char *total)
+/* g added into total or zeros where view lies in a, of which only the places matter */
+GG_KERNEL(view_back)
 {
     const gg_tensor *g = task->src[0];
+    gg_tensor        w = place_of(task->src[1]);
+    char            *first = task->y_data + w.root_offset - place_of(task->src[2]).root_offset;
     int64_t          begin, end;
     gg_share(task, gg_nelements(task->y) * 4, 4096, &begin, &end);
-    start_from(task, total, begin, end);
+    start_from(task, task->src_data[3], begin, end);
     gg_barrier(task);
 
     int64_t n = gg_nelements(g);
@@ -253,22 +281,18 @@ static void add_window(const gg_task *task, window w, const char *total)
     gg_run run;
     for (int64_t i = begin; i < end; i += run.n) {
         run = gg_run_from(i, end, g->ne[0], end);
-        char       *y = task->y_data + w.offset + row_offset(g->ne, w.nb, run.row) + run.column * w.nb[0];
+        char       *y = first + row_offset(g->ne, w.nb, run.row) + run.column * w.nb[0];
         const char *row = task->src_data[0] + row_offset(g->ne, g->nb, run.row) + run.column * g->nb[0];
         add_strided_row(y, w.nb[0], row, run.n, g->nb[0]);
     }
 }
-
-GG_KERNEL(view_back) { add_window(task, window_of(task->y), task->src_data[1]); }
-
-GG_KERNEL(view_as_back) { add_window(task, place_of(task->src[1]), NULL); }
 
 /* ---- cleared ---- */
 
 GG_KERNEL(cleared)
 {
     const gg_tensor *by = task->src[1];
-    window           w = place_of(by);
+    gg_tensor        w = place_of(by);
     int64_t          begin, end;
     gg_share(task, gg_nelements(task->y) * 4, 4096, &begin, &end);
     start_from(task, task->src_data[0], begin, end);
@@ -278,7 +302,7 @@ GG_KERNEL(cleared)
     gg_run run;
     for (int64_t i = begin; i < end; i += run.n) {
         run = gg_run_from(i, end, by->ne[0], end);
-        char *y = task->y_data + w.offset + row_offset(by->ne, w.nb, run.row) + run.column * w.nb[0];
+        char *y = task->y_data + w.root_offset + row_offset(by->ne, w.nb, run.row) + run.column * w.nb[0];
         for (int64_t k = 0; k < run.n; k++) memset(y + k * w.nb[0], 0, 4);
     }
 }
@@ -304,7 +328,7 @@ GG_KERNEL(get_rows)
         if (id[i] < 0 || id[i] >= a->ne[1]) {
             gg_fault(task, id[i], a->ne[1]);
             memset(y, 0, (size_t)n * sizeof(float));
-        } else if (a->type == GG_TYPE_F32) {
+        } else if (a->type == task->y->type) {
             memcpy(y, row, (size_t)n * sizeof(float));
         } else {
             GG_ISA_NAME(gg_decode)(a->type, n, row, y);

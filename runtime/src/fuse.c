@@ -199,9 +199,9 @@ static bool match_part(const fusion *f, int32_t id, match *m)
     for (int k = 1; k >= 0; k--) {
         int32_t total = y->src[1 - k], view = swallow(f, id, k, GG_OP_VIEW_BACK);
         int32_t rows = swallow(f, id, k, GG_OP_GET_ROWS_BACK);
-        if (view >= 0 && gg_at(f->g, view)->src[1] < 0) {
-            *m = (match){.op = GG_OP_VIEW_BACK, .n_src = 2, .src = {gg_at(f->g, view)->src[0], total}};
-            memcpy(m->op_params, gg_at(f->g, view)->op_params, sizeof m->op_params);
+        if (view >= 0 && gg_at(f->g, view)->src[3] < 0) {
+            const int32_t *src = gg_at(f->g, view)->src;
+            *m = (match){.op = GG_OP_VIEW_BACK, .n_src = 4, .src = {src[0], src[1], src[2], total}};
             return true;
         }
         if (rows >= 0 && gg_at(f->g, total)->root != gg_at(f->g, gg_at(f->g, rows)->src[0])->root) {

@@ -34,7 +34,7 @@ static void mark(sweep *s, const gg_graph *g, int32_t loss, bool *influences)
         bool depends = is_param(t);
         for (int k = 0; k < GG_MAX_SRC && !gg_ops[t->op].no_gradient; k++)
             depends = depends || (t->src[k] >= 0 && s->wants[t->src[k]] && has_influence(&gg_ops[t->op], k));
-        s->wants[id] = depends && influences[id] && t->type == GG_TYPE_F32;
+        s->wants[id] = depends && influences[id] && gg_is_real(t->type);
     }
 }
 

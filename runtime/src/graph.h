@@ -47,6 +47,8 @@ typedef struct gg_op_info {
     uint32_t       dense;     /* bit k: source k must be contiguous */
     uint32_t       writes;    /* bit k: the kernel writes source k */
     uint32_t       layouts;   /* bit k: of source k only the place in memory matters */
+    uint32_t       decoded;   /* bit k: a file may hold source k in any type with a decoder */
+    int32_t        result;    /* the source whose type the result may have in a file, GG_RESULT_F16, or -1 */
     uint32_t       words;     /* bit w: op_params word w is a parameter */
     uint32_t       finite_words; /* bit w: a float that is neither infinite nor NaN */
     bool           sized;     /* ne is given */
@@ -63,6 +65,8 @@ typedef struct gg_op_info {
 } gg_op_info;
 
 extern const gg_op_info gg_ops[]; /* generated; GG_OP_COUNT rows */
+
+enum { GG_RESULT_F16 = GG_MAX_SRC }; /* the result may be half precision in a file */
 
 enum { GG_MAX_TENSORS = 1 << 20 };
 

@@ -3,8 +3,12 @@
  * What a file looks like is a gg_dialect, generated data; one reader serves all of them, and what it accepts is valid:
  * no later pass checks again. Every scalar is read from bytes that were checked to be there; counts are checked against
  * the bytes that remain before anything is allocated; every node's type, sizes and strides are derived again by the
- * shape rules and compared. Leafs come first in the file and nodes after them, so a tensor's id is its index in the
- * file. Each refusal names the byte, the tensor and the rule: docs/cgraph.md lists the rules by their codes.
+ * shape rules and compared. Each refusal names the byte, the tensor and the rule: docs/cgraph.md lists the rules by their
+ * codes.
+ *
+ * A tensor of the file is one of the graph. Casts are added to those: in front of a source that is not float32, but that
+ * a kernel reads as float32, and behind a result that is not float32 in the file. A result that ggml computes in place
+ * is copied over its source.
  */
 #include "dialect.h"
 #include "graph.h"
@@ -36,6 +40,8 @@ typedef struct reader {
     bool              with_data; /* copy leafs' data; without, a file is only checked */
     int64_t           n_leafs, n_nodes;
     int64_t          *data_at; /* offset of each leaf's data, where words of ops lie in leafs; else NULL */
+    int32_t           n_read, n_charged; /* tensors of the file that are in the graph, and of the graph against limits */
+    int32_t          *ids, *decoded;   /* per tensor of the file: its id, and that of its newest cast to float32, or -1 */
     int64_t           nbytes, nodes_nbytes; /* of what was read: all memory, and what size_eval has to hold */
     double            flops;
     record            rec;
@@ -49,7 +55,7 @@ fail_at(reader *r, int32_t kind, const char *code, int64_t offset, const char *f
 {
     const record *rec = &r->rec;
     char message[sizeof r->err->message];
-    int32_t id = r->g->n_tensors;
+    int32_t id = r->n_read;
     va_list args;
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
@@ -117,10 +123,12 @@ static int32_t read_header(reader *r)
     if (n > most)
         OVER_LIMIT("TooManyTensors", r, N_LEAFS, "%lld tensors, at most %lld are allowed", (long long)n,
                    (long long)most);
-    if (gg_reserve(r->g, (int32_t)n, r->err) < 0) return pass_on(r, N_LEAFS);
-    if (d->n_params > 0) return 0;
-    r->data_at = calloc((size_t)r->n_leafs + 1, sizeof *r->data_at);
-    return r->data_at ? 0 : gg_fail(r->err, GG_ERR_MEMORY, -1, "no memory for %lld leafs", (long long)r->n_leafs);
+    r->ids = malloc((size_t)(n + 1) * sizeof *r->ids);
+    r->decoded = malloc((size_t)(n + 1) * sizeof *r->decoded);
+    if (d->n_params == 0) r->data_at = calloc((size_t)r->n_leafs + 1, sizeof *r->data_at);
+    if (!r->ids || !r->decoded || (d->n_params == 0 && !r->data_at))
+        return gg_fail(r->err, GG_ERR_MEMORY, -1, "no memory for %lld tensors", (long long)n);
+    return gg_reserve(r->g, (int32_t)n, r->err) < 0 ? pass_on(r, N_LEAFS) : 0;
 }
 
 /* ggml's importer takes size_eval bytes for its nodes. */
@@ -286,6 +294,18 @@ static int32_t charge(reader *r, int32_t id)
     return 0;
 }
 
+/* The tensor read is now `id`, the last of those added for it. */
+static int32_t finish_tensor(reader *r, int32_t id)
+{
+    for (int32_t added = r->n_charged; added <= id; added++)
+        if (charge(r, added) < 0) return -1;
+    r->n_charged = id + 1;
+    r->ids[r->n_read] = id;
+    r->decoded[r->n_read] = -1;
+    r->n_read++;
+    return 0;
+}
+
 /* ---------------------------------------------------------------- leafs and parameters */
 
 static int32_t add_leaf(reader *r)
@@ -302,9 +322,9 @@ static int32_t add_leaf(reader *r)
     void *data = r->with_data ? gg_leaf_data(r->g, id, r->err) : NULL;
     if (r->with_data && !data) return pass_on(r, r->rec.begin);
     if (data) memcpy(data, r->bytes + r->at, (size_t)nbytes);
-    if (r->data_at) r->data_at[id] = r->at;
+    if (r->data_at) r->data_at[r->n_read] = r->at;
     r->at += stored;
-    return charge(r, id);
+    return finish_tensor(r, id);
 }
 
 static int32_t read_leaf(reader *r)
@@ -329,17 +349,17 @@ static int32_t read_param(reader *r)
 
 /* ---------------------------------------------------------------- nodes */
 
-/* Sources as ids: leafs keep their number, nodes follow them. Every id is that of an earlier tensor, or -1; but the
- * destination of a CPY may be the CPY itself. */
+/* Sources as numbers of tensors of the file: leafs keep theirs, nodes follow them. Every one is that of an earlier
+ * tensor, or -1; but the destination of a CPY may be the CPY itself. */
 static int32_t read_src(reader *r)
 {
     int64_t base = r->dialect->node_base < 0 ? r->n_leafs : r->dialect->node_base;
     for (int k = 0; k < r->dialect->n_src; k++) {
         int64_t src = (int32_t)u32_at(r, src_at(r, k)), id = src >= base ? src - base + r->n_leafs : src;
-        bool is_cast = r->rec.op->op == GG_OP_CPY && k == 1 && id == r->g->n_tensors;
-        if (id < -1 || (id >= r->g->n_tensors && !is_cast) || (id >= r->n_leafs) != (src >= base))
+        bool is_cast = r->rec.op->op == GG_OP_CPY && k == 1 && id == r->n_read;
+        if (id < -1 || (id >= r->n_read && !is_cast) || (id >= r->n_leafs) != (src >= base))
             BAD("BadSource", r, src_at(r, k), "src[%d] is %lld, which is none of the %d tensors before", k,
-                (long long)src, r->g->n_tensors);
+                (long long)src, r->n_read);
         r->rec.t.src[k] = (int32_t)id;
     }
     return 0;
@@ -350,7 +370,7 @@ static int32_t fetch_words(reader *r, const gg_variation *v)
 {
     int32_t id = r->rec.t.src[v->words_in];
     if (id < 0) BAD("BadArity", r, src_at(r, v->words_in), "src[%d] is missing, which holds the op's words", v->words_in);
-    const gg_tensor *t = gg_at(r->g, id);
+    const gg_tensor *t = gg_at(r->g, r->ids[id]);
     if (!gg_is_leaf(t) || gg_nelements(t) != v->n_words || gg_span(t) != 4 * (int64_t)v->n_words)
         BAD("BadOpParams", r, src_at(r, v->words_in), "src[%d] is no leaf of the op's %d words", v->words_in, v->n_words);
     memcpy(r->rec.t.op_params, r->bytes + r->data_at[id], 4 * (size_t)v->n_words);
@@ -384,7 +404,7 @@ static int32_t apply_variation(reader *r)
         if (t->src[k] >= 0)
             BAD("BadArity", r, src_at(r, k), "src[%d] is set, the op takes %d in dialect %s", k, v->n_src,
                 r->dialect->name);
-    if (v->scalar >= 0 && t->src[v->scalar] >= 0 && gg_nelements(gg_at(r->g, t->src[v->scalar])) != 1)
+    if (v->scalar >= 0 && t->src[v->scalar] >= 0 && gg_nelements(gg_at(r->g, r->ids[t->src[v->scalar]])) != 1)
         BAD("BadShape", r, src_at(r, v->scalar), "src[%d] has more than one element", v->scalar);
     if (v->words_in >= 0 && fetch_words(r, v) < 0) return -1;
     memcpy(words, v->implied, sizeof words);
@@ -444,13 +464,74 @@ static int32_t compare(reader *r, int32_t id)
     return 0;
 }
 
-/* ggml_cast makes a CPY into itself: a new tensor. */
-static int32_t row_of(reader *r)
+/* ---------------------------------------------------------------- types that kernels have not */
+
+static int32_t add_cast(reader *r, int32_t id, int32_t type)
 {
-    bool is_cast = r->rec.op->op == GG_OP_CPY && r->rec.t.src[1] == r->g->n_tensors;
-    if (!is_cast) return r->rec.op->op;
-    r->rec.t.src[1] = -1;
-    return GG_OP_CONT;
+    gg_builder to = {r->g, r->err};
+    return gg_make_cast(&to, id, type);
+}
+
+/* Tensor `number` of the file as float32. A CPY may have changed it since it was last cast. */
+static int32_t decoded(reader *r, int32_t number)
+{
+    const gg_tensor *t = gg_at(r->g, r->ids[number]);
+    if (t->type == GG_TYPE_F32 || !gg_is_real(t->type)) return r->ids[number];
+    if (r->decoded[number] < 0 || r->decoded[number] < r->g->last_write)
+        r->decoded[number] = add_cast(r, r->ids[number], GG_TYPE_F32);
+    return r->decoded[number];
+}
+
+/* The type that the result is to have: its record's, where the op may have that in a file. */
+static int32_t result_type(const reader *r, const gg_op_info *op, int32_t y)
+{
+    const gg_tensor *t = &r->rec.t;
+    bool fits = op->result == GG_RESULT_F16 ? t->type == GG_TYPE_F16
+                : op->result >= 0           ? t->type == gg_at(r->g, r->ids[t->src[op->result]])->type
+                                            : false;
+    return fits ? t->type : gg_at(r->g, y)->type;
+}
+
+/* Append the op that was read, with casts where it needs them; the id of its result. */
+static int32_t add_op(reader *r, int32_t row)
+{
+    const gg_op_info *op = &gg_ops[row];
+    const gg_tensor *t = &r->rec.t;
+    int32_t src[GG_MAX_SRC];
+    for (int k = 0; k < op->n_src; k++) {
+        src[k] = t->src[k] < 0 ? -1 : op->decoded >> k & 1 ? decoded(r, t->src[k]) : r->ids[t->src[k]];
+        if (t->src[k] >= 0 && src[k] < 0) return -1;
+    }
+    int32_t y = gg_node(r->g, row, op->n_src, src, t->op_params, op->sized ? t->ne : NULL,
+                        row == GG_OP_VIEW ? r->rec.nb : NULL, r->err);
+    if (y < 0) return -1;
+    int32_t type = result_type(r, op, y);
+    return type == gg_at(r->g, y)->type ? y : add_cast(r, y, type);
+}
+
+/* ggml_cast makes a CPY into itself: a new tensor, of another type or of the same. */
+static bool is_cast(const reader *r) { return r->rec.op->op == GG_OP_CPY && r->rec.t.src[1] == r->n_read; }
+
+/* Whether the result lies in the memory of source 0, which ggml says in a name "... (view)" or in a word of SET and ACC,
+ * and no more once the result has another name. */
+static bool is_inplace(const reader *r, int32_t row)
+{
+    enum { SET_INPLACE = 4 };
+    static const char suffix[] = " (view)";
+    const gg_tensor *t = &r->rec.t;
+    size_t length = strlen(t->name), n = sizeof suffix - 1;
+    if (gg_ops[row].view >= 0 || t->src[0] < 0) return false;
+    const gg_tensor *a = gg_at(r->g, r->ids[t->src[0]]);
+    if (!gg_same_shape(t, a) || t->type != a->type) return false;
+    if (row == GG_OP_SET || row == GG_OP_ACC) return t->op_params[SET_INPLACE] != 0;
+    return length >= n && strcmp(t->name + length - n, suffix) == 0;
+}
+
+/* Result `id` written over source 0. */
+static int32_t write_back(reader *r, int32_t id)
+{
+    gg_builder to = {r->g, r->err};
+    return gg_make_cpy(&to, id, r->ids[r->rec.t.src[0]]);
 }
 
 static int32_t add_node(reader *r)
@@ -463,14 +544,19 @@ static int32_t add_node(reader *r)
     if (u32_at(r, op_at(r)) == (uint32_t)r->dialect->unary_op) t->op_params[0] = 0;
     for (int w = 0; w < GG_N_PARAMS; w++)
         if (file_op->unread >> w & 1) t->op_params[w] = 0;
-    int32_t row = row_of(r);
+    int32_t row = file_op->op;
+    if (is_cast(r)) {
+        row = GG_OP_CONT;
+        t->src[1] = -1;
+    }
     const gg_op_info *op = &gg_ops[row];
     if (apply_variation(r) < 0 || check_arity(r, op) < 0 || check_op_params(r, op) < 0) return -1;
-    int32_t id = gg_node(r->g, row, op->n_src, t->src, t->op_params, op->sized ? t->ne : NULL,
-                         row == GG_OP_VIEW ? r->rec.nb : NULL, r->err);
+    bool converts = row != file_op->op && t->type != gg_at(r->g, r->ids[t->src[0]])->type;
+    int32_t id = converts ? add_cast(r, r->ids[t->src[0]], t->type) : add_op(r, row);
+    if (id >= 0 && is_inplace(r, row)) id = write_back(r, id);
     if (id < 0) return pass_on(r, r->rec.begin);
     gg_set_name(r->g, id, t->name, t->flags, r->err);
-    return compare(r, id) < 0 ? -1 : charge(r, id);
+    return compare(r, id) < 0 ? -1 : finish_tensor(r, id);
 }
 
 /* A record of the node section: a parameter, which is a leaf to us, or an op. */
@@ -502,6 +588,8 @@ static gg_graph *read_as(reader r, gg_error *err, int64_t *reached)
     r.g = gg_graph_new();
     if (!r.g) gg_fail(err, GG_ERR_MEMORY, -1, "no memory for a graph");
     bool ok = r.g && read_all(&r) == 0;
+    free(r.ids);
+    free(r.decoded);
     *reached = r.at;
     free(r.data_at);
     if (ok) return r.g;

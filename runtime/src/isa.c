@@ -93,13 +93,13 @@ int32_t gg_decode(int32_t type, int64_t n, const void *blocks, float *out, gg_er
     return 0;
 }
 
-int32_t gg_encode(int32_t type, int64_t n, const float *x, void *out, gg_error *err)
+int32_t gg_encode(int32_t type, int64_t n, const float *x, void *blocks, gg_error *err)
 {
     const gg_kernels *kernels = gg_isa_find(NULL, err);
     if (!kernels) return -1;
-    if ((type != GG_TYPE_F16 && type != GG_TYPE_BF16) || n < 0)
+    if (!gg_is_type(type) || !gg_types[type].encodes || n < 0 || n % gg_types[type].block)
         return gg_fail(err, GG_ERR_ARGUMENT, -1, "%lld numbers cannot be encoded as type %d", (long long)n, type);
-    kernels->encode(type, n, x, out);
+    kernels->encode(type, n, x, blocks);
     return 0;
 }
 

@@ -48,7 +48,7 @@ struct gg_kernels {
     double (*peak_loop)(int64_t n_iterations, int32_t matmul_precision); /* returns the FLOPs done */
     void (*normals)(int64_t n, const uint64_t *bits, double mean, double std, float *out);
     void (*decode)(int32_t type, int64_t n, const void *blocks, float *out);
-    void (*encode)(int32_t type, int64_t n, const float *x, uint16_t *out);
+    void (*encode)(int32_t type, int64_t n, const float *x, void *blocks);
 };
 
 #endif

@@ -7,7 +7,8 @@
  *     w = cpy(k, v)               ->        w = cpy(k, v);  cache' = updated(cache, w)
  *     y = add(v, x)                         y = add(view_as(cache', v), x)
  *
- * Nothing is copied by that: all of them lie in the memory of `cache`. Called by the importer.
+ * Nothing is copied by that: all of them lie in the memory of `cache`. A result that the importer copied over its source,
+ * because ggml computes it in place, stays where it is if nobody reads the old memory again. Called by the importer.
  */
 #include "rebuild.h"
 
@@ -18,7 +19,30 @@
 typedef struct ordering {
     gg_rebuild r;     /* r.map: of a tensor, its newest place in the new graph */
     int32_t   *write; /* per root of the old graph: the last CPY into it, in the new graph; 0: none */
+    bool      *unseen; /* per node of the old graph: a write in place that nobody can tell from a new tensor */
 } ordering;
+
+/* A copy by the importer, which unlike those of a file has no name, of a result over all of its source's memory. */
+static bool is_write_back(const gg_graph *g, int32_t id)
+{
+    const gg_tensor *t = gg_at(g, id), *root = gg_at(g, t->root);
+    return t->op == GG_OP_CPY && t->src[0] == id - 1 && !gg_at(g, id - 1)->name[0] && !gg_is_leaf(root) &&
+           gg_is_contiguous(t) && gg_span(t) == gg_span(root);
+}
+
+/* From the last node on: `oldest` is, per root, the oldest tensor there that a node read so far uses. */
+static void find_unseen(ordering *o, int32_t *oldest)
+{
+    const gg_graph *g = o->r.in;
+    for (int32_t id = 0; id < g->n_tensors; id++) oldest[id] = g->n_tensors;
+    for (int32_t id = g->n_tensors - 1; id >= 0; id--) {
+        const gg_tensor *t = gg_at(g, id);
+        o->unseen[id] = is_write_back(g, id) && oldest[t->root] >= id;
+        for (int k = 0; k < GG_MAX_SRC; k++)
+            if (t->src[k] >= 0 && t->src[k] < oldest[gg_at(g, t->src[k])->root])
+                oldest[gg_at(g, t->src[k])->root] = t->src[k];
+    }
+}
 
 /* Tensor `id` of the old graph as it is now. */
 static int32_t current(ordering *o, int32_t id)
@@ -42,6 +66,7 @@ static int32_t copy_node(ordering *o, int32_t id)
 {
     const gg_tensor t = *gg_at(o->r.in, id);
     int32_t src[GG_MAX_SRC];
+    if (o->unseen[id]) return gg_copied(&o->r, id, o->r.map[t.src[0]]);
     for (int k = 0; k < t.n_src; k++) {
         src[k] = t.src[k] < 0 ? -1 : current(o, t.src[k]);
         if (t.src[k] >= 0 && src[k] < 0) return -1;
@@ -53,15 +78,16 @@ static int32_t copy_node(ordering *o, int32_t id)
 
 gg_graph *gg_order_writes(const gg_graph *g, gg_error *err)
 {
-    ordering o = {.write = calloc((size_t)g->n_tensors + 1, sizeof *o.write)};
-    if (!gg_rebuild_begin(&o.r, g, err)) {
-        free(o.write);
-        return NULL;
-    }
-    bool ok = o.write != NULL;
-    if (!ok) gg_fail(err, GG_ERR_MEMORY, -1, "no memory to order %d tensors", g->n_tensors);
+    size_t n = (size_t)g->n_tensors + 1;
+    ordering o = {.write = calloc(n, sizeof *o.write), .unseen = calloc(n, sizeof *o.unseen)};
+    int32_t *oldest = malloc(n * sizeof *oldest);
+    bool begun = gg_rebuild_begin(&o.r, g, err), ok = begun && o.write && o.unseen && oldest;
+    if (ok) find_unseen(&o, oldest);
+    else if (begun) gg_fail(err, GG_ERR_MEMORY, -1, "no memory to order %d tensors", g->n_tensors);
+    free(oldest);
     for (int32_t id = 0; id < g->n_tensors && ok; id++)
         ok = (gg_is_leaf(gg_at(g, id)) ? gg_copy_leaf(&o.r, id, NULL) : copy_node(&o, id)) >= 0;
     free(o.write);
-    return gg_rebuild_end(&o.r, ok);
+    free(o.unseen);
+    return begun ? gg_rebuild_end(&o.r, ok) : NULL;
 }

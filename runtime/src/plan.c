@@ -32,7 +32,7 @@ static void measure_lives(planner *p)
         p->owner[id] = id;
         if (t->root == id && in_arena(g, id)) p->buffers[id] = (buffer){id, id, gg_align(gg_span(t)), -1};
         for (int k = 0; k < GG_MAX_SRC; k++)
-            if (t->src[k] >= 0) p->buffers[gg_at(g, t->src[k])->root].last = id;
+            if (t->src[k] >= 0 && !(gg_ops[t->op].layouts >> k & 1)) p->buffers[gg_at(g, t->src[k])->root].last = id;
     }
     for (int32_t id = 0; id < end; id++) { /* what is read after the run: outputs and gradients of parameters */
         const gg_tensor *t = gg_at(g, id);

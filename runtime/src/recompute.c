@@ -107,12 +107,19 @@ static void cut(recompute *c, int64_t *depths)
     }
 }
 
+/* Source k of node id if the node reads it, and not just where it lies; else -1. */
+static int32_t read_source(const recompute *c, int32_t id, int k)
+{
+    const gg_tensor *t = tensor(c, id);
+    return gg_ops[t->op].layouts >> k & 1 ? -1 : t->src[k];
+}
+
 static void find_saved(recompute *c)
 {
     for (int32_t id = 0; id <= c->loss; id++) c->saved[id] = c->kept[id];
     for (int32_t id = c->loss + 1; id < c->r.in->n_tensors; id++)
         for (int k = 0; k < GG_MAX_SRC; k++) {
-            int32_t src = tensor(c, id)->src[k];
+            int32_t src = read_source(c, id, k);
             if (src >= 0 && src <= c->loss) c->saved[tensor(c, src)->root] = true;
         }
 }
@@ -178,7 +185,7 @@ static bool compute_again(recompute *c, int32_t id)
 static bool restore_sources(recompute *c, int32_t id)
 {
     for (int k = 0; k < tensor(c, id)->n_src; k++) {
-        int32_t src = tensor(c, id)->src[k];
+        int32_t src = read_source(c, id, k);
         if (src >= 0 && is_dropped(c, src) && c->again[src] < 0 && !compute_again(c, src)) return false;
     }
     return true;

@@ -308,8 +308,11 @@ int32_t gg_shape_sized(const gg_graph *g, gg_tensor *y, gg_error *err)
 
 int32_t gg_shape_repeat(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    if (gg_shape_sized(g, y, err) < 0) return -1;
-    if (!tiles(source(g, y, 0), y)) FAIL("the operand does not tile the shape asked for");
+    const gg_tensor *a = source(g, y, 0);
+    if (a->type != GG_TYPE_I32 && check_f32(g, y, err) < 0) return -1;
+    y->type = a->type;
+    if (gg_set_ne(y, y->ne, err) < 0) return -1;
+    if (!tiles(a, y)) FAIL("the operand does not tile the shape asked for");
     return 0;
 }
 
@@ -465,14 +468,36 @@ int32_t gg_shape_view(const gg_graph *g, gg_tensor *y, gg_error *err)
     return check_window(g, a, y, y->root_offset, err);
 }
 
+/* Whether no two elements, or blocks of them, lie on one another. */
+static bool is_injective(const gg_tensor *t)
+{
+    const int64_t ne[GG_MAX_DIMS] = {t->ne[0] / gg_types[t->type].block, t->ne[1], t->ne[2], t->ne[3]};
+    return gg_is_injective(ne, t->nb, gg_type_size(t->type));
+}
+
+static int32_t check_conversion(int32_t from, int32_t to, gg_error *err)
+{
+    if (from == to || (gg_is_real(from) && (to == GG_TYPE_F32 || gg_types[to].encodes))) return 0;
+    return gg_fail_as(err, GG_ERR_UNSUPPORTED, "UnsupportedType", -1, "a copy of %s to %s", gg_types[from].name,
+                      gg_types[to].name);
+}
+
+/* Rows are whole blocks of a type, and its blocks lie without gaps. */
+static int32_t check_block_rows(const gg_tensor *t, const gg_tensor *other, gg_error *err)
+{
+    const gg_type_info *type = &gg_types[t->type];
+    if (type->block == 1) return 0;
+    if (t->nb[0] != type->nbytes || other->ne[0] % type->block)
+        FAIL("%s is copied from and to rows of whole blocks of %d without gaps", type->name, type->block);
+    return 0;
+}
+
 int32_t gg_shape_cpy(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
-    if (a->type != b->type || gg_types[b->type].block != 1)
-        return gg_fail_as(err, GG_ERR_UNSUPPORTED, "UnsupportedType", -1, "a copy of %s to %s", gg_types[a->type].name,
-                          gg_types[b->type].name);
-    if (check_nelements(a, b, err) < 0) return -1;
-    if (!gg_is_injective(b->ne, b->nb, gg_type_size(b->type))) FAIL("elements of the destination lie on one another, so the result would depend on their order");
+    if (check_conversion(a->type, b->type, err) < 0 || check_nelements(a, b, err) < 0) return -1;
+    if (check_block_rows(a, b, err) < 0 || check_block_rows(b, a, err) < 0) return -1;
+    if (!is_injective(b)) FAIL("elements of the destination lie on one another, so the result would depend on their order");
     if (gg_overlaps(a, b)) FAIL("source and destination share memory, so the result would depend on the order of copying");
     y->type = b->type;
     memcpy(y->ne, b->ne, sizeof y->ne);
@@ -480,53 +505,47 @@ int32_t gg_shape_cpy(const gg_graph *g, gg_tensor *y, gg_error *err)
     return 0;
 }
 
-/* The place of `like` in the memory it lies in, with elements of y's type. */
-static void set_place(gg_tensor *y, const gg_tensor *like)
+int32_t gg_shape_cast(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    int64_t size = gg_type_size(y->type), like_size = gg_type_size(like->type);
-    memcpy(y->ne, like->ne, sizeof y->ne);
-    for (int i = 0; i < GG_MAX_DIMS; i++) y->nb[i] = like->nb[i] / like_size * size;
-    y->root_offset = like->root_offset / like_size * size;
+    const gg_tensor *a = source(g, y, 0);
+    int32_t type = gg_param_i32(y, 0);
+    if (!gg_is_type(type)) FAIL_AS("BadOpParams", "there is no type %d", type);
+    y->type = type;
+    if (check_conversion(a->type, type, err) < 0 || gg_set_ne(y, a->ne, err) < 0) return -1;
+    return check_block_rows(a, y, err);
 }
 
 int32_t gg_shape_view_as(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0);
     y->type = a->type;
-    set_place(y, source(g, y, 1));
+    gg_lie_like(y, source(g, y, 1));
     return check_window(g, a, y, y->root_offset, err);
-}
-
-int32_t gg_shape_view_as_back(const gg_graph *g, gg_tensor *y, gg_error *err)
-{
-    const gg_tensor *cotangent = source(g, y, 0), *like = source(g, y, 1);
-    gg_tensor window = {.type = GG_TYPE_F32};
-    if (check_type(cotangent, GG_TYPE_F32, "the cotangent", err) < 0) return -1;
-    y->type = GG_TYPE_F32;
-    if (gg_set_ne(y, y->ne, err) < 0) return -1;
-    if (!gg_same_shape(cotangent, like)) FAIL("the cotangent does not have the shape of the view");
-    set_place(&window, like);
-    if (window.root_offset + gg_span(&window) > gg_span(y)) FAIL("the view does not lie in a tensor of this shape");
-    return 0;
 }
 
 int32_t gg_shape_cleared(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     gg_tensor window = {.type = GG_TYPE_F32};
     if (check_type(source(g, y, 0), GG_TYPE_F32, "the operand", err) < 0 || like(y, source(g, y, 0), err) < 0) return -1;
-    set_place(&window, source(g, y, 1));
+    gg_lie_like(&window, source(g, y, 1));
     if (window.root_offset + gg_span(&window) > gg_span(y)) FAIL("the window does not lie in the operand");
     return 0;
 }
 
 int32_t gg_shape_view_back(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    const gg_tensor *cotangent = source(g, y, 0);
-    if (gg_shape_sized(g, y, err) < 0) return -1;
-    int64_t end = gg_param_i64(y, 0) + cotangent->ne[0] * gg_type_size(y->type);
-    for (int i = 1; i < GG_MAX_DIMS; i++) end += (cotangent->ne[i] - 1) * gg_param_i64(y, 2 * i);
-    if (source(g, y, 1) && !gg_same_shape(source(g, y, 1), y)) FAIL("the total is of another shape");
-    if (end > gg_span(y)) return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "a view of a non-contiguous tensor has no gradient; put cont() between");
+    const gg_tensor *cotangent = source(g, y, 0), *view = source(g, y, 1), *a = source(g, y, 2), *total = source(g, y, 3);
+    gg_tensor window = {.type = GG_TYPE_F32}, whole = {.type = GG_TYPE_F32};
+    y->type = GG_TYPE_F32;
+    if (check_type(cotangent, GG_TYPE_F32, "the cotangent", err) < 0 || gg_set_ne(y, a->ne, err) < 0) return -1;
+    if (!gg_same_shape(cotangent, view)) FAIL("the cotangent does not have the shape of the view");
+    if (total && (total->type != GG_TYPE_F32 || !gg_same_shape(total, a))) FAIL("the total is of another shape");
+    gg_lie_like(&window, view);
+    gg_lie_like(&whole, a);
+    int64_t offset = window.root_offset - whole.root_offset;
+    if (!gg_is_contiguous(a) || offset < 0 || offset + gg_span(&window) > gg_span(y))
+        return gg_fail(err, GG_ERR_UNSUPPORTED, -1,
+                       "a view of or beyond a tensor with gaps has no gradient; put cont() between");
     return 0;
 }
 
@@ -686,12 +705,8 @@ static int32_t check_set(const gg_tensor *y, const gg_tensor *a, const gg_tensor
 
 int32_t gg_shape_set(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
-    enum { INPLACE = 4 };
     const gg_tensor *a = source(g, y, 0);
-    if (check_f32(g, y, err) < 0 || check_set(y, a, source(g, y, 1), err) < 0) return -1;
-    if (gg_param_i32(y, INPLACE) != 0)
-        return gg_fail(err, GG_ERR_UNSUPPORTED, -1, "%s in place is not supported", gg_ops[y->op].name);
-    return like(y, a, err);
+    return check_f32(g, y, err) < 0 || check_set(y, a, source(g, y, 1), err) < 0 ? -1 : like(y, a, err);
 }
 
 int32_t gg_shape_window(const gg_graph *g, gg_tensor *y, gg_error *err)
@@ -707,10 +722,11 @@ int32_t gg_shape_get_rows(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *ids = source(g, y, 1);
     const int64_t ne[GG_MAX_DIMS] = {a->ne[0], ids->ne[0], ids->ne[1], ids->ne[2]};
-    if (check_weights(a, "the table", err) < 0 || check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
+    bool is_integer = a->type == GG_TYPE_I32;
+    if ((!is_integer && check_weights(a, "the table", err) < 0) || check_type(ids, GG_TYPE_I32, "ids", err) < 0) return -1;
     if (a->ne[2] != ids->ne[1] || a->ne[3] != 1 || ids->ne[3] != 1)
         FAIL("%lld tables for %lld lists of ids", (long long)a->ne[2], (long long)ids->ne[1]);
-    y->type = GG_TYPE_F32;
+    y->type = is_integer ? GG_TYPE_I32 : GG_TYPE_F32;
     return gg_set_ne(y, ne, err);
 }
 

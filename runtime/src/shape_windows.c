@@ -43,7 +43,7 @@ static int32_t patch_sizes(const gg_tensor *y, const gg_tensor *a, const int64_t
 int32_t gg_shape_im2col(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     int64_t ne[GG_MAX_DIMS];
-    if (check_f32(g, y, err) < 0) return -1;
+    if (check_type(source(g, y, 1), GG_TYPE_F32, "the images", err) < 0) return -1;
     if (patch_sizes(y, source(g, y, 0), source(g, y, 1)->ne, ne, err) < 0) return -1;
     y->type = GG_TYPE_F32;
     return gg_set_ne(y, ne, err);
@@ -52,7 +52,9 @@ int32_t gg_shape_im2col(const gg_graph *g, gg_tensor *y, gg_error *err)
 int32_t gg_shape_im2col_back(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     int64_t ne[GG_MAX_DIMS];
-    if (gg_shape_sized(g, y, err) < 0 || patch_sizes(y, source(g, y, 0), y->ne, ne, err) < 0) return -1;
+    if (check_type(source(g, y, 1), GG_TYPE_F32, "the cotangent", err) < 0) return -1;
+    y->type = GG_TYPE_F32;
+    if (gg_set_ne(y, y->ne, err) < 0 || patch_sizes(y, source(g, y, 0), y->ne, ne, err) < 0) return -1;
     if (memcmp(ne, source(g, y, 1)->ne, sizeof ne) != 0) FAIL("the cotangent is not that of patches of these images");
     return 0;
 }

@@ -12,6 +12,7 @@ typedef struct gg_type_info {
     const char *name;   /* NULL: no type has this number */
     int32_t     block, nbytes;
     bool        decodes; /* kernels read it as float32 where they say so */
+    bool        encodes; /* float32 is copied into it */
 } gg_type_info;
 
 extern const gg_type_info gg_types[]; /* by GG_TYPE_* */
@@ -24,6 +25,15 @@ static inline int64_t gg_type_size(int32_t type) { return gg_types[type].nbytes;
 
 /* Bytes of n elements that lie without gaps, whole blocks. */
 static inline int64_t gg_row_nbytes(int32_t type, int64_t n) { return n / gg_types[type].block * gg_types[type].nbytes; }
+
+/* Bytes that as many elements of type `to` take as `nbytes` hold of type `from`, whole blocks. */
+static inline int64_t gg_as_type(int64_t nbytes, int32_t from, int32_t to)
+{
+    return nbytes / gg_types[from].nbytes * gg_types[from].block / gg_types[to].block * gg_types[to].nbytes;
+}
+
+/* A real number, in whichever form: what a cotangent is for. */
+static inline bool gg_is_real(int32_t type) { return type == GG_TYPE_F32 || gg_types[type].decodes; }
 
 static inline int64_t gg_nelements(const gg_tensor *t) { return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3]; }
 
@@ -57,6 +67,15 @@ static inline bool gg_is_contiguous(const gg_tensor *t)
         stride *= t->ne[i];
     }
     return gg_is_row_contiguous(t);
+}
+
+/* Sizes, strides and place in memory of `like`, for elements of y's type. */
+static inline void gg_lie_like(gg_tensor *y, const gg_tensor *like)
+{
+    memcpy(y->ne, like->ne, sizeof y->ne);
+    for (int i = 0; i < GG_MAX_DIMS; i++) y->nb[i] = gg_as_type(like->nb[i], like->type, y->type);
+    if (gg_types[like->type].block > 1) y->nb[0] = gg_type_size(y->type);
+    y->root_offset = gg_as_type(like->root_offset, like->type, y->type);
 }
 
 /* Whether two tensors may have bytes in common, judged by where each begins and ends. */
