@@ -321,10 +321,12 @@ def norm_back(g: Tensor, a: Tensor, eps: float) -> Tensor:
     """Cotangent of a in norm(a)."""
 
 
-def _norm_gain_cotangents(g: Tensor, y: Any, a: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dgain, dbias = empty(shape=gain), empty(shape=bias)
+def _norm_gain_cotangents(
+    g: Tensor, y: Any, a: Tensor, gain: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    dgain, dbias = empty(shape=gain), None if bias is None else empty(shape=bias)
     da = norm_gain_back(g, a, gain, dgain, dbias, y.eps)
-    return da, written(dgain, da), written(dbias, da)
+    return da, written(dgain, da), None if dbias is None else written(dbias, da)
 
 
 @op(kernel="norm", shape="gain", rows=("a",), dense=("gain", "bias"), inplace=True, by_row=True,
