@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import ggmlgraph.ops  # noqa: F401  (fills the table)
-from ggmlgraph.core import OP_NUMBERS, ffi, lib, ne_of, new_error
+from ggmlgraph.core import CoreGraph
 from ggmlgraph.dialect import V2, V2A
+from ggmlgraph.errors import GGError
 from ggmlgraph.optable import TABLE, Op
 
 HEAD = """# Supported ops
@@ -43,8 +44,10 @@ GGML_TYPES = {
     "MUL_MAT": ALL, "MUL_MAT_ID": ALL, "GET_ROWS": ALL, "ADD": ALL, "ADD1": ALL, "OUT_PROD": ("quantised",),
     "DUP": HALVES, "CPY": HALVES, "CONT": HALVES, "SUM": HALVES, "REPEAT": HALVES, "ROPE": F16, "ROPE_BACK": F16,
     "GET_ROWS_BACK": F16, "CONV_TRANSPOSE_1D": F16, "CONV_TRANSPOSE_2D": F16, "POOL_1D": F16, "POOL_2D": F16,
+    "RESHAPE": ALL, "VIEW": ALL, "PERMUTE": ALL, "TRANSPOSE": ALL, "GET_REL_POS": HALVES,
 }  # fmt: skip
-PROBES = {"F16": "F16", "BF16": "BF16", "quantised": "Q8_0"}
+PROBES = {"F16": "f16", "BF16": "bf16", "quantised": "q8_0"}
+AXES = {f"axis{k}": k for k in range(4)}
 
 
 def rows() -> Iterator[tuple[str, Op | None]]:
@@ -61,21 +64,19 @@ def takes(op: Op, type_name: str) -> bool:
     """Whether the op may have a first operand of that type."""
     if op.sources[0] in op.decoded:
         return True
-    graph, err = lib.gg_graph_new(), new_error()
+    graph = CoreGraph()
+    sizes = {"MUL_MAT_ID": [(4, 4, 256), (1, 4, 256), (1, 4)], "GET_ROWS": [(4, 256), (4,)]}
+    shapes = sizes.get(str(op.ggml), [(256, 256)] * len(op.sources))
+    types = [type_name if k == 0 else "i32" if name == "ids" else "f32" for k, name in enumerate(op.sources)]
+    src = [graph.leaf(t, shape, 0, f"operand{k}") for k, (t, shape) in enumerate(zip(types, shapes, strict=True))]
+    params = dict.fromkeys((p.name for p in op.params), 0) | (AXES if op.name == "permute" else {})
     try:
-        sizes = {"MUL_MAT_ID": [(4, 4, 256), (1, 4, 256), (1, 4)], "GET_ROWS": [(4, 256), (4,)]}
-        shapes = sizes.get(str(op.ggml), [(256, 256)] * len(op.sources))
-        src = []
-        for k, shape in enumerate(shapes):
-            is_ids = op.sources[k] == "ids"
-            number = V2.types[type_name if k == 0 else "I32" if is_ids else "F32"]
-            src.append(lib.gg_leaf(graph, number, ne_of(shape), 0, b"operand", err))
-        ne = ffi.new("int64_t[4]", ne_of((256, 256))) if op.sized else ffi.NULL
-        return (
-            min(src) >= 0 and lib.gg_node(graph, OP_NUMBERS[op.name], len(src), src, ffi.NULL, ne, ffi.NULL, err) >= 0
+        graph.node(
+            op, src, params, shapes[0] if op.sized else None, graph.strides(src[0]) if op.name == "view" else None
         )
-    finally:
-        lib.gg_graph_free(graph)
+    except GGError:
+        return False
+    return True
 
 
 def here(op: Op | None) -> str:
@@ -89,7 +90,7 @@ def page() -> Iterator[str]:
     """The lines of the page."""
     yield HEAD.rstrip("\n")
     for name, op in rows():
-        ours = ", ".join(t for t, probe in PROBES.items() if op and name in GGML_TYPES and takes(op, probe))
+        ours = ", ".join(t for t, probe in PROBES.items() if op and op.sources and takes(op, probe))
         theirs = ", ".join(GGML_TYPES.get(name, ()))
         known = name in V2A.ops or name in V2A.unary
         backward = "yes" if name in GGML_BACKWARD else "no" if known else "not in v2a"

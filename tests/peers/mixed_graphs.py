@@ -18,6 +18,7 @@ import numpy as np
 F32_ROUNDING = 1e-5
 EXP_TABLE = 1e-3  # v1 reads SILU and the exponentials of SOFT_MAX from tables of half-precision numbers
 GELU_TABLE = 1e-3  # both do so with GELU
+HALVES = 3e-3  # flash attention rounds queries, and sums up values, in half precision
 
 F32, F16 = 0, 1  # types
 MAX, MEAN = 0, 1  # kinds of pooling
@@ -124,6 +125,28 @@ def diffusion_time_embedding(g: Any) -> Any:
 
 
 @graph()
+def convolutions_of_halves(g: Any) -> Any:
+    """ggml_conv_2d with patches of halves, the only ones in v1, and its transpose: whole numbers, which halves hold."""
+    x = g.leaf(g.rng.integers(-8, 9, (2, 3, 9, 8)))
+    kernel = g.leaf(g.rng.integers(-4, 5, (4, 3, 3, 3)), "F16")
+    patches = g.im2col(kernel, x, 1, 1, 1, 1, 1, 1, True, F16)
+    y = g.mul_mat(g.reshape_2d(kernel, 27, 4), g.reshape_2d(patches, 27, 8 * 9 * 2))
+    return y, g.conv_transpose_2d_p0(
+        g.leaf(g.rng.integers(-9, 10, (3, 2, 3, 3)), "F16"), g.view_3d(x, 8, 9, 3, *x.nb[1:3], 0), 2
+    )
+
+
+@graph(tolerance=HALVES)
+def flash_attention(g: Any) -> Any:
+    """Four heads on two of keys and values of halves, under a mask of halves with as many rows as ggml wants."""
+    q, k, v = g.normal(32, 5, 4), g.normal(32, 7, 2, type_name="F16"), g.normal(32, 7, 2, type_name="F16")
+    mask = g.leaf(np.where(np.tri(32, 7, 2, dtype=bool), 0.0, -np.inf), "F16")
+    softcap = [] if g.dialect == "v1" else [0.0]
+    y = g.flash_attn_ext(q, k, v, mask, 32**-0.5, 0.0, *softcap)
+    return y, g.mul_mat(g.normal(128, 6), g.reshape_2d(y, 128, 5))
+
+
+@graph()
 def images_enlarged_and_framed(g: Any) -> Any:
     x = g.upscale(g.pool_2d(g.normal(10, 6, 2), MAX, 2, 2, 2, 2, 0, 0), 2)
     x = g.upscale_ext(x, 25, 7, 2, 3)
@@ -203,6 +226,15 @@ def windows_set_and_added_to(g: Any) -> Any:
     y = g.acc(y, g.normal(4, 3), 28, 140, 280, 4 * 2)
     y = g.set_1d(y, g.normal(5), 4 * 30)
     return y, g.set_2d(g.view_2d(y, 7, 10, 28, 0), g.normal(2, 2), 28, 4)
+
+
+@graph()
+def windows_written_in_place(g: Any) -> Any:
+    """The source of SET and ACC is written itself, so that what reads it afterwards sees the windows."""
+    x = g.sqr(g.normal(7, 5))
+    before = g.sum(x)
+    y = g.acc_inplace(g.set_1d_inplace(x, g.normal(5), 4 * 30), g.normal(3, 2), 28, 140, 140, 4 * 9)
+    return before, y, g.sum(x)
 
 
 @graph()
