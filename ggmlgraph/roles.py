@@ -128,8 +128,7 @@ def _append_cross_entropy(graph: CoreGraph, meta: Metadata, roles: Roles) -> Met
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     targets, weights = graph.leaf("i32", shape, INPUT, TARGETS), graph.leaf("f32", shape, INPUT, LOSS_WEIGHTS)
-    likelihood = graph.node(TABLE["cross_entropy"], [logits, targets, weights], {})
-    loss = graph.node(TABLE["scale"], [likelihood], {"s": -1.0})
+    loss = graph.node(TABLE["cross_entropy"], [logits, targets, weights], {"scale": -1.0})
     graph.set_name(loss, CROSS_ENTROPY)
     _add_flags(graph, logits, OUTPUT)  # to be read after a run
     _set_loss(graph, loss)
