@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Sequence
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import real_ggml
-from real_ggml import CACHE, TIMEOUT, Unavailable
+from real_ggml import CACHE, TIMEOUT
 
 KEPT = Path(__file__).resolve().parents[1] / "data" / "ggml2023"
 GRAPHS = ("mlp", "transformer")
@@ -38,25 +37,10 @@ SOURCES = ("ggml.c", "ggml-alloc.c", "ggml-backend.c", "ggml-quants.c", "k_quant
 
 def program(dialect: str) -> Path:
     """The program of a dialect, compiled at most once. Raises Unavailable."""
-    path, why_not = _made(dialect)
-    if why_not:
-        raise Unavailable(why_not)
-    return path
-
-
-@cache
-def _made(dialect: str) -> tuple[Path, str]:
-    """Where the program is, and why it is not there."""
     path = CACHE / dialect / "old_ggml"
     if path.exists() and path.stat().st_mtime > Path(__file__).with_name("old_ggml.c").stat().st_mtime:
-        return path, ""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-            _compile(dialect, Path(directory)).replace(path)
-    except Unavailable as reason:
-        return path, str(reason)
-    return path, ""
+        return path
+    return real_ggml.made(path, partial(_compile, dialect))
 
 
 def _compile(dialect: str, directory: Path) -> Path:

@@ -19,12 +19,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "real-ggml"
 SOURCES = ("ggml.c", "ggml-alloc.c", "ggml-backend.c", "ggml-quants.c", "ggml-aarch64.c")
@@ -36,40 +38,50 @@ class Unavailable(Exception):
     """This machine cannot make the library; the message says why."""
 
 
+_unavailable: dict[Path, Unavailable] = {}
+
+
+@contextmanager
+def or_skip(what: str) -> Iterator[None]:
+    """Skip the test if what it needs inside the `with` is Unavailable."""
+    try:
+        yield
+    except Unavailable as reason:
+        pytest.skip(f"{what}: {reason}")
+
+
 # ---------------------------------------------------------------- making the libraries
 
 
 def library(dialect: str) -> Path:
     """The shared library whose dialect this is. Raises Unavailable."""
-    path, why_not = _made(dialect)
-    if why_not:
-        raise Unavailable(why_not)
-    return path
+    path = CACHE / dialect / "libggml.so"
+    if path.exists() and path.with_name("ggml.h").exists():
+        return path
+    return made(path, {"v1": _install_v1, "v2a": _compile_v2a}[dialect])
 
 
 def source() -> Path:
     """ggml.c of dialect v2a. Raises Unavailable."""
     path = CACHE / "v2a" / "ggml.c"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-            _compile_v2a(Path(directory))
+        made(path.with_name("libggml.so"), _compile_v2a)
     return path
 
 
-@cache
-def _made(dialect: str) -> tuple[Path, str]:
-    """Where the library is, and why it is not there: asked once, since asking the package index takes long."""
-    path = CACHE / dialect / "libggml.so"
-    if path.exists() and path.with_name("ggml.h").exists():
-        return path, ""
+def made(path: Path, maker: Callable[[Path], Path]) -> Path:
+    """Move what `maker` makes in a directory of its own to `path`. Raises Unavailable, from then on without trying:
+    asking the package index takes long.
+    """
+    if path in _unavailable:
+        raise _unavailable[path]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-            {"v1": _install_v1, "v2a": _compile_v2a}[dialect](Path(directory)).replace(path)
+            return maker(Path(directory)).replace(path)
     except Unavailable as reason:
-        return path, str(reason)
-    return path, ""
+        _unavailable[path] = reason
+        raise
 
 
 def _install_v1(directory: Path) -> Path:

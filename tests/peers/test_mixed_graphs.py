@@ -31,10 +31,8 @@ LOSSES = [(name, dialect) for name, dialect in CASES if GRAPHS[name].is_loss]
 
 @pytest.fixture(autouse=True)
 def needs_ggml(dialect: str) -> None:
-    try:
+    with real_ggml.or_skip(f"real ggml of dialect {dialect}"):
         real_ggml.library(dialect)
-    except real_ggml.Unavailable as reason:
-        pytest.skip(f"real ggml of dialect {dialect}: {reason}")
 
 
 def tolerance(name: str, dialect: str) -> float:

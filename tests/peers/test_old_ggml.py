@@ -38,10 +38,8 @@ HALF = {
 @pytest.fixture(params=OLD)
 def dialect(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    try:
+    with real_ggml.or_skip(f"ggml of dialect {name}"):
         old_ggml.program(name)
-    except real_ggml.Unavailable as reason:
-        pytest.skip(f"ggml of dialect {name}: {reason}")
     return name
 
 

@@ -68,10 +68,8 @@ GRAPHS: dict[str, tuple[Callable[[File], int], float]] = {
 
 def compare(f: File, dialect: str, path: Path, tolerance: float) -> None:
     f.save(path, dialect)
-    try:
+    with real_ggml.or_skip(f"real ggml of dialect {dialect}"):
         theirs = real_ggml.compute(dialect, path, {}, ["y"])["y"]
-    except real_ggml.Unavailable as reason:
-        pytest.skip(f"real ggml of dialect {dialect}: {reason}")
     with gg.Runtime(path, threads=1, dialect=dialect) as rt:
         ours = rt.forward("y")[0].ravel()
     assert np.abs(ours - theirs).max() <= tolerance * np.abs(ours).max()
@@ -88,10 +86,8 @@ def test_real_ggml_computes_graphs_of_halves_as_we_do(name: str, dialect: str, t
 
 def test_results_in_place_that_ggml_exports_are_what_it_computed(tmp_path: Path) -> None:
     """Before its export: its own importer gives every result a memory of its own."""
-    try:
+    with real_ggml.or_skip("ggml-python"):
         made = real_ggml.run_script("inplace_ggml.py", tmp_path / "inplace.ggml")
-    except real_ggml.Unavailable as reason:
-        pytest.skip(str(reason))
     with np.load(f"{made}.npz") as theirs, gg.Runtime(made, threads=1, dialect="v1") as rt:
         for name, ours in zip(("early", "late", "again"), rt.forward("early", "late", "again"), strict=True):
             np.testing.assert_allclose(ours.ravel(), theirs[name], rtol=1e-3, atol=1e-4)

@@ -54,10 +54,8 @@ MODELS: dict[str, tuple[Any, Any, float]] = {
 @pytest.fixture(params=real_ggml.DIALECTS)
 def dialect(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    try:
+    with real_ggml.or_skip(f"real ggml of dialect {name}"):
         real_ggml.library(name)
-    except real_ggml.Unavailable as reason:
-        pytest.skip(f"real ggml of dialect {name}: {reason}")
     return name
 
 
@@ -280,10 +278,8 @@ def test_a_copy_into_a_cache_is_seen_here_but_lost_in_ggmls_importer(dialect: st
 
 def test_a_graph_written_with_ggml_pythons_own_api_loads_here(tmp_path: Path) -> None:
     """The file in tests/data, on which test_foreign.py trains, is what ggml writes today."""
-    try:
+    with real_ggml.or_skip("ggml-python"):
         made = real_ggml.run_script("mlp_ggml.py", tmp_path / "mlp.ggml")
-    except real_ggml.Unavailable as reason:
-        pytest.skip(str(reason))
     kept = Path(__file__).parents[1] / "data" / "mlp_v1.ggml"
     assert identify(made) == "v1"
     assert made.read_bytes() == kept.read_bytes()

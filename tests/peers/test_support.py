@@ -17,10 +17,8 @@ PAGE = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "support.py"))
 
 @pytest.fixture(scope="module")
 def source() -> str:
-    try:
+    with real_ggml.or_skip("ggml's source"):
         return real_ggml.source().read_text()
-    except real_ggml.Unavailable as reason:
-        pytest.skip(f"ggml's source: {reason}")
 
 
 TENSOR = r"struct ggml_tensor \* "
