@@ -70,66 +70,49 @@ static inline float shift(const float *x, float *shifted, float *range)
     return low;
 }
 
-/* Numbers 0 to 15 in the lower halves of 16 bytes, 16 to 31 in the upper; their fifth bits. */
-static inline void pack_nibbles(const int32_t *q, uint8_t *out)
+/* The fifth bits of numbers that have them, then numbers 0 to 15 in the lower halves of 16 bytes, 16 to 31 in the upper. */
+static inline void pack(const int32_t *q, int n_bits, uint8_t *out)
 {
+    if (n_bits == 5) {
+        uint32_t fifth = 0;
+        for (int i = 0; i < BLOCK; i++) fifth |= (uint32_t)(q[i] >> 4) << i;
+        memcpy(out, &fifth, sizeof fifth);
+        out += sizeof fifth;
+    }
     for (int i = 0; i < 16; i++) out[i] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
 }
 
-static inline void pack_fifth_bits(const int32_t *q, uint8_t *out)
+/* Blocks f16 d, numbers of 4 or 5 bits: d (x - half). */
+static inline void encode_signed(const float *x, int64_t n, int n_bits, uint8_t *block)
 {
-    uint32_t bits = 0;
-    for (int i = 0; i < BLOCK; i++) bits |= (uint32_t)(q[i] >> 4) << i;
-    memcpy(out, &bits, sizeof bits);
-}
-
-ENCODER(q4_0)
-{
-    for (uint8_t *b = blocks; n > 0; n -= BLOCK, b += 18, x += BLOCK) {
+    const int32_t half = 1 << (n_bits - 1), nbytes = 2 + 4 * n_bits;
+    for (; n > 0; n -= BLOCK, block += nbytes, x += BLOCK) {
         int32_t q[BLOCK];
-        float   d = farthest(x) / -8;
-        quantise(x, d, 8, 15, q);
-        put_f16(b, d);
-        pack_nibbles(q, b + 2);
+        float   d = farthest(x) / (float)-half;
+        quantise(x, d, (float)half, (float)(2 * half - 1), q);
+        put_f16(block, d);
+        pack(q, n_bits, block + 2);
     }
 }
 
-ENCODER(q4_1)
+/* Blocks f16 d, f16 m, numbers of 4 or 5 bits: d x + m. */
+static inline void encode_shifted(const float *x, int64_t n, int n_bits, uint8_t *block)
 {
-    for (uint8_t *b = blocks; n > 0; n -= BLOCK, b += 20, x += BLOCK) {
+    const int32_t most = (1 << n_bits) - 1, nbytes = 4 + 4 * n_bits;
+    for (; n > 0; n -= BLOCK, block += nbytes, x += BLOCK) {
         int32_t q[BLOCK];
-        float   shifted[BLOCK], range, low = shift(x, shifted, &range), d = range / 15;
-        quantise(shifted, d, 0, 15, q);
-        put_f16(b, d);
-        put_f16(b + 2, low);
-        pack_nibbles(q, b + 4);
+        float   shifted[BLOCK], range, low = shift(x, shifted, &range), d = range / (float)most;
+        quantise(shifted, d, 0, (float)most, q);
+        put_f16(block, d);
+        put_f16(block + 2, low);
+        pack(q, n_bits, block + 4);
     }
 }
 
-ENCODER(q5_0)
-{
-    for (uint8_t *b = blocks; n > 0; n -= BLOCK, b += 22, x += BLOCK) {
-        int32_t q[BLOCK];
-        float   d = farthest(x) / -16;
-        quantise(x, d, 16, 31, q);
-        put_f16(b, d);
-        pack_fifth_bits(q, b + 2);
-        pack_nibbles(q, b + 6);
-    }
-}
-
-ENCODER(q5_1)
-{
-    for (uint8_t *b = blocks; n > 0; n -= BLOCK, b += 24, x += BLOCK) {
-        int32_t q[BLOCK];
-        float   shifted[BLOCK], range, low = shift(x, shifted, &range), d = range / 31;
-        quantise(shifted, d, 0, 31, q);
-        put_f16(b, d);
-        put_f16(b + 2, low);
-        pack_fifth_bits(q, b + 4);
-        pack_nibbles(q, b + 8);
-    }
-}
+ENCODER(q4_0) { encode_signed(x, n, 4, blocks); }
+ENCODER(q5_0) { encode_signed(x, n, 5, blocks); }
+ENCODER(q4_1) { encode_shifted(x, n, 4, blocks); }
+ENCODER(q5_1) { encode_shifted(x, n, 5, blocks); }
 
 ENCODER(q8_0)
 {
