@@ -103,6 +103,23 @@ def fuse(graph: CoreGraph, roots: list[int], fusions: int, *, train: bool = Fals
     return CoreGraph(handle)
 
 
+def differentiate(forward: CoreGraph, fusions: int, recompute: int) -> tuple[CoreGraph, int]:
+    """Forward and backward pass of the one loss, and how far `recompute` can go. Appends to `forward`."""
+    err = new_error()
+    loss = forward.flagged(LOSS)[0]
+    if lib.gg_grad(forward.handle, loss, err) < 0:
+        raise exception(err, forward.name(err.node) + ": " if err.node >= 0 else "")
+    n_levels = lib.gg_recompute_levels(forward.handle, loss, err)
+    if n_levels < 0:
+        raise exception(err)
+    if recompute:
+        handle = lib.gg_recompute(forward.handle, loss, recompute, err)
+        if handle == ffi.NULL:
+            raise exception(err)
+        forward = CoreGraph(handle)
+    return fuse(forward, forward.flagged(OUTPUT), fusions & ~lib.GG_FUSE_DIFFERENTIABLE), n_levels
+
+
 class TrainProgram(Program):
     """Forward, backward and AdamW of one loss; node numbers that divide its run.
 
@@ -119,21 +136,10 @@ class TrainProgram(Program):
         fusions: int,
         recompute: int = 0,
     ) -> None:
-        err = new_error()
-        self.loss = forward.flagged(LOSS)[0]
-        if lib.gg_grad(forward.handle, self.loss, err) < 0:
-            raise exception(err, forward.name(err.node) + ": " if err.node >= 0 else "")
         self.recompute = recompute
-        self.max_recompute = lib.gg_recompute_levels(forward.handle, self.loss, err)
-        if self.max_recompute < 0:
-            raise exception(err)
-        if recompute:
-            handle = lib.gg_recompute(forward.handle, self.loss, recompute, err)
-            if handle == ffi.NULL:
-                raise exception(err)
-            forward = CoreGraph(handle)
-        forward = fuse(forward, forward.flagged(OUTPUT), fusions & ~lib.GG_FUSE_DIFFERENTIABLE)
+        forward, self.max_recompute = differentiate(forward, fusions, recompute)
         self.loss = forward.flagged(LOSS)[0]
+        err = new_error()
         self.keep = lib.gg_accumulate(forward.handle, err) if accumulate > 1 else -1
         if accumulate > 1 and self.keep < 0:
             raise exception(err)
