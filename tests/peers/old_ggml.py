@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import subprocess
-import tarfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -62,12 +61,7 @@ def _unpack(package: str, directory: Path) -> Path:
     """The root of the C sources in a source distribution. To fetch one, pip asks its build backend, an old one."""
     constraint = directory / "constraint.txt"
     constraint.write_text("scikit-build-core<0.10\n")
-    name = package.split("==")[0]
-    real_ggml.pip("download", "--no-deps", "--dest", str(directory), "--no-binary", name, package,
-                  constraint=constraint)  # fmt: skip
-    with tarfile.open(next(directory.glob("*.tar.gz"))) as archive:
-        members = [m for m in archive.getmembers() if "/vendor/" in m.name and m.name.endswith((".c", ".h"))]
-        archive.extractall(directory, members, filter="data")
+    real_ggml.unpack(package, directory, "/vendor/", constraint)
     return next(path for path in directory.glob("*/vendor/*") if path.name in ("ggml", "llama.cpp"))
 
 

@@ -95,10 +95,7 @@ def _install_v1(directory: Path) -> Path:
 
 def _compile_v2a(directory: Path) -> Path:
     compiler = need_compiler()
-    pip("download", "--no-deps", "--dest", str(directory), "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.1")
-    with tarfile.open(next(directory.glob("llama_cpp_python-*.tar.gz"))) as archive:
-        members = [m for m in archive.getmembers() if "/vendor/llama.cpp/ggml/" in m.name]
-        archive.extractall(directory, members, filter="data")
+    unpack("llama-cpp-python==0.3.1", directory, "/vendor/llama.cpp/ggml/")
     root = next(directory.glob("*/vendor/llama.cpp/ggml"))
     for file in (root / "src" / "ggml.c", root / "include" / "ggml.h"):
         shutil.copy(file, CACHE / "v2a" / file.name)
@@ -115,6 +112,16 @@ def need_compiler() -> str:
     if found is None:
         raise Unavailable("no C compiler")
     return found
+
+
+def unpack(package: str, directory: Path, folder: str, constraint: Path | None = None) -> None:
+    """Put the C sources under `folder` of a package's source distribution into a directory. Raises Unavailable."""
+    name = package.split("==")[0]
+    pip("download", "--no-deps", "--dest", str(directory), "--no-binary", name, package, constraint=constraint)
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
+    with tarfile.open(next(directory.glob("*.tar.gz"))) as archive:
+        members = [m for m in archive if m.isfile() and folder in m.name and m.name.endswith((".c", ".h"))]
+        archive.extractall(directory, members, **safely)
 
 
 def pip(*arguments: str, constraint: Path | None = None) -> None:
