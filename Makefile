@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PEERS := torch==2.13.0 transformers==5.23.0 llama-cpp-python==0.3.36
+PEERS := torch==2.13.0 transformers==5.23.0 accelerate==1.15.0 llama-cpp-python==0.3.36
 SOURCES := pyproject.toml meson.build $(shell find ggmlgraph models runtime -type f -not -path '*/__pycache__/*')
 ASAN := build/asan
 TSAN := build/tsan
