@@ -783,7 +783,7 @@ def cached_attention(
 
     q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx, n_head_kv, head_dim) -> shape of q. New position i is
     written to place n_past[0] + i of the caches and sees the places up to it. k_cache: (batch * n_head_kv, n_blocks,
-    head_dim, 64); v_cache: (batch * n_head_kv, n_blocks * 64, head_dim rounded up to a multiple of 16). Positions
+    head_dim, 64); v_cache: (batch * n_head_kv, n_blocks * 64, head_dim). Positions
     beyond the caches' end are not kept.
     """
 

@@ -451,7 +451,7 @@ def _cached_attention_writes(
         for at, (key, value) in enumerate(zip(keys, values, strict=True), int(n_past[0])):
             if at < v_cache.shape[-2]:
                 k_cache[i, at // 64, :, at % 64] = key
-                v_cache[i, at, : len(value)] = value
+                v_cache[i, at] = value
     return {"k_cache": k_cache, "v_cache": v_cache}
 
 
@@ -462,7 +462,7 @@ def _cached_attention(
     batch, n, n_head_kv, head_dim = _with_rank(k, 4).shape
     room = min(caches["v_cache"].shape[-2], int(n_past[0]) + n)
     keys = np.moveaxis(caches["k_cache"], -1, 2).reshape(batch, n_head_kv, -1, head_dim)
-    values = caches["v_cache"].reshape(batch, n_head_kv, -1, caches["v_cache"].shape[-1])[..., :head_dim]
+    values = caches["v_cache"].reshape(batch, n_head_kv, -1, head_dim)
     k, v = (x.swapaxes(1, 2)[:, :room] for x in (keys, values))
     return _attention(_with_rank(q, 4), k, v, scale=scale, n_past=int(n_past[0])).reshape(q.shape)
 
@@ -1504,7 +1504,7 @@ def _cached_attentions() -> Iterator[Sample]:
         (1, 8, 2, 1, 40, 60, 1), (2, 5, 3, 3, 7, 3, 1),
     ]  # fmt: skip
     for i, (batch, ctx, n_head, n_head_kv, head_dim, n_past, n_blocks) in enumerate(cases):
-        caches = (batch * n_head_kv, n_blocks, head_dim, 64), (batch * n_head_kv, n_blocks * 64, -head_dim // 16 * -16)
+        caches = (batch * n_head_kv, n_blocks, head_dim, 64), (batch * n_head_kv, n_blocks * 64, head_dim)
         layout = ("dense", "sliced")[i % 2]
         new = [_f32((batch, ctx, n, head_dim), layout=layout) for n in (n_head, n_head_kv, n_head_kv)]
         params = {"scale": (1.0, head_dim**-0.5)[i % 2]}

@@ -60,13 +60,13 @@ static inline int64_t gg_attention_back_floats(int64_t head_dim)
            2 * GG_ATTENTION_QUERIES;
 }
 
-/* Queries that pass along cached keys and values together: they share what is loaded. */
-enum { GG_CACHED_QUERIES = 8 };
+/* Rows of queries that pass along cached keys and values together: they share what is loaded. */
+enum { GG_CACHED_ROWS = 8 };
 
-/* Of one thread, by the cache of values, whose rows are whole vectors: queries, scores with all keys, sums. */
+/* Of one thread, by the cache of values: queries, scores with all keys, sums. */
 static inline int64_t gg_cached_attention_floats(const gg_tensor *cache)
 {
-    return GG_CACHED_QUERIES * (2 * cache->ne[0] + cache->ne[1]);
+    return GG_CACHED_ROWS * (2 * cache->ne[0] + cache->ne[1]);
 }
 
 /* The logits that linear_cross_entropy holds at a time. More rows use each packed element of w more often. */

@@ -209,7 +209,7 @@ int32_t gg_shape_attention_back(const gg_graph *g, gg_tensor *y, gg_error *err)
 int32_t gg_shape_cached_attention(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *q = source(g, y, 0), *k = source(g, y, 1), *keys = source(g, y, 3), *values = source(g, y, 4);
-    int64_t row = gg_attention_row(q->ne[0]), n_heads = k->ne[1] * k->ne[3];
+    int64_t n_heads = k->ne[1] * k->ne[3];
     for (int i = 0; i < 5; i++)
         if (check_type(source(g, y, i), GG_TYPE_F32, "operands", err) < 0) return -1;
     if (check_type(source(g, y, 5), GG_TYPE_I32, "n_past", err) < 0) return -1;
@@ -217,7 +217,7 @@ int32_t gg_shape_cached_attention(const gg_graph *g, gg_tensor *y, gg_error *err
     if (q->ne[2] != k->ne[2]) FAIL("%lld queries for %lld keys", (long long)q->ne[2], (long long)k->ne[2]);
     if (keys->ne[0] != GG_ATTENTION_KEYS || keys->ne[1] != q->ne[0] || keys->ne[3] != n_heads)
         FAIL("the cache of keys is not of these heads");
-    if (values->ne[0] != row || values->ne[1] != keys->ne[0] * keys->ne[2] || values->ne[2] != n_heads ||
+    if (values->ne[0] != q->ne[0] || values->ne[1] != keys->ne[0] * keys->ne[2] || values->ne[2] != n_heads ||
         values->ne[3] != 1)
         FAIL("the cache of values is not of these heads");
     return like(y, q, err);
