@@ -117,7 +117,7 @@ class _Reader:
         self._tokens = self._leaf(fused, feeds["tokens"], (batch, n))
         self._positions = self._leaf(fused, feeds["positions"], (n,)) if feeds.get("positions", -1) >= 0 else None
         self._n_past = self.program.leaf(graph.find("cache.n_past"))
-        self._steps, self._last = np.arange(n, dtype=np.int32), ctx - 1
+        self._numbers = np.minimum(np.arange(ctx + n, dtype=np.int32), ctx - 1)
         self._cached = max((i + 1 for i in range(len(graph)) if graph.op(i) == "cached_attention"), default=0)
         self._output = graph.find(OUTPUT)
         self._logits: Logits | None = None
@@ -130,8 +130,7 @@ class _Reader:
         self._tokens[:, : tokens.shape[1]] = tokens
         self._n_past[0] = n_past
         if self._positions is not None:
-            np.add(self._steps, n_past, out=self._positions)
-            np.minimum(self._positions, self._last, out=self._positions)
+            self._positions[:] = self._numbers[n_past : n_past + len(self._positions)]
 
     def read(self, tokens: NDArray[np.int32], n_past: int) -> None:
         """Add at most n positions (batch, n) to the caches."""
