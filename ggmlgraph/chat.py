@@ -70,25 +70,33 @@ def _line(error: BaseException) -> str:
 
 
 class Conversation:
-    """Messages so far. What the model has read of them stays in its cache; a turn reads only what is new."""
+    """Messages so far. What the model has read of them stays in its cache; a turn reads only what is new.
+
+    A conversation that outgrows the window loses its oldest exchanges, never what the system says: `n_forgotten` counts
+    their messages. An answer ends where the window does: `full` says so of the last one.
+    """
 
     def __init__(self, generator: TextGenerator, template: Template, system: str | None = None) -> None:
         self.generator, self.template = generator, template
         self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.n_forgotten, self.full = 0, False
+        self._first = len(self.messages)  # of what may be forgotten
 
     def answer(self, said: str, n: int, how: Sampling, stop: Sequence[str] = ()) -> Answer:
         """The model's answer, in pieces as they come, up to a control token. Where the caller stops, it ends too."""
-        tokenizer = self.generator.tokenizer
+        tokenizer, ctx = self.generator.tokenizer, self.generator.decoder.ctx
         ends = frozenset(tokenizer.specials.values())
         self.messages.append({"role": "user", "content": said})
         try:
-            prompt = encode(self.template.render(self.messages), tokenizer)
+            prompt = self._prompt(ctx)
         except DataError:
             self.messages.pop()
             raise
-        written, answer = Written(tokenizer, prompt, stop), ""
+        room, drawn = ctx - len(prompt), 0
+        written, answer, self.full = Written(tokenizer, prompt, stop), "", False
         try:
-            for token in self.generator.tokens(prompt, n, how, f"turn {len(self.messages)}", reuse=True):
+            for token in self.generator.tokens(prompt, min(n, room), how, f"turn {len(self.messages)}", reuse=True):
+                drawn += 1
                 if token in ends:
                     break
                 piece = written.push(token)
@@ -96,11 +104,24 @@ class Conversation:
                 yield piece
                 if written.stopped:
                     return
+            self.full = drawn == room < n
             rest = written.finish()
             answer += rest
             yield rest
         finally:
             self.messages.append({"role": "assistant", "content": answer})
+
+    def _prompt(self, ctx: int) -> Ids:
+        """The conversation as the model sees it, which leaves a quarter of the window to the answer where it can."""
+        while True:
+            seen = self.messages[: self._first] + self.messages[self._first + self.n_forgotten :]
+            prompt = encode(self.template.render(seen), self.generator.tokenizer)
+            is_last = len(seen) == self._first + 1
+            if len(prompt) <= ctx - ctx // 4 or (is_last and len(prompt) < ctx):
+                return prompt
+            if is_last:
+                raise DataError(f"a message of {len(prompt)} tokens, with what is around it; the window is {ctx}")
+            self.n_forgotten += 2  # a message and its answer
 
 
 def encode(text: str, tokenizer: Tokenizer) -> Ids:

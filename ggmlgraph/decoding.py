@@ -31,6 +31,7 @@ class Decoder(Protocol):
     batch: int
     ctx: int  # most positions
     n_past: int
+    slow: str  # why each token computes the whole window anew; empty where it does not
 
     def advance(self, tokens: NDArray[np.int32]) -> Logits:
         """Read int32 (batch, n) further tokens; float32 (batch, n_vocab), of the token after them, until the next call.
@@ -49,12 +50,14 @@ def decoder_of(runtime: Runtime, batch: int = 1) -> Decoder:
     """The fastest decoder the graph allows, for at least `batch` texts of up to the runtime's ctx tokens."""
     try:
         return CachedDecoder(runtime, batch)
-    except UnsupportedError:
-        return WindowDecoder(runtime, batch)
+    except UnsupportedError as error:
+        return WindowDecoder(runtime, batch, str(error))
 
 
 class CachedDecoder:
     """See the module. Raises UnsupportedError, naming the node, if the graph mixes positions."""
+
+    slow = ""
 
     def __init__(self, runtime: Runtime, batch: int = 1) -> None:
         self.batch, self.ctx, self.n_past = batch, runtime.window[1], 0
@@ -149,7 +152,8 @@ class _Reader:
 class WindowDecoder:
     """Computes every position of the window for each token. A graph of fixed batch may read more texts than asked."""
 
-    def __init__(self, runtime: Runtime, batch: int = 1) -> None:
+    def __init__(self, runtime: Runtime, batch: int = 1, slow: str = "") -> None:
+        self.slow = slow
         self._runtime = runtime.at(batch=batch) if "batch" in runtime.sizes else runtime
         self.batch, self.ctx = self._runtime.window
         self.n_past = 0

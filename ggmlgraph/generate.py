@@ -63,6 +63,17 @@ class Generator:
         """Memory and arithmetic of one token."""
         return self.decoder.cost()
 
+    def notes(self, prompts: Sequence[str]) -> Iterator[str]:
+        """What a person should know before these prompts are continued: a line each."""
+        if self.decoder.slow:
+            yield f"slow: each token computes the whole window anew, because {self.decoder.slow}"
+        for prompt in prompts:
+            if (n := len(self.ids(prompt))) > self.decoder.ctx:
+                yield (
+                    f"a prompt of {n} tokens counts from its end: the window is {self.decoder.ctx} tokens; "
+                    "--ctx widens it as far as the model goes"
+                )
+
     # ------------------------------------------------------------ tokens
 
     def tokens(

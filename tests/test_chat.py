@@ -135,6 +135,39 @@ def test_a_message_the_template_refuses_is_not_kept(conversation: Conversation) 
     assert len(conversation.messages) == 1
 
 
+def seen(conversation: Conversation, monkeypatch: pytest.MonkeyPatch) -> list[list[chat.Message]]:
+    """The messages of each turn's last rendering."""
+    renderings: list[list[chat.Message]] = []
+    render = conversation.template.render
+    monkeypatch.setattr(conversation.template, "render", lambda m: (renderings.append(list(m)), render(m))[1])
+    return renderings
+
+
+def test_a_long_conversation_loses_its_oldest_exchanges_and_never_the_system_prompt(
+    conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderings = seen(conversation, monkeypatch)
+    for i in range(6):
+        list(conversation.answer(f"{i}" * 40, 4, GREEDY))
+        assert renderings[-1][0] == {"role": "system", "content": "Be brief."}
+        assert renderings[-1][-1] == {"role": "user", "content": f"{i}" * 40}
+    assert conversation.n_forgotten > 0
+    assert renderings[-1][1:] == conversation.messages[1 + conversation.n_forgotten : -1]
+
+
+def test_an_answer_ends_where_the_window_does_and_that_is_known(conversation: Conversation) -> None:
+    list(conversation.answer("Hi", 1000, GREEDY))
+    assert conversation.full
+    list(conversation.answer("Hi", 2, GREEDY))
+    assert not conversation.full
+
+
+def test_a_message_longer_than_the_window_is_refused_and_not_kept(conversation: Conversation) -> None:
+    with pytest.raises(DataError, match=r"a message of 3\d\d tokens.*the window is 256"):
+        list(conversation.answer("x" * 300, 4, GREEDY))
+    assert len(conversation.messages) == 1
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -184,3 +217,12 @@ def test_a_template_file_replaces_the_models(
     (tmp_path / "t.jinja").write_text("{{ raise_exception('mine') }}", encoding="utf-8")
     assert talk(monkeypatch, "Hi\n", str(graph(tmp_path / "g.bin")), "--template", str(tmp_path / "t.jinja")) == 1
     assert "chat template: mine" in capsys.readouterr().err
+
+
+def test_what_is_forgotten_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(f"{'word ' * 8}{i}\n" for i in range(5))
+    assert talk(monkeypatch, lines, str(graph(tmp_path / "g.bin"))) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "the window is full: the model no longer sees the first 2 messages"

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import ggmlgraph as gg
-from ggmlgraph import generate, wave
+from ggmlgraph import cli, generate, wave
 from ggmlgraph.corpus import SINE_ALPHABET
 from ggmlgraph.decoding import CachedDecoder, WindowDecoder
 from ggmlgraph.drawing import choose
@@ -171,6 +171,31 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
         Generator(gg.Runtime(path, threads=1), BytesTokenizer())
 
 
+# ---------------------------------------------------------------- what a person should know
+
+
+def test_a_model_that_is_read_bit_by_bit_and_a_prompt_that_fits_need_no_note(generator: Generator) -> None:
+    assert list(generator.notes(["abcd", ""])) == []
+
+
+def test_a_prompt_that_is_cut_is_told(generator: Generator) -> None:
+    (note,) = generator.notes(["abcd", "x" * 20])
+    assert note.startswith("a prompt of 20 tokens counts from its end: the window is 8 tokens")
+
+
+def test_why_a_model_is_slow_is_told(tmp_path: Path) -> None:
+    slow = recomputing(save(tmp_path / "g.bin"))
+    assert list(slow.notes([])) == ["slow: each token computes the whole window anew, because it was asked for"]
+
+
+def test_generate_tells_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "g.bin", tokenizer=BytesTokenizer().to_bytes())
+    assert cli.run(["generate", str(path), "-p", "x" * 20, "-n", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("a prompt of 20 tokens")
+    assert said.out.startswith("x" * 20)
+
+
 # ---------------------------------------------------------------- windows, batches, stop strings
 
 
@@ -178,7 +203,7 @@ def recomputing(path: Path, batch: int = 1) -> Generator:
     """Computes the window anew for every token."""
     runtime = gg.Runtime(path, threads=1)
     generator = Generator(runtime, BytesTokenizer())
-    generator.decoder = WindowDecoder(runtime, batch)
+    generator.decoder = WindowDecoder(runtime, batch, "it was asked for")
     return generator
 
 

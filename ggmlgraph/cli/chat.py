@@ -35,7 +35,10 @@ def command(
         source = tokenizer.chat_template if template_file is None else "".join(open_source(template_file).chunks())
         if source is None:
             raise DataError("the model has no chat template; give one with --template FILE")
-        conversation = Conversation(Generator(runtime, tokenizer), Template(source, tokenizer), system)
+        generator = Generator(runtime, tokenizer)
+        for note in generator.notes([]):
+            click.echo(note, err=True)
+        conversation = Conversation(generator, Template(source, tokenizer), system)
         with suppress(EOFError):
             while True:
                 if message := _message():
@@ -62,10 +65,15 @@ def _message() -> str:
 
 
 def _tell_answer(conversation: Conversation, message: str, n: int, how: Sampling, stop: tuple[str, ...]) -> None:
-    answer = conversation.answer(message, n, how, stop)
+    known, answer = conversation.n_forgotten, conversation.answer(message, n, how, stop)
     try:
         for piece in answer:
+            if conversation.n_forgotten > known:
+                known = conversation.n_forgotten
+                click.echo(f"the window is full: the model no longer sees the first {known} messages", err=True)
             click.echo(piece, nl=False)
     except KeyboardInterrupt:
         answer.close()
     click.echo()
+    if conversation.full:
+        click.echo("the answer ends here, for the window is full", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -36,15 +37,22 @@ def command(
     with runtime:
         if len(prompts) > 1:
             generator = Generator(runtime, tokenizer, batch=min(len(prompts), MOST_TOGETHER))
+            _tell(generator.notes(prompts))
             for i, text in enumerate(generator.texts(prompts, predict, how, stop=stop)):
                 click.echo(f"\n{text}" if i else text)
             return
         is_wave = wave.is_wave(runtime.metadata.corpus, tokenizer)
         start = prompts[0] if prompts else wave.PROMPT if is_wave else ""
-        text = ""
-        for piece in Generator(runtime, tokenizer).text(start, predict, how, stop=stop):
+        text, generator = "", Generator(runtime, tokenizer)
+        _tell(generator.notes([start]))
+        for piece in generator.text(start, predict, how, stop=stop):
             click.echo(piece, nl=False)
             text += piece
         click.echo()
         for line in wave.report(text, start, tokenizer) if is_wave else ():
             click.echo(line)
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        click.echo(note, err=True)
