@@ -58,7 +58,8 @@ static void load_block(float *dst, const rows *src, int64_t first, int64_t n, in
 static void transpose_block(float *dst, const float *src, int64_t n, int64_t head_dim)
 {
     int64_t row = gg_attention_row(head_dim);
-    for (int64_t i = 0; i < whole_vectors(n); i += 4) gg_transpose(dst + i, QUERIES, src + i * row, row, head_dim, 4);
+    for (int64_t i = 0; i < whole_vectors(n); i += GG_LANES)
+        gg_transpose(dst + i, QUERIES, src + i * row, row, head_dim, GG_LANES);
 }
 
 /* ---------------------------------------------------------------- a block of queries and a block of keys */

@@ -73,8 +73,9 @@ ALWAYS_INLINE void pack_floats(float *restrict dst, int width, const source *s)
             memcpy(dst + k * width, src + k * s->along, (size_t)width * sizeof(float));
     } else if (s->n_across == width && s->along == 1) {
         int i = 0;
-        for (; i + 4 <= width; i += 4) gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, 4);
-        if (i < width) gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, 2);
+        for (; i + GG_LANES <= width; i += GG_LANES)
+            gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, GG_LANES);
+        if (i < width) gg_transpose(dst + i, width, src + i * s->across, s->across, s->n_inner, width - i);
     } else {
         if (s->n_across < width) memset(dst, 0, (size_t)(width * s->n_inner) * sizeof(float));
         for (int64_t k = 0; k < s->n_inner; k++)
@@ -127,16 +128,16 @@ ALWAYS_INLINE void pack_bf16(float *restrict dst, int width, const source *s)
     }
 }
 
-/* Panel number `panel` of the block, to its place in dst. */
-ALWAYS_INLINE void pack_panel(float *restrict dst, int width, const source *s, int64_t panel, format f)
+/* Columns [k, k + n) of panel `panel` of the block, to their place in dst. */
+ALWAYS_INLINE void pack_piece(float *restrict dst, int width, const source *s, int64_t panel, int64_t k, int64_t n,
+                              format f)
 {
     int64_t first = panel * width;
-    source strip = *s;
-    strip.data += first * s->across;
-    strip.n_across = gg_min_i64(width, s->n_across - first);
-    dst += first * depth_of(f, s->n_inner);
-    if (f == FLOATS) pack_floats(dst, width, &strip);
-    else pack_bf16(dst, width, &strip);
+    source piece = {s->data + first * s->across + k * s->along, s->across, s->along,
+                    gg_min_i64(width, s->n_across - first), n};
+    dst += first * depth_of(f, s->n_inner) + depth_of(f, k) * width;
+    if (f == FLOATS) pack_floats(dst, width, &piece);
+    else pack_bf16(dst, width, &piece);
 }
 
 /* ---------------------------------------------------------------- tiles */
@@ -271,14 +272,20 @@ typedef struct team {
     _Atomic int64_t *next_tile[2];
 } team;
 
-/* This thread's share of a block's panels. */
+/* This thread's share of a block's panels, a few rows of memory at a time: either a panel has whole rows, or rows go
+ * through all panels, and then what is left of a cache line after one panel is still there for the next. */
 ALWAYS_INLINE void pack_panels(const team *t, float *dst, int width, const source *s)
 {
-    int64_t n_panels = ceil_div(s->n_across, width), end = n_panels * (t->ith + 1) / t->nth;
-    for (int64_t p = n_panels * t->ith / t->nth; p < end; p++) pack_panel(dst, width, s, p, t->format);
+    enum { FEW = 8 };
+    int64_t n_panels = ceil_div(s->n_across, width);
+    int64_t begin = n_panels * t->ith / t->nth, end = n_panels * (t->ith + 1) / t->nth;
+    int64_t step = s->across == 1 ? FEW : s->n_inner;
+    for (int64_t k = 0; k < s->n_inner; k += step)
+        for (int64_t p = begin; p < end; p++)
+            pack_piece(dst, width, s, p, k, gg_min_i64(step, s->n_inner - k), t->format);
 }
 
-/* The packed block's tiles, a few at a time. */
+/* The packed block's tiles, a few at a time and fewer towards the end, so that nobody waits long for the last. */
 static void share_tiles(const team *t, const block *s, int64_t step)
 {
     int64_t n_tiles = ceil_div(s->n_rows, TILE_ROWS) * ceil_div(s->n_cols, TILE_COLS);
@@ -286,12 +293,12 @@ static void share_tiles(const team *t, const block *s, int64_t step)
         run_tiles(s, 0, n_tiles);
         return;
     }
-    enum { MOST_TAKEN = 32, TURNS = 8 };
-    int64_t n_taken = gg_min_i64(MOST_TAKEN, ceil_div(n_tiles, TURNS * t->nth));
+    enum { FEWEST = 4, MOST = 32, TURNS = 4 };
     gg_barrier(t->task);
     if (t->ith == 0) atomic_store_explicit(t->next_tile[(step + 1) % 2], 0, memory_order_relaxed);
-    for (;;) {
-        int64_t first = atomic_fetch_add_explicit(t->next_tile[step % 2], n_taken, memory_order_relaxed);
+    for (int64_t first = 0;;) {
+        int64_t n_taken = gg_max_i64(FEWEST, gg_min_i64(MOST, (n_tiles - first) / (TURNS * t->nth)));
+        first = atomic_fetch_add_explicit(t->next_tile[step % 2], n_taken, memory_order_relaxed);
         if (first >= n_tiles) return;
         run_tiles(s, first, gg_min_i64(n_tiles, first + n_taken));
     }

@@ -110,6 +110,41 @@ static inline gg_vec gg_min(gg_vec a, gg_vec b)
 #endif
 }
 
+/* Four floats from src + at[0], four from src + at[4], and so on. */
+static inline gg_vec gg_load_blocks(const float *src, const int64_t *at)
+{
+#if defined(__AVX512F__)
+    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(src + at[0]));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(src + at[4]), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(src + at[8]), 2);
+    return (gg_vec)_mm512_insertf32x4(v, _mm_loadu_ps(src + at[12]), 3);
+#elif defined(__AVX2__)
+    __m256 v = _mm256_castps128_ps256(_mm_loadu_ps(src + at[0]));
+    return (gg_vec)_mm256_insertf128_ps(v, _mm_loadu_ps(src + at[4]), 1);
+#else
+    return gg_load(src + at[0]);
+#endif
+}
+
+/* In each 128 bits of two vectors, of lanes a0 to a3 and b0 to b3:
+ * low floats a0 b0 a1 b1, high floats a2 b2 a3 b3, low pairs a0 a1 b0 b1, high pairs a2 a3 b2 b3. */
+#if defined(__AVX512F__)
+static inline gg_vec gg_low_floats(gg_vec a, gg_vec b) { return (gg_vec)_mm512_unpacklo_ps((__m512)a, (__m512)b); }
+static inline gg_vec gg_high_floats(gg_vec a, gg_vec b) { return (gg_vec)_mm512_unpackhi_ps((__m512)a, (__m512)b); }
+static inline gg_vec gg_low_pairs(gg_vec a, gg_vec b) { return (gg_vec)_mm512_unpacklo_pd((__m512d)a, (__m512d)b); }
+static inline gg_vec gg_high_pairs(gg_vec a, gg_vec b) { return (gg_vec)_mm512_unpackhi_pd((__m512d)a, (__m512d)b); }
+#elif defined(__AVX2__)
+static inline gg_vec gg_low_floats(gg_vec a, gg_vec b) { return (gg_vec)_mm256_unpacklo_ps((__m256)a, (__m256)b); }
+static inline gg_vec gg_high_floats(gg_vec a, gg_vec b) { return (gg_vec)_mm256_unpackhi_ps((__m256)a, (__m256)b); }
+static inline gg_vec gg_low_pairs(gg_vec a, gg_vec b) { return (gg_vec)_mm256_unpacklo_pd((__m256d)a, (__m256d)b); }
+static inline gg_vec gg_high_pairs(gg_vec a, gg_vec b) { return (gg_vec)_mm256_unpackhi_pd((__m256d)a, (__m256d)b); }
+#else
+static inline gg_vec gg_low_floats(gg_vec a, gg_vec b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+static inline gg_vec gg_high_floats(gg_vec a, gg_vec b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+static inline gg_vec gg_low_pairs(gg_vec a, gg_vec b) { return __builtin_shufflevector(a, b, 0, 1, 4, 5); }
+static inline gg_vec gg_high_pairs(gg_vec a, gg_vec b) { return __builtin_shufflevector(a, b, 2, 3, 6, 7); }
+#endif
+
 /* Each lane's nearest bfloat16, ties to even, which is the upper half of a float32; NaN stays NaN. */
 static inline gg_vec gg_round_bf16(gg_vec v)
 {

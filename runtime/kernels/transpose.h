@@ -1,39 +1,43 @@
-/* transpose.h - a few rows of floats into as many adjacent columns, 4 x 4 at a time in registers. Used by gemm.c to
+/* transpose.h - a few rows of floats into as many adjacent columns, four at a time in registers. Used by gemm.c to
  * pack panels and by attention.c.
  */
 #ifndef GG_TRANSPOSE_H
 #define GG_TRANSPOSE_H
 
-#include <stdint.h>
-#include <string.h>
+#include "simd.h"
 
-typedef float gg_vec4 __attribute__((vector_size(16)));
-
-static inline gg_vec4 gg_load4(const float *p)
+/* column[k] = lanes i of src[at[i] + k] for k < 4; at[i] counts the floats from src to row i. */
+static inline __attribute__((always_inline)) void gg_four_columns(gg_vec column[4], const float *src, const int64_t *at)
 {
-    gg_vec4 v;
-    memcpy(&v, p, sizeof v);
-    return v;
+    gg_vec row[4]; /* 4 x 4 blocks side by side, each to be transposed */
+    for (int i = 0; i < 4; i++) row[i] = gg_load_blocks(src, at + i);
+    gg_vec low01 = gg_low_floats(row[0], row[1]), high01 = gg_high_floats(row[0], row[1]);
+    gg_vec low23 = gg_low_floats(row[2], row[3]), high23 = gg_high_floats(row[2], row[3]);
+    column[0] = gg_low_pairs(low01, low23);
+    column[1] = gg_high_pairs(low01, low23);
+    column[2] = gg_low_pairs(high01, high23);
+    column[3] = gg_high_pairs(high01, high23);
 }
 
-/* dst[k * width + i] = src[i * across + k] for i < n_keep (2 or 4) and k < n. */
+/* dst[k * width + i] = src[i * across + k] for i < n_rows <= GG_LANES and k < n. Where width is less than GG_LANES, a
+ * column is stored as a whole vector and the next one corrects its end; the last one is stored exactly. */
 static inline __attribute__((always_inline)) void gg_transpose(float *dst, int64_t width, const float *src,
-                                                               int64_t across, int64_t n, int n_keep)
+                                                               int64_t across, int64_t n, int n_rows)
 {
-    const float *row0 = src, *row1 = src + across;
-    const float *row2 = n_keep == 4 ? row1 + across : row0, *row3 = n_keep == 4 ? row2 + across : row0;
-    int64_t k = 0;
-    for (; k + 4 <= n; k += 4) {
-        gg_vec4 r0 = gg_load4(row0 + k), r1 = gg_load4(row1 + k), r2 = gg_load4(row2 + k), r3 = gg_load4(row3 + k);
-        gg_vec4 lo01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), hi01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
-        gg_vec4 lo23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), hi23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-        gg_vec4 out[4] = {
-            __builtin_shufflevector(lo01, lo23, 0, 1, 4, 5), __builtin_shufflevector(lo01, lo23, 2, 3, 6, 7),
-            __builtin_shufflevector(hi01, hi23, 0, 1, 4, 5), __builtin_shufflevector(hi01, hi23, 2, 3, 6, 7)};
-        for (int i = 0; i < 4; i++) memcpy(dst + (k + i) * width, &out[i], (size_t)n_keep * sizeof(float));
+    gg_vec  column[4];
+    int64_t at[GG_LANES], k = 0;
+    for (int i = 0; i < GG_LANES; i++) at[i] = (i < n_rows ? i : n_rows - 1) * across;
+    for (; k + 4 < n; k += 4) {
+        gg_four_columns(column, src + k, at);
+        for (int i = 0; i < 4; i++) gg_store(dst + (k + i) * width, column[i]);
     }
-    for (; k < n; k++)
-        for (int i = 0; i < n_keep; i++) dst[k * width + i] = src[i * across + k];
+    if (k + 4 == n) {
+        gg_four_columns(column, src + k, at);
+        for (int i = 0; i < 4; i++) gg_store_n(dst + (k + i) * width, column[i], n_rows);
+    } else {
+        for (; k < n; k++)
+            for (int i = 0; i < n_rows; i++) dst[k * width + i] = src[i * across + k];
+    }
 }
 
 #endif
