@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -18,13 +19,13 @@ N = 1 << 25  # floats of an array: 128 MiB, more than any cache
 
 
 def arithmetic(threads: int, rounds: int) -> list[dict[str, object]]:
-    """GFLOP/s of every level with one thread and with all."""
-    cases = [(isa, n) for isa in isa_levels() for n in sorted({1, threads})]
-    found: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    """GFLOP/s of every level and precision with one thread and with all."""
+    cases = list(product(isa_levels(), ("float32", "bf16"), sorted({1, threads})))
+    found: dict[tuple[str, str, int], list[float]] = {case: [] for case in cases}
     for _ in range(rounds):
-        for isa, n in cases:
-            found[isa, n].append(peak_flops(isa, n) / 1e9)
-    return [{"isa": isa, "threads": n, "gflops": rates} for (isa, n), rates in found.items()]
+        for isa, precision, n in cases:
+            found[isa, precision, n].append(peak_flops(isa, n, precision) / 1e9)
+    return [{"isa": isa, "precision": p, "threads": n, "gflops": rates} for (isa, p, n), rates in found.items()]
 
 
 def memory(threads: int, rounds: int) -> list[dict[str, object]]:
@@ -56,8 +57,8 @@ def memory(threads: int, rounds: int) -> list[dict[str, object]]:
 def main(out: Path, threads: int, rounds: int) -> None:
     """Measure, print, save."""
     flops, bandwidth = arithmetic(threads, rounds), memory(threads, rounds)
-    show("F32 multiply-adds in registers", ["level", "threads", "GFLOP/s", "min", "max"],
-         [(r["isa"], r["threads"], *spread(r["gflops"])) for r in flops])  # fmt: skip
+    show("Multiply-adds in registers", ["level", "precision", "threads", "GFLOP/s", "min", "max"],
+         [(r["isa"], r["precision"], r["threads"], *spread(r["gflops"])) for r in flops])  # fmt: skip
     show(f"Memory, {threads} threads", ["access", "GB/s", "min", "max"],
          [(r["access"], *spread(r["gbs"])) for r in bandwidth])  # fmt: skip
     save(out, "peak", threads, {"arithmetic": flops, "memory": bandwidth})
