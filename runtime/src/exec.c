@@ -10,6 +10,7 @@
 
 #include "gg_ops.h"
 #include "clock.h"
+#include "hugepages.h"
 #include "isa.h"
 #include "kernel.h"
 #include "plan.h"
@@ -96,6 +97,7 @@ static int32_t prepare(gg_exec *e, gg_error *err)
         void *arena = NULL;
         if (posix_memalign(&arena, 4096, (size_t)nbytes) != 0)
             return gg_fail(err, GG_ERR_MEMORY, -1, "no memory for the %lld bytes of the plan", (long long)nbytes);
+        gg_want_huge_pages(arena, nbytes);
         e->arena = arena;
     }
     if (!e->pool) e->pool = gg_pool_new(e->n_threads);

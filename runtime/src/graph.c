@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "gg_ops.h"
+#include "hugepages.h"
 
 gg_graph *gg_graph_new(void) { return calloc(1, sizeof(gg_graph)); }
 
@@ -58,6 +59,7 @@ gg_buffer *gg_buffer_new(int64_t nbytes)
         free(buffer);
         return NULL;
     }
+    gg_want_huge_pages(block, nbytes);
     *buffer = (gg_buffer){.n_refs = 1, .block = block};
     buffer->bytes = block + (GG_ALIGN - (uintptr_t)block % GG_ALIGN);
     return buffer;
