@@ -16,7 +16,8 @@ enum {
     GG_GEMM_COLS = 2112,
     GG_GEMM_ALONE_ROWS = 168, /* one thread by itself, in L2 */
     GG_GEMM_ALONE_COLS = 384,
-    GG_GEMM_COUNTERS = 2 * GG_ALIGN, /* bytes */
+    GG_GEMM_STRIPES = 8,      /* of rows, each with a counter of its tiles */
+    GG_GEMM_COUNTERS = 2 * GG_GEMM_STRIPES * GG_ALIGN, /* bytes */
     /* Two blocks of each, so that the next may be packed while slower threads still read the last. */
     GG_GEMM_NBYTES = GG_GEMM_COUNTERS + 2 * (GG_GEMM_ROWS + GG_GEMM_COLS) * GG_GEMM_INNER * 4,
     GG_GEMM_ALONE_NBYTES = (GG_GEMM_ALONE_ROWS + GG_GEMM_ALONE_COLS) * GG_GEMM_INNER * 4

@@ -5,8 +5,9 @@
  * matrix's edge are filled up with zeros. Strides matter to packing alone, so one tile serves every transposition, and
  * so does precision: a product in bf16 differs in what panels hold. Where C is narrow and A's rows lie without gaps, a
  * product of floats reads A where it is.
- * Threads pack shared blocks together and then take tiles from a common counter: the tiles are independent, so it
- * does not matter which thread computes one, and a slow core takes fewer.
+ * Threads pack shared blocks together and then take tiles, each first of the rows it packed, which its own cache holds,
+ * then of what others have left: the tiles are independent, so it does not matter which thread computes one, and a slow
+ * core takes fewer.
  */
 #include "gemm.h"
 
@@ -261,15 +262,15 @@ static void run_tiles(const block *s, int64_t t, int64_t end)
 
 /* ---------------------------------------------------------------- the product */
 
-/* Who computes, and in what memory. Consecutive steps alternate between two blocks and two counters; a step's barrier
- * tells that nobody uses those of the step before last. */
+/* Who computes, and in what memory. Consecutive steps alternate between two blocks and two sets of counters; a step's
+ * barrier tells that nobody uses those of the step before last. */
 typedef struct team {
     const gg_task   *task; /* whose barrier to meet in; NULL for one thread */
     int              ith, nth;
     format           format;
     int64_t          max_rows, max_cols;
     float           *a[2], *b[2];
-    _Atomic int64_t *next_tile[2];
+    char            *counters;
 } team;
 
 /* This thread's share of a block's panels, a few rows of memory at a time: either a panel has whole rows, or rows go
@@ -285,22 +286,51 @@ ALWAYS_INLINE void pack_panels(const team *t, float *dst, int width, const sourc
             pack_piece(dst, width, s, p, k, gg_min_i64(step, s->n_inner - k), t->format);
 }
 
-/* The packed block's tiles, a few at a time and fewer towards the end, so that nobody waits long for the last. */
-static void share_tiles(const team *t, const block *s, int64_t step)
+/* Where the stripe's counter of tiles taken in this step lies. */
+static _Atomic int64_t *taken(const team *t, int64_t step, int64_t stripe)
 {
-    int64_t n_tiles = ceil_div(s->n_rows, TILE_ROWS) * ceil_div(s->n_cols, TILE_COLS);
-    if (t->nth == 1) {
-        run_tiles(s, 0, n_tiles);
-        return;
-    }
+    return (_Atomic int64_t *)(t->counters + (step % 2 * GG_GEMM_STRIPES + stripe) * GG_ALIGN);
+}
+
+static void reset_taken(const team *t, int64_t step)
+{
+    if (t->ith != 0) return;
+    for (int64_t stripe = 0; stripe < GG_GEMM_STRIPES; stripe++)
+        atomic_store_explicit(taken(t, step, stripe), 0, memory_order_relaxed);
+}
+
+/* The stripe's tiles, a few at a time and fewer towards the end, so that nobody waits long for the last. */
+static void share_stripe(const team *t, const block *s, _Atomic int64_t *next_tile)
+{
     enum { FEWEST = 4, MOST = 32, TURNS = 4 };
-    gg_barrier(t->task);
-    if (t->ith == 0) atomic_store_explicit(t->next_tile[(step + 1) % 2], 0, memory_order_relaxed);
-    for (int64_t first = 0;;) {
+    int64_t n_tiles = ceil_div(s->n_rows, TILE_ROWS) * ceil_div(s->n_cols, TILE_COLS);
+    for (int64_t first = atomic_load_explicit(next_tile, memory_order_relaxed);;) {
         int64_t n_taken = gg_max_i64(FEWEST, gg_min_i64(MOST, (n_tiles - first) / (TURNS * t->nth)));
-        first = atomic_fetch_add_explicit(t->next_tile[step % 2], n_taken, memory_order_relaxed);
+        first = atomic_fetch_add_explicit(next_tile, n_taken, memory_order_relaxed);
         if (first >= n_tiles) return;
         run_tiles(s, first, gg_min_i64(n_tiles, first + n_taken));
+    }
+}
+
+/* The packed block's tiles. A thread begins with the stripe of rows whose panels of A it packed, and then helps others. */
+static void share_tiles(const team *t, const block *s, int64_t step)
+{
+    int64_t n_tile_rows = ceil_div(s->n_rows, TILE_ROWS);
+    if (t->nth == 1) {
+        run_tiles(s, 0, n_tile_rows * ceil_div(s->n_cols, TILE_COLS));
+        return;
+    }
+    gg_barrier(t->task);
+    reset_taken(t, step + 1);
+    int64_t n_stripes = gg_min_i64(t->nth, GG_GEMM_STRIPES), own = t->ith * n_stripes / t->nth;
+    for (int64_t i = own; i < own + n_stripes; i++) {
+        int64_t stripe = i % n_stripes;
+        int64_t first = n_tile_rows * stripe / n_stripes * TILE_ROWS;
+        block part = *s;
+        part.a += first * (s->a_row ? s->a_row : s->depth);
+        part.c += first * s->c_row;
+        part.n_rows = gg_min_i64(s->n_rows, n_tile_rows * (stripe + 1) / n_stripes * TILE_ROWS) - first;
+        share_stripe(t, &part, taken(t, step, stripe));
     }
 }
 
@@ -311,7 +341,7 @@ static void multiply(const gg_gemm *g, const team *t)
     int64_t inner = block_size(g->n_inner, t->format == PAIRS ? 2 * GG_GEMM_INNER : GG_GEMM_INNER, 4);
     int64_t step = 0, n_b = 0;
     bool direct = t->format == FLOATS && g->a.col == 1 && g->n_cols <= DIRECT_COLS;
-    if (t->nth > 1 && t->ith == 0) atomic_store_explicit(t->next_tile[0], 0, memory_order_relaxed);
+    if (t->nth > 1) reset_taken(t, 0);
     for (int64_t j = 0; j < g->n_cols; j += cols)
         for (int64_t k = 0; k < g->n_inner; k += inner, n_b++) {
             int64_t n_cols = gg_min_i64(cols, g->n_cols - j), n_inner = gg_min_i64(inner, g->n_inner - k);
@@ -338,7 +368,7 @@ void GG_ISA_NAME(gg_gemm_together)(const gg_gemm *g, const gg_task *task, char *
     team t = {.task = task, .ith = task->ith, .nth = task->nth, .format = format_of(task),
               .max_rows = GG_GEMM_ROWS, .max_cols = GG_GEMM_COLS,
               .a = {a, a + GG_GEMM_ROWS * GG_GEMM_INNER}, .b = {b, b + GG_GEMM_COLS * GG_GEMM_INNER},
-              .next_tile = {(_Atomic int64_t *)work, (_Atomic int64_t *)(work + GG_ALIGN)}};
+              .counters = work};
     multiply(g, &t);
 }
 
