@@ -105,7 +105,10 @@ class CoreGraph:
         return lib.gg_graph_tensor(self.handle, tensor_id)
 
     def find(self, name: str) -> int:
-        """Id of the tensor of that name, -1 if there is none. Raises FormatError if there are several."""
+        """Id of the tensor of that name, -1 if there is none: its last version, if others write its memory (order.c).
+
+        Raises FormatError if there are several.
+        """
         tensor_id = int(lib.gg_graph_find(self.handle, name.encode()))
         if tensor_id < -1:
             raise _ambiguous(name)
@@ -115,13 +118,21 @@ class CoreGraph:
         """`find` for many names, in one pass. Raises FormatError if a tensor is not there or not the only one."""
         found: dict[str, list[int]] = {name: [] for name in names}
         for i in range(len(self)):
-            found.get(self.name(i), []).append(i)
+            same = found.get(self.name(i), [])
+            if same and self._is_version(i, same[-1]):
+                same.pop()
+            same.append(i)
         for name, ids in found.items():
             if not ids:
                 raise FormatError(f"the graph has no tensor {name!r}")
             if len(ids) > 1:
                 raise _ambiguous(name)
         return [ids[0] for ids in found.values()]
+
+    def _is_version(self, tensor_id: int, old: int) -> bool:
+        """Whether a tensor is what `old`, of the same name, became when its memory was written; see order.c."""
+        src, op = self.tensor(tensor_id).src, self.op(tensor_id)
+        return (op == "updated" and src[0] == old) or (op == "view_as" and src[1] == old)
 
     def flagged(self, flag: int) -> list[int]:
         """Ids of the tensors that have a flag."""

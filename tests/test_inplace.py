@@ -14,9 +14,9 @@ import pytest
 from handmade import File
 
 import ggmlgraph as gg
-from ggmlgraph.dialect import LOSS, PARAM, WRITTEN
+from ggmlgraph.dialect import LOSS, OUTPUT, PARAM, WRITTEN
 from ggmlgraph.errors import GGError, UnsupportedError
-from ggmlgraph.runtime import import_file
+from ggmlgraph.rewrite import rewrite
 
 DOUBLED = struct.pack("<f", 2)
 
@@ -122,7 +122,8 @@ def test_what_nobody_can_tell_from_a_new_tensor_is_one(tmp_path: Path) -> None:
     rows = source(f)
     for name, op in (("a (view)", "SQR"), ("a (view) (view)", "SQRT"), ("a (view) (view) (view)", "COS")):
         rows = f.node(name, op, (4,), rows)
-    graph = import_file(f.save(tmp_path / "graph.bin"))
+    with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
+        graph = rt.fused("a (view) (view) (view)")
     assert [graph.op(i) for i in range(len(graph))] == ["none", "sqr", "sqr", "sqrt", "cos"]
 
 
@@ -133,6 +134,53 @@ def test_a_result_with_a_name_of_its_own_is_a_new_tensor(tmp_path: Path) -> None
     scaled(f, "mine", a, (4,))
     f.node("after", "SUM", (1,), a)
     assert forward(f, tmp_path / "graph.bin", "after", "mine")[0].item() == 30
+
+
+# ---------------------------------------------------------------- what is read after the run
+
+
+def overwritten(f: File) -> list[str]:
+    """a, twice what it was, of which then the first is 100; the names of what sees it, in the order of the file."""
+    a = source(f)
+    middle = f.view("middle", a, (2,), 1, (1,))
+    doubled = scaled(f, "a (view)", a, (4,))
+    f.cpy("first", f.leaf("new", [100]), f.view("front", doubled, (1,), 0, (1,)))
+    del middle
+    return ["a", "middle", "a (view)", "first"]
+
+
+AT_THE_END: dict[str, list[float]] = {"a": [100, 8, 18, 32], "middle": [8, 18], "first": [100]}
+AT_THE_END["a (view)"] = AT_THE_END["a"]
+
+
+def test_a_tensor_is_what_its_memory_holds_at_the_end_of_the_run(tmp_path: Path) -> None:
+    f = File()
+    names = overwritten(f)
+    for asked in ([name] for name in names), [names], [names[::-1]]:
+        for some in asked:
+            for name, found in zip(some, forward(f, tmp_path / "graph.bin", *some), strict=True):
+                np.testing.assert_array_equal(found, AT_THE_END[name], name)
+
+
+def test_what_is_read_once_a_part_of_a_result_in_place_was_written_is_the_result(tmp_path: Path) -> None:
+    f = File()
+    overwritten(f)
+    f.node("sum", "SUM", (1,), [r.name for r in f.records].index("a (view)"))
+    assert forward(f, tmp_path / "graph.bin", "sum")[0].item() == 158
+
+
+@pytest.mark.parametrize("dialect", ["v1", "v2"])
+def test_an_output_that_is_written_later_is_one_output(dialect: str, tmp_path: Path) -> None:
+    """In v1 the metadata names it."""
+    f = File()
+    a = f.node("a", "SQR", (4,), f.leaf("x", [1, 2, 3, 4], PARAM), flags=OUTPUT)
+    scaled(f, "a (view)", a, (4,), flags=OUTPUT)
+    f.save(tmp_path / "v2.bin")
+    rewrite(tmp_path / "v2.bin", tmp_path / f"{dialect}.bin", dialect, "v2")
+    with gg.Runtime(tmp_path / f"{dialect}.bin", threads=1, dialect=dialect) as rt:
+        outputs = [rt.graph.name(i) for i in rt.graph.flagged(OUTPUT)]
+        assert sorted(outputs) == ["a", "a (view)"]
+        np.testing.assert_array_equal(rt.forward(*outputs), [[2, 8, 18, 32]] * 2)
 
 
 # ---------------------------------------------------------------- gradients
@@ -160,6 +208,40 @@ def test_the_gradient_of_a_source_read_before_and_after_has_both(tmp_path: Path)
     with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
         rt.backward({})
         np.testing.assert_allclose(rt.gradient("x"), [(10 + 2 * 3) * 2 * x for x in (1, 2, 3, 4)])
+
+
+def in_place_loss(x: Any, w: Any) -> Any:
+    """What `in_place_graph` says, in numpy: float64 (4,), (2,) -> ()."""
+    a = x * x
+    before = a * np.array([3.0, 1, 4, 1])
+    a *= 2
+    a[1:3] = w * w
+    a[2:] *= 2
+    b = (a + 0.5) / (1 + np.exp(-(a + 0.5)))
+    return (before + a * np.array([2.0, 7, 1, 8]) + b).sum()
+
+
+def in_place_graph() -> File:
+    """Of a, the square of x, all is doubled; then the middle is overwritten by the square of w and the end doubled."""
+    f = File()
+    a, w = source(f), f.leaf("w", [0.5, 1.5], PARAM)
+    before = f.node("before", "MUL", (4,), a, f.leaf("factors", [3, 1, 4, 1]))
+    doubled = scaled(f, "a (view)", a, (4,))
+    f.cpy("copied", f.node("square", "SQR", (2,), w), f.view("middle", doubled, (2,), 1, (1,)))
+    scaled(f, "end (view)", f.view("end", a, (2,), 2, (1,)), (2,))
+    after = f.node("after", "MUL", (4,), a, f.leaf("other factors", [2, 7, 1, 8]))
+    b = f.node("b", "ADD", (4,), doubled, f.leaf("bias", [0.5] * 4))
+    loss_of(f, before, after, f.node("b (view)", "UNARY", (4,), b, unary="SILU"))
+    return f
+
+
+def test_the_gradient_through_results_in_place_is_that_of_differences_in_float64(tmp_path: Path) -> None:
+    x, w, h = np.arange(1.0, 5), np.array([0.5, 1.5]), 1e-5
+    with gg.Runtime(in_place_graph().save(tmp_path / "graph.bin"), threads=1) as rt:
+        np.testing.assert_allclose(rt.backward({}), in_place_loss(x, w), rtol=1e-6)
+        for name, point, loss in (("x", x, lambda x: in_place_loss(x, w)), ("w", w, lambda w: in_place_loss(x, w))):
+            expected = [(loss(point + h * e) - loss(point - h * e)) / (2 * h) for e in np.eye(len(point))]
+            np.testing.assert_allclose(rt.gradient(name), expected, rtol=1e-6, err_msg=name)
 
 
 def test_a_derivative_that_needs_what_was_overwritten_is_refused(tmp_path: Path) -> None:

@@ -5,10 +5,14 @@
  *
  *     v = view(cache)                       v = view(cache)
  *     w = cpy(k, v)               ->        w = cpy(k, v);  cache' = updated(cache, w)
- *     y = add(v, x)                         y = add(view_as(cache', v), x)
+ *     y = add(v, x)                         v' = view_as(cache', v);  y = add(v', x)
  *
  * Nothing is copied by that: all of them lie in the memory of `cache`. A result that the importer copied over its source,
- * because ggml computes it in place, stays where it is if nobody reads the old memory again. Called by the importer.
+ * because ggml computes it in place, stays where it is if nobody reads the old memory again.
+ *
+ * cache' and v' are newer versions of cache and v. Whoever reads a tensor after the run reads what its memory holds by
+ * then, so every computed tensor that is written to has a version after the last write; versions have the tensor's name,
+ * and the last one its flags. Called by the importer.
  */
 #include "rebuild.h"
 
@@ -44,13 +48,22 @@ static void find_unseen(ordering *o, int32_t *oldest)
     }
 }
 
+/* Tensor `id` of the old graph is from now on `version`, another tensor in its memory. */
+static int32_t renew(ordering *o, int32_t id, int32_t version)
+{
+    if (version < 0) return -1;
+    if (gg_is_leaf(gg_at(o->r.in, id))) return o->r.map[id] = version; /* a leaf's own memory outlives the run */
+    gg_set_flags(o->r.out, o->r.map[id], 0, o->r.err);
+    return gg_copied(&o->r, id, version);
+}
+
 /* Tensor `id` of the old graph as it is now. */
 static int32_t current(ordering *o, int32_t id)
 {
     int32_t root = gg_at(o->r.in, id)->root;
     if (o->r.map[id] >= o->write[root]) return o->r.map[id];
     const int32_t src[] = {o->r.map[root], o->r.map[id]};
-    return o->r.map[id] = gg_node(o->r.out, GG_OP_VIEW_AS, 2, src, NULL, NULL, NULL, o->r.err);
+    return renew(o, id, gg_node(o->r.out, GG_OP_VIEW_AS, 2, src, NULL, NULL, NULL, o->r.err));
 }
 
 /* The root of CPY node `id` has a new version. */
@@ -59,14 +72,24 @@ static int32_t note_write(ordering *o, int32_t id)
     int32_t root = gg_at(o->r.in, id)->root;
     const int32_t src[] = {o->r.map[root], o->r.map[id]};
     o->write[root] = o->r.map[id];
-    return o->r.map[root] = gg_node(o->r.out, GG_OP_UPDATED, 2, src, NULL, NULL, NULL, o->r.err);
+    return renew(o, root, gg_node(o->r.out, GG_OP_UPDATED, 2, src, NULL, NULL, NULL, o->r.err));
+}
+
+/* Without write back `id`, the memory of its result is that of the root. */
+static int32_t leave_out(ordering *o, int32_t id)
+{
+    const gg_tensor *t = gg_at(o->r.in, id);
+    int32_t result = gg_copied(&o->r, id, o->r.map[t->src[0]]);
+    const int32_t src[] = {result, o->r.map[t->root]};
+    o->write[t->root] = result;
+    return renew(o, t->root, gg_node(o->r.out, GG_OP_VIEW_AS, 2, src, NULL, NULL, NULL, o->r.err));
 }
 
 static int32_t copy_node(ordering *o, int32_t id)
 {
     const gg_tensor t = *gg_at(o->r.in, id);
     int32_t src[GG_MAX_SRC];
-    if (o->unseen[id]) return gg_copied(&o->r, id, o->r.map[t.src[0]]);
+    if (o->unseen[id]) return leave_out(o, id);
     for (int k = 0; k < t.n_src; k++) {
         src[k] = t.src[k] < 0 ? -1 : current(o, t.src[k]);
         if (t.src[k] >= 0 && src[k] < 0) return -1;
@@ -87,6 +110,8 @@ gg_graph *gg_order_writes(const gg_graph *g, gg_error *err)
     free(oldest);
     for (int32_t id = 0; id < g->n_tensors && ok; id++)
         ok = (gg_is_leaf(gg_at(g, id)) ? gg_copy_leaf(&o.r, id, NULL) : copy_node(&o, id)) >= 0;
+    for (int32_t id = 0; id < g->n_tensors && ok; id++)
+        ok = gg_is_leaf(gg_at(g, gg_at(g, id)->root)) || current(&o, id) >= 0;
     free(o.write);
     free(o.unseen);
     return begun ? gg_rebuild_end(&o.r, ok) : NULL;

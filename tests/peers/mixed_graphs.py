@@ -238,6 +238,17 @@ def windows_written_in_place(g: Any) -> Any:
 
 
 @graph()
+def outputs_written_in_place_later(g: Any) -> Any:
+    """Every tensor is what its memory holds at the end: the first two are read after four ops that come behind them."""
+    x = g.sqr(g.normal(6, 4))
+    middle, before = g.view_2d(x, 6, 2, 24, 24), g.sum(x)
+    y = g.sqr_inplace(g.scale_inplace(x, 0.5))
+    row = g.cpy(g.normal(6), g.view_1d(y, 6, 24))
+    after = g.sum(y)
+    return x, middle, before, row, after, g.sum(g.set_1d_inplace(y, g.normal(5), 4 * 15))
+
+
+@graph()
 def products_of_turned_matrices(g: Any) -> Any:
     a, b = g.normal(5, 7, 2), g.normal(5, 9, 4)
     product = g.mul_mat(a, b)
