@@ -1,6 +1,6 @@
 """The C boundary: the extension module's graphs seen from Python, and its errors as exceptions.
 
-Together with `cgraph.py` the only place that knows ggml's dimension order (ne[0] fastest). Everything above it
+Together with the cgraph modules the only place that knows ggml's dimension order (ne[0] fastest). Everything above it
 speaks numpy order. Used by the tracer, which asks it for the shape of every new node, and by the runtime.
 """
 

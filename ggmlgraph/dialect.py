@@ -1,9 +1,10 @@
 """The dialects of the exported-cgraph format, as data.
 
 A dialect is (layout, op numbers, type numbers); the version word of a file does not identify one. One table here
-drives the reader and the writer (cgraph.py) and, through the tables that runtime/gen.py makes of it, the importer in C
-(runtime/src/import.c), so it imports nothing but the standard library. Ops and types go by name everywhere else, and
-op_params and sources are those of the newest dialect: where an older one differs, its `variations` say how.
+drives reader and writer (cgraphreader.py, cgraphwriter.py) and, through the tables that runtime/gen.py makes of it, the
+importer in C (runtime/src/import.c), so it imports nothing but the standard library. Ops and types go by name
+everywhere else, and op_params and sources are those of the newest dialect: where an older one differs, its `variations`
+say how.
 """
 
 from __future__ import annotations
@@ -66,13 +67,14 @@ class Layout:
 @dataclass(frozen=True)
 class Type:
     """An element type: blocks of `block` elements in `nbytes` bytes. `decodes`: kernels read it as float32. `encodes`:
-    float32 is copied into it."""
+    float32 is copied into it. `numpy`: the dtype that is the same in memory, if numpy has one."""
 
     name: str
     block: int
     nbytes: int
     decodes: bool = False
     encodes: bool = False
+    numpy: str | None = None
 
 
 SIZE_0, SET = -1, -2  # in place of a word's value: the size of dimension 0; anything but zero
@@ -152,8 +154,10 @@ DECODED = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K"
 # Those with an encoder in runtime/kernels/encode.c.
 ENCODED = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
+NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+
 TYPES = {
-    name: Type(name, block, nbytes, name in DECODED, name in ENCODED)
+    name: Type(name, block, nbytes, name in DECODED, name in ENCODED, NUMPY.get(name))
     for name, block, nbytes in (
         ("F32", 1, 4), ("F16", 1, 2), ("BF16", 1, 2), ("F64", 1, 8),
         ("I8", 1, 1), ("I16", 1, 2), ("I32", 1, 4), ("I64", 1, 8),

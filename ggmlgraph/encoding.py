@@ -15,12 +15,7 @@ from ggmlgraph.dialect import TYPES as ELEMENTS
 from ggmlgraph.dialect import Type
 from ggmlgraph.errors import UnsupportedError, UsageError
 
-NUMPY: dict[str, np.dtype[Any]] = {  # types that numpy has as well
-    name: np.dtype(text)
-    for name, text in (
-        ("f32", "<f4"), ("f16", "<f2"), ("f64", "<f8"), ("i8", "i1"), ("i16", "<i2"), ("i32", "<i4"), ("i64", "<i8"),
-    )
-}  # fmt: skip
+NUMPY = {t.name.lower(): np.dtype(t.numpy) for t in ELEMENTS.values() if t.numpy}  # types that numpy has as well
 ENCODED = ("f16", "bf16")  # what weights are stored in on demand
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ggmlgraph import cgraph, metadata
+from ggmlgraph import cgraph, cgraphwriter, metadata
 from ggmlgraph.core import pack_params
 from ggmlgraph.dialect import DIALECTS, OUTPUT
 from ggmlgraph.errors import UnsupportedError
@@ -47,7 +47,7 @@ def save(
     if tokenizer is not None:
         tensors.append(leaf(metadata.TOKENIZER_LEAF, tokenizer))
     roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
-    cgraph.write(path, tensors, roots, dialect)
+    cgraphwriter.write(path, tensors, roots, dialect)
 
 
 def _names(graph: Graph) -> list[str]:

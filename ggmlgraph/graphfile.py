@@ -1,7 +1,7 @@
 """A graph file as a `CoreGraph`, through the importer in C, and what its metadata leaf adds: flags and named sizes.
 
-`cgraph.py` is the other reader, in Python, for what needs the file's own records. Used by `Runtime` and by the commands
-that take graph files.
+`cgraphreader.py` is the other reader, in Python, for what needs the file's own records. Used by `Runtime` and by the
+commands that take graph files.
 """
 
 from __future__ import annotations

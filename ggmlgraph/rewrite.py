@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ggmlgraph import cgraph, metadata
+from ggmlgraph import cgraph, cgraphreader, cgraphwriter, metadata
 from ggmlgraph.cgraph import CGraph, Order, Record
 from ggmlgraph.dialect import DIALECTS, OUTPUT, PARAM, Dialect
 from ggmlgraph.durable import replacing
@@ -23,11 +23,11 @@ MAX_SLACK = 1 << 40  # of size_eval, which a file may claim at will
 
 def rewrite(source: Path, target: Path, dialect: str, source_dialect: str) -> Order:
     """Write the graph of `source` to `target` in `dialect`; returns it as written."""
-    graph, to = cgraph.read(source, source_dialect), DIALECTS[dialect]
+    graph, to = cgraphreader.read(source, source_dialect), DIALECTS[dialect]
     placed = _place(graph, _move_flags(graph.records, to), to)
     slack = graph.size_eval - cgraph.nodes_nbytes(graph.nodes)
     with replacing(target) as temporary, temporary.open("wb") as stream:
-        cgraph.emit(stream, placed, to, min(max(slack, 0), MAX_SLACK))
+        cgraphwriter.emit(stream, placed, to, min(max(slack, 0), MAX_SLACK))
     return placed
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import cgraph, checkpoint, export, metadata, model, naming, rundir, safetensorsfile, tokenizers
+from ggmlgraph import cgraphreader, checkpoint, export, metadata, model, naming, rundir, safetensorsfile, tokenizers
+from ggmlgraph.cgraph import CGraph, computation
 from ggmlgraph.decoding import OUTPUT
 from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
 from ggmlgraph.graphfile import identify
@@ -60,7 +61,7 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
     graph_path, saved = rundir.locate(path)
     if not graph_path.exists():
         raise GGError(f"{path}: no such file")
-    graph = cgraph.read(graph_path, identify(graph_path))
+    graph = cgraphreader.read(graph_path, identify(graph_path))
     meta = metadata.decode(_leaf(graph, metadata.LEAF_NAME) or b"")
     ours = _trace(graph_path, meta)
     _check_same(graph_path, graph, ours)
@@ -81,7 +82,7 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
     )
 
 
-def _leaf(graph: cgraph.CGraph, name: str) -> bytes | None:
+def _leaf(graph: CGraph, name: str) -> bytes | None:
     index = graph.find(name)
     return None if index is None else graph.array(index).tobytes()
 
@@ -98,10 +99,10 @@ def _trace(path: Path, meta: Metadata) -> Graph:
     return trace(loaded.loss, config, meta.sizes["batch"], meta.sizes["ctx"])
 
 
-def _check_same(path: Path, graph: cgraph.CGraph, ours: Graph) -> None:
+def _check_same(path: Path, graph: CGraph, ours: Graph) -> None:
     root, records = graph.find(OUTPUT), export.records(ours)
     wanted = next(i for i, record in enumerate(records) if record.name == OUTPUT)
-    same = root is not None and cgraph.computation(graph.records, root) == cgraph.computation(records, wanted)
+    same = root is not None and computation(graph.records, root) == computation(records, wanted)
     values = {node.name: node.values for node in ours.nodes if node.values}
     if not same or any(_leaf(graph, name) != constant for name, constant in values.items()):
         raise UnsupportedError(
@@ -109,7 +110,7 @@ def _check_same(path: Path, graph: cgraph.CGraph, ours: Graph) -> None:
         )
 
 
-def _inside(path: Path, graph: cgraph.CGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
+def _inside(path: Path, graph: CGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
     """The weights in the graph file itself."""
     stored = {}
     for name, shape in shapes.items():
@@ -136,7 +137,7 @@ def _filled(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[
     return config
 
 
-def _tokenizer(graph: cgraph.CGraph, beside: Path | None) -> Tokenizer | None:
+def _tokenizer(graph: CGraph, beside: Path | None) -> Tokenizer | None:
     data = _leaf(graph, metadata.TOKENIZER_LEAF)
     if data is None and beside is not None and beside.exists():
         data = beside.read_bytes()

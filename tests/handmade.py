@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ggmlgraph import cgraph, encoding
+from ggmlgraph import cgraph, cgraphwriter, encoding
 from ggmlgraph.cgraph import Record, dense_strides
 from ggmlgraph.dialect import DIALECTS, TYPES
 
@@ -68,5 +68,5 @@ class File:
         nodes = [i for i, r in enumerate(self.records) if r.op != "NONE"]
         placed = cgraph.order(self.records, nodes, DIALECTS[dialect])
         with path.open("wb") as stream:
-            cgraph.emit(stream, placed, DIALECTS[dialect], cgraph.work_nbytes(placed))
+            cgraphwriter.emit(stream, placed, DIALECTS[dialect], cgraphwriter.work_nbytes(placed))
         return path

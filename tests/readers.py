@@ -1,4 +1,4 @@
-"""The two readers of graph files compared: the importer in C and `cgraph.parse` in Python, which share no code.
+"""The two readers of graph files compared: the importer in C and `cgraphreader.parse` in Python, which share no code.
 
 Files are changed with knowledge of their structure. What C takes, Python takes as the same tensors; what Python
 refuses, C refuses; what breaks a rule that both know, both refuse by the same code at the same byte. Only C derives
@@ -18,7 +18,7 @@ from typing import Any
 
 from samplefiles import files
 
-from ggmlgraph import cgraph
+from ggmlgraph import cgraph, cgraphreader
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import DIALECTS, UNREAD, Dialect
 from ggmlgraph.errors import GGError
@@ -39,7 +39,7 @@ class Changer:
 
     def __init__(self, content: bytes, dialect: Dialect) -> None:
         self.content, self.dialect = content, dialect
-        graph = cgraph.parse(content, dialect.name)
+        graph = cgraphreader.parse(content, dialect.name)
         at, self.records = dialect.header.nbytes, []
         for k, record in enumerate(graph.records):
             layout = dialect.leaf if k < len(graph.leafs) else dialect.node
@@ -101,7 +101,7 @@ def read_in_c(content: bytes, dialect: str) -> CoreGraph | GGError:
 
 def read_in_python(content: bytes, dialect: str) -> cgraph.CGraph | GGError:
     try:
-        return cgraph.parse(content, dialect)
+        return cgraphreader.parse(content, dialect)
     except GGError as error:
         return error
 

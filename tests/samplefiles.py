@@ -22,7 +22,8 @@ import opcheck
 from reference import SAMPLES, Sample
 
 from ggmlgraph import metadata
-from ggmlgraph.cgraph import Record, dump
+from ggmlgraph.cgraph import Record
+from ggmlgraph.cgraphwriter import dump
 from ggmlgraph.core import CoreGraph
 from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.errors import GGError, UnsupportedError

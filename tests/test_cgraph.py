@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggmlgraph import cgraph
-from ggmlgraph.cgraph import CGraph, Record, dense_strides, dump, emit, order, parse, read, work_nbytes, write
+from ggmlgraph.cgraph import CGraph, Record, dense_strides, order
+from ggmlgraph.cgraphreader import parse, read
+from ggmlgraph.cgraphwriter import dump, emit, work_nbytes, write
 from ggmlgraph.dialect import DIALECTS, INPUT, OUTPUT, PARAM, TYPES, V1, V2, V2A, WRITTEN
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError, UsageError
 

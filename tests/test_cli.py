@@ -17,7 +17,7 @@ import pytest
 
 import ggmlgraph as gg
 from ggmlgraph import cli, exportgguf, model, tokenizers
-from ggmlgraph.cgraph import read
+from ggmlgraph.cgraphreader import read
 from ggmlgraph.core import MATMUL_PRECISIONS, isa_levels
 from ggmlgraph.encoding import ENCODED
 from ggmlgraph.sources.ggml import ORDERS

@@ -12,6 +12,7 @@ import pytest
 
 from ggmlgraph import (
     cgraph,
+    cgraphreader,
     cli,
     convert,
     exportgguf,
@@ -89,7 +90,7 @@ def back(path: Path, out: Path) -> Path:
 
 
 def parameters(path: Path) -> dict[str, bytes]:
-    file = cgraph.read(path)
+    file = cgraphreader.read(path)
     return {record.name: file.array(i).tobytes() for i, record in enumerate(file.records) if record.is_param}
 
 
@@ -114,7 +115,7 @@ def test_weights_are_the_same_bytes_after_a_gguf_file(graph: Path, tmp_path: Pat
 def test_the_computation_is_the_same_after_both(graph: Path, tmp_path: Path) -> None:
     exporthf.export(trained.find(graph), tmp_path / "hf")
     exportgguf.export(trained.find(back(tmp_path / "hf", tmp_path / "hf.bin")), tmp_path / "m.gguf", "f32")
-    files = [cgraph.read(path) for path in (graph, back(tmp_path / "m.gguf", tmp_path / "again.bin"))]
+    files = [cgraphreader.read(path) for path in (graph, back(tmp_path / "m.gguf", tmp_path / "again.bin"))]
     first, last = (cgraph.computation(file.records, file.find("logits") or 0) for file in files)
     assert [step[2:4] for step in first] == [step[2:4] for step in last]
 

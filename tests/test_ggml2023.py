@@ -14,7 +14,7 @@ import pytest
 from readers import disagreement, read_in_c, read_in_python
 
 import ggmlgraph as gg
-from ggmlgraph import cgraph
+from ggmlgraph import cgraph, cgraphreader, cgraphwriter
 from ggmlgraph.cgraph import CGraph, Record, dense_strides
 from ggmlgraph.cli import run
 from ggmlgraph.core import CoreGraph
@@ -79,7 +79,7 @@ def test_the_commands_do_not_write_it(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def changed(path: Path, dialect: str, name: str, field: str, value: bytes, at: int = 0) -> bytes:
     """A file with other bytes in a field of the first record that has this op."""
-    content, graph = path.read_bytes(), cgraph.read(path, dialect)
+    content, graph = path.read_bytes(), cgraphreader.read(path, dialect)
     begin = DIALECTS[dialect].header.nbytes
     for k, record in enumerate(graph.records):
         layout = DIALECTS[dialect].leaf if k < len(graph.leafs) else DIALECTS[dialect].node
@@ -122,7 +122,7 @@ def test_a_norm_without_eps_is_of_a_version_that_did_not_store_it() -> None:
 
 
 def test_a_factor_has_one_element() -> None:
-    graph = cgraph.read(DATA / "mlp_v1a.ggml", "v1a")
+    graph = cgraphreader.read(DATA / "mlp_v1a.ggml", "v1a")
     other = struct.pack("<i", graph.find("gain") or 0)
     content = bytearray((DATA / "mlp_v1a.ggml").read_bytes())
     scale = content.rindex(struct.pack("<3I", 0, DIALECTS["v1a"].op_number["SCALE"], 2))
@@ -158,7 +158,7 @@ def words_in_a_leaf(words: list[int], op: str = "VIEW", type: str = "I32") -> by
     y = Record("y", "F32", (2, 1, 1, 1), (4, 8, 8, 8), "ADD", src=(0, -1, 1))
     z = Record("z", "F32", (2, 1, 1, 1), (4, 8, 8, 8), "DUP", src=(2,))
     stream = io.BytesIO()
-    cgraph.emit(stream, cgraph.Order((x, offset), (y, z)), DIALECTS["v1i"], 64)
+    cgraphwriter.emit(stream, cgraph.Order((x, offset), (y, z)), DIALECTS["v1i"], 64)
     content = bytearray(stream.getvalue())
     at = len(content) - 2 * DIALECTS["v1i"].node.nbytes + 4
     content[at : at + 4] = struct.pack("<I", DIALECTS["v1i"].op_number[op])
@@ -169,7 +169,7 @@ def test_words_of_an_op_may_lie_in_a_leaf(tmp_path: Path) -> None:
     (tmp_path / "g.bin").write_bytes(words_in_a_leaf([12, 0]))
     with gg.Runtime(tmp_path / "g.bin", threads=1, dialect="v1i") as rt:
         assert rt.forward("z")[0].tolist() == [3, 4]
-    graph = cgraph.read(tmp_path / "g.bin", "v1i")
+    graph = cgraphreader.read(tmp_path / "g.bin", "v1i")
     assert isinstance(graph, CGraph)
     assert graph.nodes[0].src == (0,)
     assert isinstance(read_in_c(words_in_a_leaf([12, 0]), "v1i"), CoreGraph)
@@ -182,7 +182,7 @@ def test_a_leaf_holds_exactly_the_words_of_the_op(words: list[int]) -> None:
 
 
 def test_the_record_of_an_op_is_the_newest_dialects() -> None:
-    graph = cgraph.read(DATA / "mlp_v1i.ggml", "v1i")
+    graph = cgraphreader.read(DATA / "mlp_v1i.ggml", "v1i")
     ops = [(r.op, r.unary) for r in graph.nodes]
     assert ("UNARY", "SILU") in ops
     assert ("MUL", None) in ops

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph import cgraph, dialect
+from ggmlgraph import cgraph, cgraphwriter, dialect
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
 from ggmlgraph.graphfile import import_file
 from ggmlgraph.models import gpt_neox, llama
@@ -64,7 +64,7 @@ def test_every_op_is_done_or_refused_by_its_name_and_that_of_its_node(d: dialect
     for op in refused:
         x = cgraph.Record("x", "F32", (4, 1, 1, 1), (4, 16, 16, 16))
         with (tmp_path / "graph.bin").open("wb") as stream:
-            cgraph.dump(stream, [x, replace(x, name="mine", op=op, src=(0,))], [1], d.name)
+            cgraphwriter.dump(stream, [x, replace(x, name="mine", op=op, src=(0,))], [1], d.name)
         with pytest.raises(UnsupportedError, match=rf"node 0 'mine' \({op}\): the op is not supported") as error:
             import_file(tmp_path / "graph.bin", d.name)
         assert error.value.code == "UnsupportedOp"

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from samplefiles import build, files, leaf, node, six
 
-from ggmlgraph import cgraph
+from ggmlgraph import cgraph, cgraphreader
 from ggmlgraph.cli import run
 from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM, TYPES, Dialect
@@ -69,7 +69,7 @@ class Sample:
 
     @cached_property
     def graph(self) -> cgraph.CGraph:
-        return cgraph.parse(self.content, self.dialect.name)
+        return cgraphreader.parse(self.content, self.dialect.name)
 
     @cached_property
     def begins(self) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 
 import ggmlgraph as gg
 from ggmlgraph import cli, model
-from ggmlgraph.cgraph import read
+from ggmlgraph.cgraphreader import read
 from ggmlgraph.errors import GGError, ShapeError, UsageError
 from ggmlgraph.models import gpt2, gpt_neox, mistral
 from ggmlgraph.runtime import Runtime

@@ -11,7 +11,7 @@ import pytest
 from handmade import File
 
 import ggmlgraph as gg
-from ggmlgraph import cgraph
+from ggmlgraph import cgraphreader
 from ggmlgraph.dialect import LOSS, PARAM, WRITTEN
 from ggmlgraph.errors import GGError, UnsupportedError
 from ggmlgraph.rewrite import rewrite
@@ -207,7 +207,7 @@ def test_another_dialect_leaves_the_order_of_what_is_computed(tmp_path: Path) ->
     rewrite(files["v1"], files["back"], "v2", "v1")
     losses, orders = set(), set()
     for name, file in files.items():
-        nodes = cgraph.read(file, "v1" if name == "v1" else "v2").nodes
+        nodes = cgraphreader.read(file, "v1" if name == "v1" else "v2").nodes
         orders.add(tuple(r.name for r in nodes if r.op != "NONE"))
         with gg.Runtime(file, threads=1) as rt:
             losses.add(rt.backward({}))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph import cgraph, metadata
+from ggmlgraph import cgraph, cgraphreader, cgraphwriter, metadata
 from ggmlgraph.cgraph import Record, dense_strides
 from ggmlgraph.cli import run
 from ggmlgraph.dialect import INPUT, LOSS, OUTPUT, PARAM, TYPES, V1, V2, WRITTEN
@@ -38,7 +38,7 @@ def small(op: str, dialect: str, *nodes: Record) -> bytes:
     ne, nb = (4, 3, 1, 1), dense_strides(TYPES["F32"], (4, 3, 1, 1))
     records = [Record("x", "F32", ne, nb, flags=INPUT), Record("y", "F32", ne, nb, op, src=(0,), flags=OUTPUT)]
     stream = io.BytesIO()
-    cgraph.dump(stream, [*records, *nodes], [1], dialect)
+    cgraphwriter.dump(stream, [*records, *nodes], [1], dialect)
     return stream.getvalue()
 
 
@@ -98,7 +98,7 @@ def v1_rope(word: int, value: int) -> bytes:
     records = [Record("x", "F32", ne, nb), Record("p", "I32", (3, 1, 1, 1), (4, 12, 12, 12)),
                Record("y", "F32", ne, nb, "ROPE", src=(0, 1), op_params=params)]  # fmt: skip
     stream = io.BytesIO()
-    cgraph.dump(stream, records, [2], "v1")
+    cgraphwriter.dump(stream, records, [2], "v1")
     data = bytearray(stream.getvalue())
     struct.pack_into("<I", data, len(data) - V1.node.nbytes + V1.node.offset("op_params") + 4 * word, value)
     return bytes(data)
@@ -123,7 +123,7 @@ def test_a_parameter_node_of_v1_has_no_data_and_is_refused(tmp_path: Path) -> No
     with pytest.raises(UnsupportedError, match="of which dialect v1 stores no data"):
         import_file(tmp_path / "graph.bin")
     with pytest.raises(UnsupportedError, match="stores no data"):
-        cgraph.read(tmp_path / "graph.bin", "v1")
+        cgraphreader.read(tmp_path / "graph.bin", "v1")
 
 
 def test_any_changed_byte_of_a_v1_file_gives_a_typed_error_or_a_valid_load(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_graph_trains_the_same_from_any_dialect(dialect: str, tmp_path: Path) 
     ],
 )
 def test_flags_that_no_tensor_can_have_are_refused(flags: dict[str, int], message: str, tmp_path: Path) -> None:
-    graph = cgraph.read(export(tmp_path / "graph.bin", "v1"), "v1")
+    graph = cgraphreader.read(export(tmp_path / "graph.bin", "v1"), "v1")
     at = graph.find(metadata.LEAF_NAME)
     assert at is not None
     text = msgspec.json.encode({"model": "llama", "flags": flags})
@@ -225,7 +225,7 @@ def test_flags_that_no_tensor_can_have_are_refused(flags: dict[str, int], messag
     leafs = list(graph.leafs)
     leafs[at] = replace(leafs[at], ne=(n, 1, 1, 1), nb=(1, n, n, n), data=lambda: [text])
     with (tmp_path / "bad.bin").open("wb") as stream:
-        cgraph.emit(stream, cgraph.Order(tuple(leafs), graph.nodes), V1, 0)
+        cgraphwriter.emit(stream, cgraph.Order(tuple(leafs), graph.nodes), V1, 0)
     with pytest.raises(FormatError, match=message):
         gg.Runtime(tmp_path / "bad.bin")
 

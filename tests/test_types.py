@@ -15,7 +15,7 @@ import checkpoints as ck
 import numpy as np
 import pytest
 
-from ggmlgraph import cgraph, convert, encoding, exportgguf, exporthf, gguffile, sources, trained
+from ggmlgraph import cgraphreader, cgraphwriter, convert, encoding, exportgguf, exporthf, gguffile, sources, trained
 from ggmlgraph.cgraph import Record, dense_strides
 from ggmlgraph.core import CoreGraph, exception, isa_levels, lib, new_error
 from ggmlgraph.dialect import PARAM, V2
@@ -227,7 +227,7 @@ def product_file(name: str, n_rows: int = 4, k: int = 256) -> list[Record]:
 
 
 def write(path: Path, records: list[Record]) -> Path:
-    cgraph.write(path, records, [len(records) - 1])
+    cgraphwriter.write(path, records, [len(records) - 1])
     return path
 
 
@@ -283,7 +283,7 @@ def test_a_malformed_typed_tensor_is_refused_where_it_is_wrong(
     field: str, value: int, code: str, at: str | None, message: str, tmp_path: Path
 ) -> None:
     stream = io.BytesIO()
-    cgraph.dump(stream, product_file("q8_0"), [2])
+    cgraphwriter.dump(stream, product_file("q8_0"), [2])
     content = bytearray(stream.getvalue())
     begin = V2.header.nbytes  # w is the first leaf
     place = begin + V2.leaf.offset(field)
@@ -298,7 +298,7 @@ def test_a_malformed_typed_tensor_is_refused_where_it_is_wrong(
     if at:
         assert caught.value.offset == begin + V2.leaf.offset(at)
     with pytest.raises(GGError) as second:
-        cgraph.parse(bytes(content))
+        cgraphreader.parse(bytes(content))
     assert second.value.code == code
 
 

@@ -23,7 +23,7 @@ import mixed_graphs
 import numpy as np
 from cffi import FFI
 
-from ggmlgraph import cgraph
+from ggmlgraph import cgraphreader
 from ggmlgraph.cgraph import Record
 from ggmlgraph.dialect import DIALECTS, PARAM
 
@@ -209,7 +209,7 @@ def reexport(g: Ggml, file: str, target: str) -> None:
 
 
 def rebuild(g: Ggml, file: str, target: str) -> None:
-    records = cgraph.read(file, g.dialect).records
+    records = cgraphreader.read(file, g.dialect).records
     tensors: list[Any] = []
     for record in records:
         tensors.append(_tensor(g, record, [tensors[s] if s >= 0 else None for s in record.src]))
