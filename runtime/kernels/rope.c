@@ -103,7 +103,7 @@ static void rotate_halves(float *y, const float *a, int64_t half, const pairs *p
 {
     float       *y0 = y + p->first, *y1 = y0 + half;
     const float *a0 = a + p->first, *a1 = a0 + half;
-#pragma GCC ivdep
+    GG_INDEPENDENT
     for (int64_t i = 0; i < p->n; i++) {
         float x0 = a0[i], x1 = a1[i];
         y0[i] = x0 * p->cos[i] - x1 * p->sin[i];

@@ -73,17 +73,17 @@ static moments moments_of(const float *a, int64_t n, float eps, bool centred)
     return (moments){mean, (float)(exact - mean), 1.0f / sqrtf(variance + eps)};
 }
 
-/* `ivdep` in the loops over a row: y may be the source itself, but never a shifted part of it. */
+/* GG_INDEPENDENT before the loops over a row: y may be the source itself, but never a shifted part of it. */
 static void normalise(float *y, const float *a, const float *gain, const float *bias, moments m, int64_t n)
 {
     if (gain == NULL) {
-#pragma GCC ivdep
+        GG_INDEPENDENT
         for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std;
     } else if (bias == NULL) {
-#pragma GCC ivdep
+        GG_INDEPENDENT
         for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std * gain[i];
     } else {
-#pragma GCC ivdep
+        GG_INDEPENDENT
         for (int64_t i = 0; i < n; i++) y[i] = (a[i] - m.mean - m.rest) * m.inv_std * gain[i] + bias[i];
     }
 }
@@ -106,7 +106,7 @@ static void norm_back_row(float *y, const float *g, const float *a, moments m, i
 {
     float   g_mean = centred ? (float)(gg_sum(g, n) / (double)n) : 0.0f;
     float   along = (sum_products(a, g, m.mean, n) / (float)n - m.rest * g_mean) * m.inv_std * m.inv_std;
-#pragma GCC ivdep
+    GG_INDEPENDENT
     for (int64_t i = 0; i < n; i++) y[i] = m.inv_std * ((g[i] - g_mean) - (a[i] - m.mean - m.rest) * along);
 }
 
@@ -281,10 +281,10 @@ GG_KERNEL(diag_mask)
 static void scale_row(float *y, const float *a, const float *mask, float scale, float slope, int64_t n)
 {
     if (mask == NULL) {
-#pragma GCC ivdep
+        GG_INDEPENDENT
         for (int64_t i = 0; i < n; i++) y[i] = a[i] * scale;
     } else {
-#pragma GCC ivdep
+        GG_INDEPENDENT
         for (int64_t i = 0; i < n; i++) y[i] = a[i] * scale + mask[i] * slope;
     }
 }
@@ -314,7 +314,7 @@ GG_KERNEL(soft_max_back)
         float       *dst = y_row(task, r);
         const float *g = source_row(task, 0, r), *y = source_row(task, 1, r);
         float        dot = sum_products(g, y, 0.0f, n);
-#pragma GCC ivdep
+        GG_INDEPENDENT
         for (int64_t i = 0; i < n; i++) dst[i] = scale * y[i] * (g[i] - dot);
     }
 }

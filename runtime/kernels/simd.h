@@ -23,6 +23,13 @@
 #define GG_ISA_NAME(name) GG_PASTE(name, GG_ISA)
 #define GG_KERNEL(name) void GG_ISA_NAME(gg_kernel_##name)(const gg_task *task)
 
+/* Before a loop none of whose turns reads what another writes, though its pointers may be equal. */
+#if defined(__clang__)
+#define GG_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define GG_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 #if defined(__AVX512F__)
 enum { GG_LANES = 16 };
 #elif defined(__AVX2__)
