@@ -38,7 +38,7 @@ _EXCEPTIONS: dict[int, type[GGError]] = {
     lib.GG_ERR_FILE: FormatError,
     lib.GG_ERR_UNSUPPORTED: UnsupportedError,
     lib.GG_ERR_MEMORY: MemoryLimitError,
-    lib.GG_ERR_VALUE: DataError,
+    lib.GG_ERR_DATA: DataError,
     lib.GG_ERR_ARGUMENT: GGError,
     lib.GG_ERR_LIMIT: LimitError,
 }

@@ -186,7 +186,7 @@ class Dataset:
 
     def _window_starts(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """First tokens of the windows at the given places of an epoch's order."""
-        bits = philox(self.seed, f"data epoch {epoch}").random_raw(1 + _ROUNDS)
+        bits = philox(self.seed, f"data epoch {epoch}").random_raw(1 + ROUNDS)
         offset = int(bits[0]) % self._n_offsets
         return offset + self.ctx * permute(places, self.windows_per_epoch, bits[1:])
 
@@ -203,7 +203,7 @@ class Dataset:
             )
 
 
-_ROUNDS = 8
+ROUNDS = 8  # keys that `permute` takes
 
 
 def permute(places: NDArray[np.int64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -103,32 +103,32 @@ def within(a: Tensor, min: float, max: float) -> Tensor:
     """1 where min <= a <= max, else 0: the derivative of clamp."""
 
 
-@op("UNARY", sub="ABS", kernel="elementwise", inplace=True, scalar="gg_abs", vjp=lambda g, y, a: (g * sgn(a),))
+@op("UNARY", unary="ABS", kernel="elementwise", inplace=True, scalar="gg_abs", vjp=lambda g, y, a: (g * sgn(a),))
 def abs(a: Tensor) -> Tensor:
     """Magnitude. Its derivative at 0 is taken to be 0."""
 
 
-@op("UNARY", sub="SGN", kernel="elementwise", inplace=True, scalar=lambda a: step(a) - step(-a), no_gradient=True)
+@op("UNARY", unary="SGN", kernel="elementwise", inplace=True, scalar=lambda a: step(a) - step(-a), no_gradient=True)
 def sgn(a: Tensor) -> Tensor:
     """1 where a > 0, -1 where a < 0, else 0."""
 
 
-@op("UNARY", sub="NEG", kernel="elementwise", inplace=True, scalar=lambda a: -a, vjp=lambda g, y, a: (-g,))
+@op("UNARY", unary="NEG", kernel="elementwise", inplace=True, scalar=lambda a: -a, vjp=lambda g, y, a: (-g,))
 def neg(a: Tensor) -> Tensor:
     """-a."""
 
 
-@op("UNARY", sub="EXP", kernel="elementwise", inplace=True, scalar="gg_exp", vjp=lambda g, y, a: (g * y,))
+@op("UNARY", unary="EXP", kernel="elementwise", inplace=True, scalar="gg_exp", vjp=lambda g, y, a: (g * y,))
 def exp(a: Tensor) -> Tensor:
     """e to the power a."""
 
 
-@op("UNARY", sub="STEP", kernel="elementwise", inplace=True, scalar="gg_step", no_gradient=True)
+@op("UNARY", unary="STEP", kernel="elementwise", inplace=True, scalar="gg_step", no_gradient=True)
 def step(a: Tensor) -> Tensor:
     """1 where a > 0, else 0. Its derivative is zero almost everywhere and is not defined here."""
 
 
-@op("UNARY", sub="RELU", kernel="elementwise", inplace=True, scalar="gg_relu", vjp=lambda g, y, a: (g * step(a),))
+@op("UNARY", unary="RELU", kernel="elementwise", inplace=True, scalar="gg_relu", vjp=lambda g, y, a: (g * step(a),))
 def relu(a: Tensor) -> Tensor:
     """max(a, 0)."""
 
@@ -150,7 +150,7 @@ def _expm1(a: Tensor) -> Tensor:
     return 2.0 * t / (1.0 - t)
 
 
-@op("UNARY", sub="ELU", kernel="elementwise", inplace=True, scalar=lambda a: relu(a) + _expm1(-relu(-a)),
+@op("UNARY", unary="ELU", kernel="elementwise", inplace=True, scalar=lambda a: relu(a) + _expm1(-relu(-a)),
     vjp=lambda g, y, a: (elu_back(g, a),))  # fmt: skip
 def elu(a: Tensor) -> Tensor:
     """a where a > 0, else exp(a) - 1 (Clevert et al. 2016)."""
@@ -161,18 +161,18 @@ def elu_back(g: Tensor, a: Tensor) -> Tensor:
     """Cotangent of a in elu(a)."""
 
 
-@op("UNARY", sub="TANH", kernel="elementwise", inplace=True, scalar="gg_tanh", vjp=lambda g, y, a: (g - g * sqr(y),))
+@op("UNARY", unary="TANH", kernel="elementwise", inplace=True, scalar="gg_tanh", vjp=lambda g, y, a: (g - g * sqr(y),))
 def tanh(a: Tensor) -> Tensor:
     """Hyperbolic tangent."""
 
 
-@op("UNARY", sub="SIGMOID", kernel="elementwise", inplace=True,
+@op("UNARY", unary="SIGMOID", kernel="elementwise", inplace=True,
     scalar=lambda a: 1.0 / (1.0 + exp(-a)), vjp=lambda g, y, a: (g * (y - sqr(y)),))  # fmt: skip
 def sigmoid(a: Tensor) -> Tensor:
     """1 / (1 + exp(-a))."""
 
 
-@op("UNARY", sub="SILU", kernel="elementwise", inplace=True,
+@op("UNARY", unary="SILU", kernel="elementwise", inplace=True,
     scalar=lambda a: a * sigmoid(a), vjp=lambda g, y, a: (silu_back(a, g),))  # fmt: skip
 def silu(a: Tensor) -> Tensor:
     """a * sigmoid(a) (Elfwing et al. 2017)."""
@@ -196,7 +196,7 @@ def _gelu_slope(a: Tensor, s: Tensor) -> Tensor:
     return s * (1.0 + a * (1.0 - s) * (1.5957691216057308 * (1.0 + 0.134145 * (a * a))))
 
 
-@op("UNARY", sub="GELU", kernel="elementwise", inplace=True,
+@op("UNARY", unary="GELU", kernel="elementwise", inplace=True,
     scalar=lambda a: a * _gelu_gate(a), vjp=lambda g, y, a: (gelu_back(g, a),))  # fmt: skip
 def gelu(a: Tensor) -> Tensor:
     """GELU, tanh form (Hendrycks & Gimpel 2016, section 2). Stock ggml reads it from a half-precision table."""
@@ -207,14 +207,14 @@ def gelu_back(g: Tensor, a: Tensor) -> Tensor:
     """Cotangent of a in gelu(a)."""
 
 
-@op("UNARY", sub="GELU_QUICK", kernel="elementwise", inplace=True,
+@op("UNARY", unary="GELU_QUICK", kernel="elementwise", inplace=True,
     scalar=lambda a: a * sigmoid(1.702 * a),
     vjp=lambda g, y, a: (silu_back(scale(a, 1.702), g),))  # fmt: skip
 def gelu_quick(a: Tensor) -> Tensor:
     """GELU, sigmoid form: a * sigmoid(1.702 a) (Hendrycks & Gimpel 2016, section 2)."""
 
 
-@op("UNARY", sub="GELU", exact=True, kernel="elementwise", inplace=True,
+@op("UNARY", unary="GELU", exact=True, kernel="elementwise", inplace=True,
     scalar="gg_gelu_erf", vjp=lambda g, y, a: (gelu_erf_back(g, a),))  # fmt: skip
 def gelu_erf(a: Tensor) -> Tensor:
     """GELU, exact form: a times the normal distribution function of a (Hendrycks & Gimpel 2016, equation 1)."""
@@ -230,7 +230,7 @@ def gelu_erf_slope(a: Tensor) -> Tensor:
     """Derivative of gelu_erf: normal distribution function plus a times its density."""
 
 
-@op("UNARY", sub="HARDSIGMOID", kernel="elementwise", inplace=True, scalar="gg_hardsigmoid",
+@op("UNARY", unary="HARDSIGMOID", kernel="elementwise", inplace=True, scalar="gg_hardsigmoid",
     vjp=lambda g, y, a: (hardsigmoid_back(g, a),))  # fmt: skip
 def hardsigmoid(a: Tensor) -> Tensor:
     """(a + 3) / 6, but in 0..1 (Courbariaux et al. 2015, with the constants of Howard et al. 2019)."""
@@ -241,7 +241,7 @@ def hardsigmoid_back(g: Tensor, a: Tensor) -> Tensor:
     """Cotangent of a in hardsigmoid(a); 0 at the corners."""
 
 
-@op("UNARY", sub="HARDSWISH", kernel="elementwise", inplace=True, scalar=lambda a: a * hardsigmoid(a),
+@op("UNARY", unary="HARDSWISH", kernel="elementwise", inplace=True, scalar=lambda a: a * hardsigmoid(a),
     vjp=lambda g, y, a: (hardswish_back(g, a),))  # fmt: skip
 def hardswish(a: Tensor) -> Tensor:
     """a * hardsigmoid(a) (Howard et al. 2019, section 5.2)."""

@@ -123,7 +123,7 @@ TABLE: dict[str, Op] = {}
 def op(
     ggml: str | None = None,
     *,
-    sub: str | None = None,
+    unary: str | None = None,
     exact: bool = False,
     shape: str = "same",
     kernel: str | None = "",
@@ -156,7 +156,7 @@ def op(
 
     def enter(stub: F) -> F:
         sources, optional, params, sized = [], [], [], False
-        word = 1 if sub else 0
+        word = 1 if unary else 0
         for name, parameter in inspect.signature(stub).parameters.items():
             default = None if parameter.default is inspect.Parameter.empty else parameter.default
             if parameter.annotation.startswith("Shape"):
@@ -172,7 +172,7 @@ def op(
             params.append(Param(name, kind, word, default))
             word += 2 if kind == "i64" else 1
         row = Op(
-            name=stub.__name__, ggml=ggml, unary=sub, exact=exact, sources=tuple(sources), optional=tuple(optional),
+            name=stub.__name__, ggml=ggml, unary=unary, exact=exact, sources=tuple(sources), optional=tuple(optional),
             params=tuple(params), sized=sized, shape=shape, view=sources[0] if view is True else view or None,
             kernel=stub.__name__ if kernel == "" else kernel, scalar=scalar, vjp=vjp,
             no_gradient=no_gradient, by_row=by_row, inplace=sources[0] if inplace is True else inplace or None,

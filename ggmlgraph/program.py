@@ -1,4 +1,4 @@
-"""A graph ready to run: what `gg_exec` plans and runs, and the training graph made for it.
+"""A graph ready to run: a `gg_program` that is planned and runs, and the training graph made for it.
 
 Everything here goes by tensor ids; `Runtime` (runtime.py) puts names and batches to them. Used by it, by decoding.py
 and by tests of single ops.
@@ -42,39 +42,39 @@ class Program:
         self.graph = graph
         err = new_error()
         level, precision = ffi.NULL if isa is None else isa.encode(), matmul_precision_number(matmul_precision)
-        handle = lib.gg_exec_new(graph.handle, level, precision, threads, err)
+        handle = lib.gg_program_new(graph.handle, level, precision, threads, err)
         if handle == ffi.NULL:
             raise exception(err)
-        self.handle = ffi.gc(handle, lib.gg_exec_free)
+        self.handle = ffi.gc(handle, lib.gg_program_free)
         self.end = len(graph)
 
     def run(self, begin: int = 0, end: int | None = None) -> None:
         err = new_error()
-        if lib.gg_exec_run(self.handle, begin, self.end if end is None else end, err) < 0:
+        if lib.gg_program_run(self.handle, begin, self.end if end is None else end, err) < 0:
             raise exception(err)
 
     @contextmanager
     def profile(self) -> Iterator[NDArray[np.float64]]:
         """Seconds spent in each node by the runs inside the `with`, by tensor id."""
         seconds = np.zeros(self.end)
-        lib.gg_exec_profile(self.handle, ffi.from_buffer("double[]", seconds))
+        lib.gg_program_profile(self.handle, ffi.from_buffer("double[]", seconds))
         try:
             yield seconds
         finally:
-            lib.gg_exec_profile(self.handle, ffi.NULL)
+            lib.gg_program_profile(self.handle, ffi.NULL)
 
     def flops(self, tensor_id: int) -> float:
         """Floating-point operations of one node; 0 for what is no matrix product."""
-        return float(lib.gg_exec_flops(self.handle, tensor_id, tensor_id + 1))
+        return float(lib.gg_program_flops(self.handle, tensor_id, tensor_id + 1))
 
     def cost(self) -> Cost:
         leafs = (i for i in range(self.end) if self.graph.tensor(i).op == 0)
         return Cost(
             sum(lib.gg_nbytes(self.graph.handle, i) for i in leafs),
-            lib.gg_exec_arena_nbytes(self.handle),
-            lib.gg_exec_live_nbytes(self.handle),
-            lib.gg_exec_work_nbytes(self.handle),
-            lib.gg_exec_flops(self.handle, 0, self.end),
+            lib.gg_program_arena_nbytes(self.handle),
+            lib.gg_program_live_nbytes(self.handle),
+            lib.gg_program_work_nbytes(self.handle),
+            lib.gg_program_flops(self.handle, 0, self.end),
         )
 
     def leaf(self, tensor_id: int) -> NDArray[Any]:
@@ -83,7 +83,7 @@ class Program:
 
     def array(self, tensor_id: int) -> NDArray[Any]:
         """A tensor's values as the last run left them: a view, valid until the next run."""
-        data = lib.gg_exec_data(self.handle, tensor_id)
+        data = lib.gg_program_data(self.handle, tensor_id)
         if data == ffi.NULL:
             raise GGError(f"{self.graph.name(tensor_id) or tensor_id} has no values before the first run")
         buffer = ffi.buffer(data, lib.gg_nbytes(self.graph.handle, tensor_id))

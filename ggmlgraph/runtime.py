@@ -56,9 +56,14 @@ class Runtime:
     sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the patterns that become one op.
     matmul_precision: "float32", or "bf16": matrix products round their operands to bfloat16 and add in float32, as
     torch.set_float32_matmul_precision names it; the fused attention computes in float32 either way. limits: the
-    largest graph to take from the file. Raises FormatError (a bad file; with the byte offset),
-    UnsupportedError, LimitError, MemoryLimitError (a program does not fit `memory_limit` in bytes, default what the
-    machine has free, even where activations are computed again).
+    largest graph to take from the file.
+
+    One call at a time: a run's threads are its own, but inputs, weights and results lie in memory that all calls share,
+    also those of a runtime made by `at`. Runtimes of their own may be used from different threads at once; while one
+    runs, other Python threads go on.
+
+    Raises FormatError (a bad file; with the byte offset), UnsupportedError, LimitError, MemoryLimitError (a program
+    does not fit `memory_limit` in bytes, default what the machine has free, even where activations are computed again).
     """
 
     def __init__(

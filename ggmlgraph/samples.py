@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.data import permute
+from ggmlgraph.data import ROUNDS, permute
 from ggmlgraph.errors import DataError
 from ggmlgraph.philox import philox
 from ggmlgraph.roles import TARGETS, answers_of
@@ -24,7 +24,6 @@ from ggmlgraph.runtime import Runtime
 EVAL_SAMPLES = 1 << 13  # of the validation part, at most, each time it is evaluated
 VALIDATION_SHARE = 10  # of the samples, one in so many, in whole batches
 CHUNK = 1 << 20  # elements looked at together
-ROUNDS = 8
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,15 @@ def test_weights_are_the_same_bytes_for_any_number_of_threads(tmp_path: Path, lo
                 rt.step(batch_of(4, 16, seed), lr=1e-2)
             states.append(b"".join(rt.get(name).tobytes() for name in rt.params))
     assert len(set(states)) == 1
+
+
+def test_runtimes_in_different_threads_do_not_disturb_one_another(graph: Path) -> None:
+    def losses(seed: int) -> list[float]:
+        with gg.Runtime(graph, threads=1 + seed % 2) as rt:
+            return [rt.step(batch_of(4, 16, seed + step), lr=1e-2).loss for step in range(5)]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(losses, range(8))) == [losses(seed) for seed in range(8)]
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(graph: Path) -> None:

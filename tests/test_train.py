@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from limits import file_size_limit
+from fulldisk import file_size_limit
 
 import ggmlgraph as gg
 from ggmlgraph import checkpoint, cli

@@ -121,7 +121,7 @@ def _program(name: str, program: Program) -> Iterator[str]:
         f"(at least {nbytes(cost.live_nbytes)}), work {nbytes(cost.work_nbytes)}"
     )
     graph = program.graph
-    own = [i for i in range(len(graph)) if lib.gg_exec_offset(program.handle, i) >= 0 and graph.tensor(i).root == i]
+    own = [i for i in range(len(graph)) if lib.gg_program_offset(program.handle, i) >= 0 and graph.tensor(i).root == i]
     largest = sorted(own, key=lambda i: -lib.gg_nbytes(graph.handle, i))[:N_LARGEST]
     for i in largest:
         yield f"  {nbytes(lib.gg_nbytes(graph.handle, i)):>10}  {_label(graph, i)} {_type(graph, i)} = {graph.op(i)}"

@@ -1,22 +1,25 @@
 /* gg.h - the public C API of the ggmlgraph runtime, and the very text given to ffi.cdef (so: no directives).
  *
- * Life of a training run:  gg_import -> gg_resize -> gg_fuse -> gg_grad -> gg_fuse -> gg_adamw -> gg_exec_new -> gg_exec_run
+ * Life of a training run:
+ *     gg_import -> gg_resize -> gg_fuse -> gg_grad -> gg_fuse -> gg_adamw -> gg_program_new -> gg_program_run
  *
  * A graph is an append-only array of tensors with integer ids; creation order is topological order. Dimensions
  * are in ggml's order, ne[0] fastest. Passes append nodes (gg_grad, gg_adamw) or build a new graph (gg_resize,
  * gg_fuse); new graphs share the leafs' memory with the old. Nothing here prints, aborts, or keeps global state.
+ * Threads may work on graphs and programs of their own at the same time, also where these share leafs that none writes;
+ * a graph with its programs takes one call at a time.
  * A function that can fail takes a gg_error and returns -1 or NULL after filling it.
  */
 
 typedef struct gg_graph gg_graph;
-typedef struct gg_exec gg_exec;
+typedef struct gg_program gg_program;
 
 enum {
     GG_ERR_SHAPE = 1,       /* operands do not fit an op's rule */
     GG_ERR_FILE = 2,        /* the file breaks the format; offset says where */
     GG_ERR_UNSUPPORTED = 3, /* known, but not done here: op, type, or a missing derivative */
     GG_ERR_MEMORY = 4,      /* allocation failed */
-    GG_ERR_VALUE = 5,       /* a value at run time is out of range, e.g. a token id */
+    GG_ERR_DATA = 5,        /* a value at run time is out of range, e.g. a token id */
     GG_ERR_ARGUMENT = 6,    /* the caller's mistake: bad id, bad size, bad name */
     GG_ERR_LIMIT = 7        /* the file is larger than the caller allows */
 };
@@ -69,7 +72,7 @@ int64_t gg_nbytes(const gg_graph *g, int32_t id);
 typedef struct gg_limits {
     int64_t n_tensors;
     int64_t nbytes; /* of all tensors that are no views */
-    double  flops;  /* of computing every node once, as gg_exec_flops counts, plus the elements touched */
+    double  flops;  /* of computing every node once, as gg_program_flops counts, plus the elements touched */
 } gg_limits;
 
 /* dialect: the name of one, or "auto": what gg_identify finds. */
@@ -119,18 +122,18 @@ int32_t gg_adamw(gg_graph *g, gg_error *err);
 /* ---- running ---- */
 /* How matrix products read their operands: as they are, or each rounded to the nearest bfloat16. They add in float32. */
 enum { GG_MATMUL_FLOAT32 = 0, GG_MATMUL_BF16 = 1 };
-/* Plans, allocates nothing. isa: a level's name, or NULL for the best. */
-gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err);
-void gg_exec_free(gg_exec *e);
-int64_t gg_exec_arena_nbytes(const gg_exec *e); /* memory of all non-leaf tensors */
-int64_t gg_exec_live_nbytes(const gg_exec *e);  /* the most of it that is in use at once: the lower bound */
-int64_t gg_exec_work_nbytes(const gg_exec *e);
-int64_t gg_exec_offset(const gg_exec *e, int32_t id); /* in the arena; -1 for leafs */
-double gg_exec_flops(const gg_exec *e, int32_t begin, int32_t end); /* of matrix products */
-int32_t gg_exec_run(gg_exec *e, int32_t begin, int32_t end, gg_error *err); /* nodes [begin, end) */
-void *gg_exec_data(gg_exec *e, int32_t id);     /* a tensor's memory as the last run left it */
+/* A graph ready to run: plans, allocates nothing. isa: a level's name, or NULL for the best. */
+gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err);
+void gg_program_free(gg_program *p);
+int64_t gg_program_arena_nbytes(const gg_program *p); /* memory of all non-leaf tensors */
+int64_t gg_program_live_nbytes(const gg_program *p);  /* the most of it that is in use at once: the lower bound */
+int64_t gg_program_work_nbytes(const gg_program *p);
+int64_t gg_program_offset(const gg_program *p, int32_t id); /* in the arena; -1 for leafs */
+double gg_program_flops(const gg_program *p, int32_t begin, int32_t end); /* of matrix products */
+int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err); /* nodes [begin, end) */
+void *gg_program_data(gg_program *p, int32_t id);     /* a tensor's memory as the last run left it */
 /* From now on add each node's wall time to seconds[id], one per tensor of the graph; NULL: no longer. */
-void gg_exec_profile(gg_exec *e, double *seconds);
+void gg_program_profile(gg_program *p, double *seconds);
 
 /* ---- machine ---- */
 const char *gg_isa_name(int32_t level);        /* levels compiled in, best first; NULL past the last */

@@ -141,7 +141,8 @@ static bool follow_view(const follower *f, int32_t id)
     const gg_tensor *y = gg_at(f->g, id), *whole = gg_at(f->g, y->src[0]);
     axis a;
     if (!gg_is_contiguous(whole) || !find_axis(f, y->src[0], &a)) return false;
-    int64_t step = whole->nb[a.dim], n_steps = whole->ne[a.dim], offset = gg_param_i64(y, 0), within = offset % step + gg_type_size(y->type);
+    int64_t step = whole->nb[a.dim], n_steps = whole->ne[a.dim], offset = gg_param_i64(y, 0);
+    int64_t within = offset % step + gg_type_size(y->type); /* bytes of a step that the view reaches */
     int dim = -1;
     for (int i = 0; i < GG_MAX_DIMS; i++) {
         if (y->ne[i] == 1) continue;

@@ -10,7 +10,7 @@ static const char *const codes[] = {
     [GG_ERR_FILE] = "BadFile",
     [GG_ERR_UNSUPPORTED] = "Unsupported",
     [GG_ERR_MEMORY] = "OutOfMemory",
-    [GG_ERR_VALUE] = "BadValue",
+    [GG_ERR_DATA] = "BadValue",
     [GG_ERR_ARGUMENT] = "BadArgument",
     [GG_ERR_LIMIT] = "OverLimit",
 };

@@ -16,7 +16,7 @@
 #include "plan.h"
 #include "pool.h"
 
-struct gg_exec {
+struct gg_program {
     gg_graph         *g;
     gg_plan           plan;
     const gg_kernels *kernels;
@@ -32,9 +32,9 @@ struct gg_exec {
 
 /* A task and where it comes from, so that gg_fault can find its way back. */
 typedef struct exec_task {
-    gg_task  task;
-    gg_exec *e;
-    int32_t  id;
+    gg_task     task;
+    gg_program *p;
+    int32_t     id;
 } exec_task;
 
 void gg_barrier(const gg_task *task) { gg_pool_barrier(task->pool); }
@@ -43,14 +43,14 @@ void gg_fault(const gg_task *task, int64_t value, int64_t limit)
 {
     const exec_task *t = (const exec_task *)task;
     int none = INT_MAX;
-    if (!atomic_compare_exchange_strong(&t->e->fault, &none, t->id)) return;
-    atomic_store(&t->e->fault_value, value);
-    atomic_store(&t->e->fault_limit, limit);
+    if (!atomic_compare_exchange_strong(&t->p->fault, &none, t->id)) return;
+    atomic_store(&t->p->fault_value, value);
+    atomic_store(&t->p->fault_limit, limit);
 }
 
 /* ---------------------------------------------------------------- life */
 
-gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err)
+gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err)
 {
     const gg_kernels *kernels = gg_isa_find(isa, err);
     if (!kernels) return NULL;
@@ -62,68 +62,68 @@ gg_exec *gg_exec_new(gg_graph *g, const char *isa, int32_t matmul_precision, int
         gg_fail(err, GG_ERR_ARGUMENT, -1, "matmul precision %d is not one of GG_MATMUL_*", matmul_precision);
         return NULL;
     }
-    gg_exec *e = calloc(1, sizeof *e);
-    if (!e) {
-        gg_fail(err, GG_ERR_MEMORY, -1, "no memory for an executor");
+    gg_program *p = calloc(1, sizeof *p);
+    if (!p) {
+        gg_fail(err, GG_ERR_MEMORY, -1, "no memory for a program");
         return NULL;
     }
-    e->g = g;
-    e->kernels = kernels;
-    e->matmul_precision = matmul_precision;
-    e->n_threads = n_threads;
-    if (gg_plan_make(&e->plan, g, n_threads, err) < 0) {
-        gg_exec_free(e);
+    p->g = g;
+    p->kernels = kernels;
+    p->matmul_precision = matmul_precision;
+    p->n_threads = n_threads;
+    if (gg_plan_make(&p->plan, g, n_threads, err) < 0) {
+        gg_program_free(p);
         return NULL;
     }
-    return e;
+    return p;
 }
 
-void gg_exec_free(gg_exec *e)
+void gg_program_free(gg_program *p)
 {
-    if (!e) return;
-    gg_pool_free(e->pool);
-    gg_plan_free(&e->plan);
-    free(e->arena);
-    free(e);
+    if (!p) return;
+    gg_pool_free(p->pool);
+    gg_plan_free(&p->plan);
+    free(p->arena);
+    free(p);
 }
 
 /* Memory and threads are taken by the first run, so that a plan can be inspected without them. */
-static int32_t prepare(gg_exec *e, gg_error *err)
+static int32_t prepare(gg_program *p, gg_error *err)
 {
-    for (int32_t id = 0; id < e->g->n_tensors; id++)
-        if (gg_is_leaf(gg_at(e->g, id)) && !gg_leaf_data(e->g, id, err)) return -1;
-    if (!e->arena) {
-        int64_t nbytes = gg_max_i64(e->plan.arena_nbytes + e->plan.work_nbytes, GG_ALIGN);
+    for (int32_t id = 0; id < p->g->n_tensors; id++)
+        if (gg_is_leaf(gg_at(p->g, id)) && !gg_leaf_data(p->g, id, err)) return -1;
+    if (!p->arena) {
+        int64_t nbytes = gg_max_i64(p->plan.arena_nbytes + p->plan.work_nbytes, GG_ALIGN);
         void *arena = NULL;
         if (posix_memalign(&arena, 4096, (size_t)nbytes) != 0)
             return gg_fail(err, GG_ERR_MEMORY, -1, "no memory for the %lld bytes of the plan", (long long)nbytes);
         gg_want_huge_pages(arena, nbytes);
-        e->arena = arena;
+        p->arena = arena;
     }
-    if (!e->pool) e->pool = gg_pool_new(e->n_threads);
-    if (!e->pool) return gg_fail(err, GG_ERR_MEMORY, -1, "cannot start %d threads", e->n_threads);
+    if (!p->pool) p->pool = gg_pool_new(p->n_threads);
+    if (!p->pool) return gg_fail(err, GG_ERR_MEMORY, -1, "cannot start %d threads", p->n_threads);
     return 0;
 }
 
 /* ---------------------------------------------------------------- running */
 
-static char *data_of(const gg_exec *e, int32_t id)
+static char *data_of(const gg_program *p, int32_t id)
 {
-    const gg_tensor *t = gg_at(e->g, id);
-    if (e->plan.offsets[id] >= 0) return e->arena + e->plan.offsets[id];
-    return e->g->buffers[t->root]->bytes + t->root_offset;
+    const gg_tensor *t = gg_at(p->g, id);
+    if (p->plan.offsets[id] >= 0) return p->arena + p->plan.offsets[id];
+    return p->g->buffers[t->root]->bytes + t->root_offset;
 }
 
-static void run_node(gg_exec *e, int32_t id, int ith, gg_kernel *kernel)
+static void run_node(gg_program *p, int32_t id, int ith, gg_kernel *kernel)
 {
-    const gg_tensor *y = gg_at(e->g, id);
-    exec_task t = {.e = e, .id = id};
-    t.task = (gg_task){.y = y, .y_data = data_of(e, id), .work = e->arena + e->plan.arena_nbytes,
-                       .matmul_precision = e->matmul_precision, .ith = ith, .nth = e->n_threads, .pool = e->pool};
+    const gg_tensor *y = gg_at(p->g, id);
+    exec_task t = {.p = p, .id = id};
+    t.task = (gg_task){.y = y, .y_data = data_of(p, id), .work = p->arena + p->plan.arena_nbytes,
+                       .matmul_precision = p->matmul_precision, .ith = ith, .nth = p->n_threads, .pool = p->pool};
     for (int k = 0; k < GG_MAX_SRC; k++) {
         if (y->src[k] < 0) continue;
-        t.task.src[k] = gg_at(e->g, y->src[k]);
-        t.task.src_data[k] = data_of(e, y->src[k]);
+        t.task.src[k] = gg_at(p->g, y->src[k]);
+        t.task.src_data[k] = data_of(p, y->src[k]);
     }
     kernel(&t.task);
 }
@@ -138,54 +138,54 @@ static double add_elapsed(double *seconds, double before)
 
 static void walk(void *arg, int ith)
 {
-    gg_exec *e = arg;
-    double  *seconds = ith == 0 ? e->seconds : NULL, before = seconds ? gg_now() : 0;
-    for (int32_t id = e->begin; id < e->end; id++) {
-        gg_kernel *kernel = e->kernels->kernel[gg_at(e->g, id)->op];
+    gg_program *p = arg;
+    double  *seconds = ith == 0 ? p->seconds : NULL, before = seconds ? gg_now() : 0;
+    for (int32_t id = p->begin; id < p->end; id++) {
+        gg_kernel *kernel = p->kernels->kernel[gg_at(p->g, id)->op];
         if (!kernel) continue;
-        run_node(e, id, ith, kernel);
-        gg_pool_barrier(e->pool);
+        run_node(p, id, ith, kernel);
+        gg_pool_barrier(p->pool);
         if (seconds) before = add_elapsed(&seconds[id], before);
         /* <= : a faster thread may already have met a fault in the next node */
-        if (atomic_load(&e->fault) <= id) return;
+        if (atomic_load(&p->fault) <= id) return;
     }
 }
 
-void gg_exec_profile(gg_exec *e, double *seconds) { e->seconds = seconds; }
+void gg_program_profile(gg_program *p, double *seconds) { p->seconds = seconds; }
 
-int32_t gg_exec_run(gg_exec *e, int32_t begin, int32_t end, gg_error *err)
+int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err)
 {
-    if (begin < 0 || begin > end || end > e->g->n_tensors)
-        return gg_fail(err, GG_ERR_ARGUMENT, -1, "nodes %d to %d of a graph of %d", begin, end, e->g->n_tensors);
-    if (prepare(e, err) < 0) return -1;
-    e->begin = begin;
-    e->end = end;
-    atomic_store(&e->fault, INT_MAX);
-    gg_pool_run(e->pool, walk, e);
-    int32_t fault = atomic_load(&e->fault);
+    if (begin < 0 || begin > end || end > p->g->n_tensors)
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "nodes %d to %d of a graph of %d", begin, end, p->g->n_tensors);
+    if (prepare(p, err) < 0) return -1;
+    p->begin = begin;
+    p->end = end;
+    atomic_store(&p->fault, INT_MAX);
+    gg_pool_run(p->pool, walk, p);
+    int32_t fault = atomic_load(&p->fault);
     if (fault == INT_MAX) return 0;
-    return gg_fail(err, GG_ERR_VALUE, fault, "%s: id %lld is not in 0..%lld", gg_ops[gg_at(e->g, fault)->op].name,
-                   (long long)atomic_load(&e->fault_value), (long long)atomic_load(&e->fault_limit) - 1);
+    return gg_fail(err, GG_ERR_DATA, fault, "%s: id %lld is not in 0..%lld", gg_ops[gg_at(p->g, fault)->op].name,
+                   (long long)atomic_load(&p->fault_value), (long long)atomic_load(&p->fault_limit) - 1);
 }
 
 /* ---------------------------------------------------------------- questions */
 
-void *gg_exec_data(gg_exec *e, int32_t id)
+void *gg_program_data(gg_program *p, int32_t id)
 {
-    if (!gg_graph_tensor(e->g, id)) return NULL;
-    bool ready = e->plan.offsets[id] >= 0 ? e->arena != NULL : e->g->buffers[gg_at(e->g, id)->root] != NULL;
-    return ready ? data_of(e, id) : NULL;
+    if (!gg_graph_tensor(p->g, id)) return NULL;
+    bool ready = p->plan.offsets[id] >= 0 ? p->arena != NULL : p->g->buffers[gg_at(p->g, id)->root] != NULL;
+    return ready ? data_of(p, id) : NULL;
 }
 
-int64_t gg_exec_arena_nbytes(const gg_exec *e) { return e->plan.arena_nbytes; }
+int64_t gg_program_arena_nbytes(const gg_program *p) { return p->plan.arena_nbytes; }
 
-int64_t gg_exec_live_nbytes(const gg_exec *e) { return e->plan.live_nbytes; }
+int64_t gg_program_live_nbytes(const gg_program *p) { return p->plan.live_nbytes; }
 
-int64_t gg_exec_work_nbytes(const gg_exec *e) { return e->plan.work_nbytes; }
+int64_t gg_program_work_nbytes(const gg_program *p) { return p->plan.work_nbytes; }
 
-int64_t gg_exec_offset(const gg_exec *e, int32_t id)
+int64_t gg_program_offset(const gg_program *p, int32_t id)
 {
-    return gg_graph_tensor(e->g, id) ? e->plan.offsets[id] : -1;
+    return gg_graph_tensor(p->g, id) ? p->plan.offsets[id] : -1;
 }
 
 double gg_node_flops(const gg_graph *g, const gg_tensor *y)
@@ -207,9 +207,9 @@ double gg_node_flops(const gg_graph *g, const gg_tensor *y)
     }
 }
 
-double gg_exec_flops(const gg_exec *e, int32_t begin, int32_t end)
+double gg_program_flops(const gg_program *p, int32_t begin, int32_t end)
 {
     double flops = 0;
-    for (int32_t id = begin; id < end && id < e->g->n_tensors; id++) flops += gg_node_flops(e->g, gg_at(e->g, id));
+    for (int32_t id = begin; id < end && id < p->g->n_tensors; id++) flops += gg_node_flops(p->g, gg_at(p->g, id));
     return flops;
 }

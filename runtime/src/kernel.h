@@ -29,7 +29,7 @@ typedef void gg_kernel(const gg_task *task);
 /* All threads of the task's pool wait for each other here. */
 void gg_barrier(const gg_task *task);
 
-/* Report a run-time value out of range (a token id, say); the run then fails with GG_ERR_VALUE for this node. */
+/* Report a run-time value out of range (a token id, say); the run then fails with GG_ERR_DATA for this node. */
 void gg_fault(const gg_task *task, int64_t value, int64_t limit);
 
 /* This thread's part [*begin, *end) of n units, in multiples of `grain` but for the last. */

@@ -170,11 +170,11 @@ static bool run_program(gg_graph *g, int32_t n_threads, uint64_t *state)
     int32_t  level = (int32_t)(fuzz_random(state) % 3);
     const char *isa = gg_isa_name(level) && gg_isa_supported(level) ? gg_isa_name(level) : NULL;
     int32_t  precision = fuzz_random(state) % 4 ? GG_MATMUL_FLOAT32 : GG_MATMUL_BF16;
-    gg_exec *e = gg_exec_new(g, isa, precision, n_threads, &err);
-    bool fits = e && gg_exec_arena_nbytes(e) >= 0 && gg_exec_arena_nbytes(e) <= MAX_RUN_NBYTES &&
-                gg_exec_work_nbytes(e) <= MAX_RUN_NBYTES && gg_exec_flops(e, 0, gg_graph_size(g)) < 1e7;
-    if (fits) gg_exec_run(e, 0, gg_graph_size(g), &err);
-    gg_exec_free(e);
+    gg_program *p = gg_program_new(g, isa, precision, n_threads, &err);
+    bool fits = p && gg_program_arena_nbytes(p) >= 0 && gg_program_arena_nbytes(p) <= MAX_RUN_NBYTES &&
+                gg_program_work_nbytes(p) <= MAX_RUN_NBYTES && gg_program_flops(p, 0, gg_graph_size(g)) < 1e7;
+    if (fits) gg_program_run(p, 0, gg_graph_size(g), &err);
+    gg_program_free(p);
     return fits;
 }
 
