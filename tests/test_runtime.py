@@ -128,13 +128,20 @@ WEIGHTS = {  # from scores: (how a model may write attention weights, whether th
 }
 
 
+PRODUCTS = {  # from weights and values: how a model may multiply them
+    "mul_mat": lambda weights, v: gg.mul_mat(v.permute(0, 2, 3, 1).cont(), weights),
+    "@": lambda weights, v: weights @ v.permute(0, 2, 1, 3),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
 @pytest.mark.parametrize(("weights", "fuses"), WEIGHTS.values(), ids=WEIGHTS)
-def test_attention_is_found_however_it_is_scaled_and_masked(tmp_path: Path, weights: Any, fuses: bool) -> None:
+def test_attention_is_found_however_it_is_written(tmp_path: Path, weights: Any, fuses: bool, product: Any) -> None:
     def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Any) -> gg.Tensor:
         x = p.embedding("token_embd", tokens, 61, 24)
         q, k, v = (p.linear(name, x, 24).reshape(*x.shape[:2], 4, 6) for name in "qkv")
         scores = gg.mul_mat(k.permute(0, 2, 1, 3), q.permute(0, 2, 1, 3))
-        y = gg.mul_mat(v.permute(0, 2, 3, 1).cont(), weights(scores)).permute(0, 2, 1, 3).reshape(*x.shape)
+        y = product(weights(scores), v).permute(0, 2, 1, 3).reshape(*x.shape)
         return p.cross_entropy(p.linear("output", y, 61), targets)
 
     export(tmp_path / "graph.bin", loss, None)

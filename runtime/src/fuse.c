@@ -154,6 +154,14 @@ static int32_t match_weights(const fusion *f, int32_t soft_max, float *scale, in
     return *scale > 0 && *scale < INFINITY && *n_past >= 0 ? swallow(f, scores, 0, GG_OP_MUL_MAT) : -1;
 }
 
+/* The values whose dimensions 0 (head_dim) and 1 (ctx) node id has swapped, head by head: by one PERMUTE, or by a TRANSPOSE
+ * of the PERMUTE that q and k have. -1: something else. */
+static int32_t match_values(const fusion *f, int32_t id)
+{
+    const gg_tensor *t = gg_at(f->g, id);
+    return t->op == GG_OP_TRANSPOSE ? permuted(f, t->src[0], heads_out) : permuted(f, id, heads_out_transposed);
+}
+
 /* cont(permute(mul_mat(v, weights))): dimensions are (head_dim, n_head, ctx, batch) outside, and inside, where products
  * are taken head by head, (head_dim, ctx, n_head, batch). A file holds a copy of v transposed once more, for mul_mat
  * sums over dimension 0. */
@@ -168,7 +176,7 @@ static bool match_attention(const fusion *f, int32_t id, match *m)
     if (product < 0 || values->op != GG_OP_CONT || !gg_same_shape(values, gg_at(f->g, values->src[0]))) return false;
     int32_t q = permuted(f, gg_at(f->g, product)->src[1], heads_out);
     int32_t k = permuted(f, gg_at(f->g, product)->src[0], heads_out);
-    int32_t v = permuted(f, values->src[0], heads_out_transposed);
+    int32_t v = match_values(f, values->src[0]);
     if (q < 0 || k < 0 || v < 0 || !gg_same_shape(gg_at(f->g, k), gg_at(f->g, v))) return false;
     if (gg_at(f->g, q)->ne[3] != gg_at(f->g, k)->ne[3]) return false;
     if (gg_at(f->g, k)->type != GG_TYPE_F32 || gg_at(f->g, v)->type != GG_TYPE_F32) return false;
