@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,9 +39,10 @@ def write(
     roots: Sequence[int],
     dialect: str = "v2",
     size_eval_slack: int | None = None,
+    meanwhile: Callable[[Path], object] | None = None,
 ) -> None:
-    """Write a file at once or not at all."""
-    with replacing(Path(path)) as temporary, io.BufferedWriter(WriteBehind(temporary)) as stream:
+    """Write a file at once or not at all. meanwhile: see `replacing`."""
+    with replacing(Path(path), meanwhile) as temporary, io.BufferedWriter(WriteBehind(temporary)) as stream:
         dump(stream, records, roots, dialect, size_eval_slack)
 
 

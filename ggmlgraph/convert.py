@@ -2,7 +2,7 @@
 
 The model of the checkpoint's architecture is traced with the checkpoint's sizes; each parameter of the graph is then
 matched with a tensor, in names and shape, before anything is written; values stream from file to file, so memory
-stays under the largest tensor. `check` finds weights whose order was misunderstood, which nothing else would tell.
+stays under the largest tensor. `weightcheck` finds weights whose order was misunderstood.
 """
 
 from __future__ import annotations
@@ -17,57 +17,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph import cgraph, encoding, machine, model, naming
-from ggmlgraph.errors import DataError, FormatError, MemoryLimitError, UsageError
+from ggmlgraph import cgraph, encoding, export, model, weightcheck
+from ggmlgraph.errors import DataError, FormatError, GGError, UsageError
 from ggmlgraph.export import Weights
-from ggmlgraph.generate import n_vocab_of
-from ggmlgraph.naming import Format, RowOrder
-from ggmlgraph.runtime import Batch, Runtime
+from ggmlgraph.runtime import Runtime
 from ggmlgraph.sources import Source
 from ggmlgraph.sources.source import Moments
 from ggmlgraph.stored import QUANTISED, Stored, Weight
 from ggmlgraph.tokenizers import Tokenizer
 from ggmlgraph.tracer import Graph, Node, trace
 
-Index = Callable[[str, int], NDArray[np.int64] | None]  # name and number of rows of a parameter: its rows' other order
-
 MAX_SIZE = 1 << 31
 ABSENT_AS_0 = ("head_dim", "n_ff", "window", "rope_n_ctx_orig")  # fields whose 0 says that nothing was said
 MAX_LISTED = 4  # tensors named in an error
 SAME = 1e-4  # relative: constants are computed in single precision there
-CHECK_CTX = 64
-CLEARLY_BELOW = 0.8  # of ln(n_vocab): what a trained model's loss on plain English is under
-CLEARLY_BETTER = 0.99
-TEXT = (
-    "Once upon a time, there was a little girl who lived in a small house near the forest. Every day she went out to "
-    "play with her dog. One day, they found a big red ball under a tree. The girl was very happy and said to her "
-    "mother, 'Look what we have found!' Her mother smiled and asked, 'Whose ball is it?' They did not know. So they "
-    "went to the old man who lived by the river, and he told them a story about a boy who had lost his ball long ago."
-)
 
 
 @dataclass(frozen=True)
-class Check:
-    """What a converted model makes of plain text."""
+class Converted:
+    """What was written, and what it makes of plain text."""
 
-    loss: float  # nats per token
-    ceiling: float  # ln(n_vocab), the loss of a model that knows nothing
-    reordered: float  # the least loss with the rows of its weights in an order that other formats have
-
-    @property
-    def passed(self) -> bool:
-        return self.loss < CLEARLY_BELOW * self.ceiling and not self.permuted
-
-    @property
-    def permuted(self) -> bool:
-        """Whether the model is better with its rows in another order. Trained weights are much worse then."""
-        return self.reordered < CLEARLY_BETTER * self.loss
+    graph: Graph
+    check: weightcheck.Check | None  # None without a tokenizer, or where it failed
+    unchecked: str = ""  # why it failed
 
 
 def convert(
     source: Source, path: Path, *, batch: int, ctx: int, tokenizer: Tokenizer | None, dtype: str | None = "f32"
-) -> Graph:
-    """Write the source as a graph file, at once or not at all.
+) -> Converted:
+    """Write the source as a graph file, at once or not at all, and try it on a text while the disk takes it in.
 
     dtype: what the matrices of products and the tables are stored as, "f32", "f16" or "bf16"; None: as they are. They
     are trained in f32 only. All else is f32.
@@ -84,8 +62,20 @@ def convert(
     n_vocab = source.config["n_vocab"]
     if tokenizer is not None and tokenizer.n_vocab > n_vocab:
         raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
-    graph.save(path, weights=match(graph, source), tokenizer=tokenizer.to_bytes() if tokenizer else None)
-    return graph
+    found = Converted(graph, None)
+
+    def check(written: Path) -> None:
+        nonlocal found
+        try:
+            found = Converted(graph, weightcheck.check(written, tokenizer)) if tokenizer else found
+        except GGError as error:
+            found = Converted(graph, None, str(error))
+
+    export.save(
+        graph, path, seed=0, weights=match(graph, source), tokenizer=tokenizer.to_bytes() if tokenizer else None,
+        corpus=None, dialect="v2", meanwhile=check,
+    )  # fmt: skip
+    return found
 
 
 def keep_moments(source: Source, graph: Path, directory: Path) -> Moments:
@@ -238,54 +228,3 @@ def _skipped(name: str, source: Source) -> bool:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(n[:80] if n.isprintable() else ascii(n[:80]) for n in names[:MAX_LISTED]) + more
-
-
-def check(path: Path, tokenizer: Tokenizer) -> Check | None:
-    """Loss of a graph file on a built-in text, as it is and with rows in the orders other formats have.
-
-    None if there is no memory to run it, or the text is too short.
-    """
-    available = machine.available_memory()
-    if available is not None and 2 * path.stat().st_size > available:
-        return None
-    ids = tokenizer.encode(TEXT)
-    ctx = min(CHECK_CTX, len(ids) - 1)
-    if ctx < 1:
-        return None
-    batch = ids[None, :ctx], ids[None, 1 : ctx + 1]
-    try:
-        with Runtime(path, batch=1, ctx=ctx) as runtime:
-            config = runtime.metadata.config
-            loss = runtime.loss(*batch)
-            others = [_reordered(runtime, batch, rows) for rows in _other_orders(runtime.metadata.model, config)]
-            return Check(loss, math.log(n_vocab_of(runtime)), min(others, default=math.inf))
-    except MemoryLimitError:
-        return None
-
-
-def _other_orders(architecture: str, config: Mapping[str, Any]) -> Iterator[Index]:
-    """The orders of rows that some format has and we have not, there and back: what a mistake would leave."""
-    for known in naming.formats(architecture).values():
-        if known.rows:
-            yield partial(_index, known, config, False)
-            yield partial(_index, known, config, True)
-
-
-def _index(known: Format, config: Mapping[str, Any], back: bool, name: str, n_rows: int) -> NDArray[np.int64] | None:
-    order = known.row_order(name)
-    if not isinstance(order, RowOrder):
-        return None
-    index = order.index(n_rows, config)
-    return np.argsort(index) if back else index
-
-
-def _reordered(runtime: Runtime, batch: Batch, order: Index) -> float:
-    """The loss with rows in another order; the weights are as before afterwards."""
-    indices = {name: order(name, len(array)) for name, array in runtime.weights().items()}
-    weights = {name: (runtime.weights()[name], index) for name, index in indices.items() if index is not None}
-    for array, index in weights.values():
-        array[...] = array[index]
-    loss = runtime.loss(*batch)
-    for array, index in weights.values():
-        array[...] = array[np.argsort(index)]
-    return loss

@@ -6,6 +6,7 @@ speaks numpy order. Used by the tracer, which asks it for the shape of every new
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -91,11 +92,17 @@ def pack_params(op: Op, params: dict[str, Any]) -> bytes:
 class CoreGraph:
     """An owned `gg_graph`; ids are ints, shapes numpy-order tuples."""
 
-    def __init__(self, handle: Any | None = None) -> None:
+    def __init__(self, handle: Any | None = None, mapped: mmap.mmap | None = None) -> None:
+        """mapped: the file in which leafs lie, if they do not lie in memory of the graph's own."""
         handle = lib.gg_graph_new() if handle is None else handle
         if handle == ffi.NULL:
             raise MemoryLimitError("no memory for a graph")
         self.handle = ffi.gc(handle, lib.gg_graph_free)
+        self._mapped = mapped
+
+    def derived(self, handle: Any) -> CoreGraph:
+        """A graph made from this one, which shares the memory of its leafs."""
+        return CoreGraph(handle, self._mapped)
 
     def __len__(self) -> int:
         return int(lib.gg_graph_size(self.handle))
@@ -202,6 +209,16 @@ class CoreGraph:
         if data == ffi.NULL:
             raise exception(err)
         return ffi.buffer(data, lib.gg_nbytes(self.handle, tensor_id))
+
+    def release(self, tensor_id: int) -> None:
+        """Give back the memory of a leaf that lies in a mapped file: read again when it is used again."""
+        if self._mapped is None:
+            return
+        data = ffi.from_buffer(self.leaf_bytes(tensor_id))
+        begin = int(ffi.cast("intptr_t", data)) - int(ffi.cast("intptr_t", ffi.from_buffer(self._mapped)))
+        first, end = -(-begin // mmap.PAGESIZE), (begin + len(data)) // mmap.PAGESIZE  # whole pages
+        if 0 <= first < end <= len(self._mapped) // mmap.PAGESIZE:
+            self._mapped.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE)
 
 
 def _ambiguous(name: str) -> FormatError:

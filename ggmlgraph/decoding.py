@@ -111,7 +111,7 @@ class _Reader:
         handle = lib.gg_cache(fused.handle, len(ids), ids, ctx, other, err)
         if handle == ffi.NULL:
             raise exception(err)
-        graph = CoreGraph(handle)
+        graph = fused.derived(handle)
         self.program: Program = Program(graph, runtime.isa, 1, runtime.matmul_precision)
         threads = min(runtime.threads, max(1, round(self.program.cost().flops / FLOPS_PER_THREAD)))
         if threads > 1:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,20 @@ class WriteBehind(io.FileIO):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, meanwhile: Callable[[Path], object] | None = None) -> Iterator[Path]:
     """A temporary path beside `path`, for the block to write a file to, which then takes the place of `path`.
 
-    If the block raises, nothing is left behind and `path` is as it was.
+    meanwhile: what to do with the written file while the disk takes it in.
+    If the block or that raises, nothing is left behind and `path` is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        sync(temporary)
+        with ThreadPoolExecutor(1) as pool:
+            synced = pool.submit(sync, temporary)
+            if meanwhile is not None:
+                meanwhile(temporary)
+            synced.result()
         temporary.replace(path)
         sync(path.parent)
     finally:

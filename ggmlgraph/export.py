@@ -34,11 +34,13 @@ def save(
     tokenizer: bytes | None,
     corpus: str | None,
     dialect: str,
+    meanwhile: Callable[[Path], object] | None = None,
 ) -> None:
     """Write graph.bin at once or not at all.
 
     weights: values of every parameter, instead of initialised ones. tokenizer: `Tokenizer.to_bytes()`, travels as a
-    leaf. corpus: what to train on when no data is given.
+    leaf. corpus: what to train on when no data is given. meanwhile: what to do with the written file while the disk
+    takes it in.
     Raises UnsupportedError for an op that the dialect's ggml does not have.
     """
     names, has_flags = _names(graph), DIALECTS[dialect].has_flags
@@ -47,7 +49,7 @@ def save(
     if tokenizer is not None:
         tensors.append(leaf(metadata.TOKENIZER_LEAF, tokenizer))
     roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
-    cgraphwriter.write(path, tensors, roots, dialect)
+    cgraphwriter.write(path, tensors, roots, dialect, meanwhile=meanwhile)
 
 
 def _names(graph: Graph) -> list[str]:

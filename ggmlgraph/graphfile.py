@@ -9,8 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,28 @@ from ggmlgraph.limits import Limits
 from ggmlgraph.metadata import Metadata
 
 
-def import_file(path: str | os.PathLike[str], dialect: str = "auto", limits: Limits = limits.DEFAULT) -> CoreGraph:
+def import_file(
+    path: str | os.PathLike[str], dialect: str = "auto", limits: Limits = limits.DEFAULT, *, mapped: bool = False
+) -> CoreGraph:
     """Read a graph file through the C importer.
 
+    mapped: weights are not copied but lie in the file as long as the graph is used, so it must stay as it is; what is
+    written into them is the process's own.
     Raises FormatError, ShapeError, UnsupportedError or LimitError with path, byte offset and the broken rule's code.
     """
-    with _bytes(path) as view:
+    content = _map(path, mmap.ACCESS_COPY if mapped else mmap.ACCESS_READ)
+    gg_import = lib.gg_import_mapped if mapped else lib.gg_import
+    with ffi.from_buffer("uint8_t[]", content) as view:
         err = new_error()
-        handle = lib.gg_import(view, len(view), dialect.encode(), _c_limits(limits), err)
+        handle = gg_import(view, len(view), dialect.encode(), _c_limits(limits), err)
     if handle == ffi.NULL:
         raise exception(err, f"{os.fspath(path)}: ")
-    return CoreGraph(handle)
+    return CoreGraph(handle, content if isinstance(content, mmap.mmap) and mapped else None)
 
 
 def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> str:
     """The dialect of a file: the one in which all of it is valid. Errors as of `import_file`."""
-    with _bytes(path) as view:
+    with ffi.from_buffer("uint8_t[]", _map(path, mmap.ACCESS_READ)) as view:
         err = new_error()
         name = lib.gg_identify(view, len(view), _c_limits(limits), err)
     if name == ffi.NULL:
@@ -50,21 +55,13 @@ def _c_limits(limits: Limits) -> Any:
     return ffi.new("gg_limits *", (limits.n_tensors, limits.nbytes, limits.flops))
 
 
-@contextmanager
-def _bytes(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A regular file's content for C, mapped."""
+def _map(path: str | os.PathLike[str], access: int) -> mmap.mmap | bytes:
+    """A regular file's content."""
     with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{os.fspath(path)} is not a regular file")
-        content: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if status.st_size else b""
-        view = ffi.from_buffer("uint8_t[]", content)
-        try:
-            yield view
-        finally:
-            ffi.release(view)
-            if status.st_size:
-                content.close()
+        return mmap.mmap(file.fileno(), 0, access=access) if status.st_size else b""
 
 
 def read_metadata(graph: CoreGraph) -> Metadata:
@@ -102,4 +99,4 @@ def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph
     if handle == ffi.NULL:
         at = ", ".join(f"{name} {value}" for name, value in sizes.items())
         raise exception(err, f"at {at}: {graph.name(err.node) if err.node >= 0 else ''} ")
-    return CoreGraph(handle)
+    return graph.derived(handle)

@@ -100,7 +100,7 @@ def fuse(graph: CoreGraph, roots: list[int], fusions: int, *, train: bool = Fals
     handle = lib.gg_fuse(graph.handle, len(roots), roots, int(train), fusions, err)
     if handle == ffi.NULL:
         raise exception(err)
-    return CoreGraph(handle)
+    return graph.derived(handle)
 
 
 def differentiate(forward: CoreGraph, fusions: int, recompute: int) -> tuple[CoreGraph, int]:
@@ -116,7 +116,7 @@ def differentiate(forward: CoreGraph, fusions: int, recompute: int) -> tuple[Cor
         handle = lib.gg_recompute(forward.handle, loss, recompute, err)
         if handle == ffi.NULL:
             raise exception(err)
-        forward = CoreGraph(handle)
+        forward = forward.derived(handle)
     return fuse(forward, forward.flagged(OUTPUT), fusions & ~lib.GG_FUSE_DIFFERENTIABLE), n_levels
 
 

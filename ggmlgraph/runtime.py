@@ -56,7 +56,8 @@ class Runtime:
     sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the patterns that become one op.
     matmul_precision: "float32", or "bf16": matrix products round their operands to bfloat16 and add in float32, as
     torch.set_float32_matmul_precision names it; the fused attention computes in float32 either way. limits: the
-    largest graph to take from the file.
+    largest graph to take from the file. mapped: weights lie in the file instead of in memory of their own, so nothing
+    may change it meanwhile; what is written into them stays here.
 
     One call at a time: a run's threads are its own, but inputs, weights and results lie in memory that all calls share,
     also those of a runtime made by `at`. Runtimes of their own may be used from different threads at once; while one
@@ -80,9 +81,10 @@ class Runtime:
         limits: Limits = limits.DEFAULT,
         matmul_precision: str = "float32",
         roles: Roles | None = None,
+        mapped: bool = False,
     ) -> None:
         matmul_precision_number(matmul_precision)
-        base = import_file(path, dialect, limits)
+        base = import_file(path, dialect, limits, mapped=mapped)
         meta = read_metadata(base)
         apply_flags(base, meta)
         meta = meta if roles is None else assign(base, meta, roles)

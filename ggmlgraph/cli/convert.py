@@ -9,6 +9,7 @@ import click
 
 from ggmlgraph import convert, model, sources, tokenizers
 from ggmlgraph.cli.commands import MOST_CTX
+from ggmlgraph.convert import Converted
 from ggmlgraph.errors import UsageError
 from ggmlgraph.sources import Source
 from ggmlgraph.sources.source import Moments, scalar
@@ -36,12 +37,12 @@ def command(
     chosen = found.tokenizer if tokenizer is None else tokenizers.load(tokenizer)
     ctx = ctx or min(found.n_ctx or MOST_CTX, MOST_CTX)
     stored_as = None if frozen else dtype
-    graph = convert.convert(found, output, batch=batch, ctx=ctx, tokenizer=chosen, dtype=stored_as)
-    click.echo(_summary(output, found, graph, chosen))
+    converted = convert.convert(found, output, batch=batch, ctx=ctx, tokenizer=chosen, dtype=stored_as)
+    click.echo(_summary(output, found, converted.graph, chosen))
     if checkpoint is not None:
         kept = convert.keep_moments(found, output, checkpoint)
         click.echo(f"{checkpoint}: the optimiser's state after {kept.n_steps:,} steps{_settings(kept)}")
-    for line in _advice(output, found, chosen):
+    for line in _advice(converted, found, chosen):
         click.echo(line, err=True)
 
 
@@ -71,7 +72,7 @@ def _settings(moments: Moments) -> str:
     return f", trained with {said}" if said else ""
 
 
-def _advice(path: Path, source: Source, tokenizer: Tokenizer | None) -> list[str]:
+def _advice(converted: Converted, source: Source, tokenizer: Tokenizer | None) -> list[str]:
     """What the user should know: a vocabulary that does not fill the model's, and how the model reads plain text."""
     if tokenizer is None:
         return [f"no tokenizer ({source.no_tokenizer}): give one with --tokenizer; weights not checked on text"]
@@ -79,9 +80,9 @@ def _advice(path: Path, source: Source, tokenizer: Tokenizer | None) -> list[str
     n_vocab = source.config["n_vocab"]
     if tokenizer.n_vocab < n_vocab:
         lines.append(f"the model has {n_vocab - tokenizer.n_vocab} ids more than the tokenizer; they are never used")
-    result = convert.check(path, tokenizer)
+    result = converted.check
     if result is None:
-        return [*lines, "not checked on text: too little memory"]
+        return [*lines, f"not checked on text: {converted.unchecked}"]
     text = f"loss on plain English {result.loss:.2f} nats per token, {result.ceiling:.2f} would be guessing"
     if result.passed:
         return [*lines, f"checked: {text}"]

@@ -64,7 +64,7 @@ int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, cons
                 const int64_t *ne, const int64_t *nb, gg_error *err);
 int32_t gg_set_name(gg_graph *g, int32_t id, const char *name, int32_t flags, gg_error *err); /* adds the flags */
 int32_t gg_set_flags(gg_graph *g, int32_t id, int32_t flags, gg_error *err);                  /* replaces them */
-void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err); /* 64-byte aligned, zero until written */
+void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err); /* zero until written */
 int64_t gg_nbytes(const gg_graph *g, int32_t id);
 
 /* ---- file to graph ---- */
@@ -77,6 +77,9 @@ typedef struct gg_limits {
 
 /* dialect: the name of one, or "auto": what gg_identify finds. */
 gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err);
+/* The same without a copy: leafs lie in `bytes`, where a type's alignment allows it. They must be there as long as any
+ * graph that came of this one, and what is written into a leaf is written there. */
+gg_graph *gg_import_mapped(uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err);
 /* The one dialect in which the whole file is valid; NULL if there is none, or if two disagree on what it means. */
 const char *gg_identify(const uint8_t *bytes, int64_t size, const gg_limits *limits, gg_error *err);
 /* Name the exact form of an op that ggml only approximates, e.g. gelu -> gelu_erf. */

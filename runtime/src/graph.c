@@ -72,6 +72,13 @@ gg_buffer *gg_buffer_new(int64_t nbytes)
     return buffer;
 }
 
+gg_buffer *gg_buffer_at(char *bytes)
+{
+    gg_buffer *buffer = calloc(1, sizeof *buffer);
+    if (buffer) *buffer = (gg_buffer){.n_refs = 1, .bytes = bytes};
+    return buffer;
+}
+
 void gg_buffer_release(gg_buffer *buffer)
 {
     if (!buffer || --buffer->n_refs > 0) return;

@@ -13,8 +13,8 @@
 /* Memory of one leaf, shared by the graphs derived from one another. */
 typedef struct gg_buffer {
     _Atomic int64_t n_refs; /* threads may free graphs that share it */
-    char           *bytes;  /* GG_ALIGN-aligned, inside block */
-    char           *block;
+    char           *bytes;  /* inside block, GG_ALIGN-aligned; or the caller's, aligned for its type */
+    char           *block;  /* NULL: the bytes are the caller's */
 } gg_buffer;
 
 struct gg_graph {
@@ -78,6 +78,7 @@ int gg_bad_size(const int64_t *ne);
 gg_tensor *gg_at(const gg_graph *g, int32_t id);
 bool gg_is_leaf(const gg_tensor *t);
 gg_buffer *gg_buffer_new(int64_t nbytes);
+gg_buffer *gg_buffer_at(char *bytes); /* somebody else's */
 void gg_buffer_release(gg_buffer *buffer);
 int32_t gg_reserve(gg_graph *g, int32_t n, gg_error *err); /* room for n tensors in all */
 int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err);

@@ -38,6 +38,7 @@ typedef struct reader {
     const gg_dialect *dialect;
     const gg_limits  *limits;
     bool              with_data; /* copy leafs' data; without, a file is only checked */
+    uint8_t          *mapped;    /* the same bytes, for leafs to lie in instead of being copied; or NULL */
     int64_t           n_leafs, n_nodes;
     int64_t          *data_at; /* offset of each leaf's data, where words of ops lie in leafs; else NULL */
     int32_t           n_read, n_charged; /* tensors of the file that are in the graph, and of the graph against limits */
@@ -308,6 +309,22 @@ static int32_t finish_tensor(reader *r, int32_t id)
 
 /* ---------------------------------------------------------------- leafs and parameters */
 
+/* Whole numbers and floats at multiples of their size; a block has nothing larger than four bytes in it. */
+static bool is_aligned(const void *data, const gg_type_info *type)
+{
+    return (uintptr_t)data % (type->block == 1 ? (uintptr_t)type->nbytes : 4) == 0;
+}
+
+static int32_t set_data(reader *r, int32_t id, int64_t nbytes)
+{
+    uint8_t *there = r->mapped ? r->mapped + r->at : NULL;
+    if (there && is_aligned(there, &gg_types[gg_at(r->g, id)->type])) r->g->buffers[id] = gg_buffer_at((char *)there);
+    void *data = gg_leaf_data(r->g, id, r->err);
+    if (!data) return -1;
+    if (data != there) memcpy(data, r->bytes + r->at, (size_t)nbytes);
+    return 0;
+}
+
 static int32_t add_leaf(reader *r)
 {
     const gg_tensor *t = &r->rec.t;
@@ -319,9 +336,7 @@ static int32_t add_leaf(reader *r)
             (long long)(r->size - r->at));
     int32_t id = gg_leaf(r->g, t->type, t->ne, t->flags, t->name, r->err);
     if (id < 0) return pass_on(r, r->rec.begin);
-    void *data = r->with_data ? gg_leaf_data(r->g, id, r->err) : NULL;
-    if (r->with_data && !data) return pass_on(r, r->rec.begin);
-    if (data) memcpy(data, r->bytes + r->at, (size_t)nbytes);
+    if (r->with_data && set_data(r, id, nbytes) < 0) return pass_on(r, r->rec.begin);
     if (r->data_at) r->data_at[r->n_read] = r->at;
     r->at += stored;
     return finish_tensor(r, id);
@@ -699,9 +714,8 @@ const char *gg_identify(const uint8_t *bytes, int64_t size, const gg_limits *lim
     return d ? d->name : NULL;
 }
 
-gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err)
+static gg_graph *import_as(reader r, const char *dialect, gg_error *err)
 {
-    reader r = {.bytes = bytes, .size = size, .limits = limits};
     int64_t reached;
     bool is_auto = strcmp(dialect, "auto") == 0;
     r.dialect = is_auto ? identify(r, err) : find_dialect(dialect);
@@ -714,6 +728,16 @@ gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, con
     if (!ordered && err->offset < 0) err->offset = reached; /* the whole of the graph is at fault, which ends here */
     gg_graph_free(g);
     return ordered;
+}
+
+gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err)
+{
+    return import_as((reader){.bytes = bytes, .size = size, .limits = limits}, dialect, err);
+}
+
+gg_graph *gg_import_mapped(uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err)
+{
+    return import_as((reader){.bytes = bytes, .mapped = bytes, .size = size, .limits = limits}, dialect, err);
 }
 
 int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err)
