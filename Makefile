@@ -55,7 +55,7 @@ emulate: $(VENV)/installed
 	sh tests/emulate/avx512.sh $(BIN)
 	sh tests/emulate/neon.sh $(BIN)
 
-# Twenty minutes. ONLY="gemm steps" measures some of: peak gemm steps growth bf16 decode (beside
+# Twenty minutes. ONLY="gemm steps" measures some of: peak gemm steps growth bf16 convert decode (beside
 # llama.cpp where llama-cpp-python is installed).
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'

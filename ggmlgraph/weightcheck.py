@@ -29,13 +29,13 @@ from ggmlgraph.tokenizers import Tokenizer
 
 Order = dict[str, NDArray[np.int64]]  # by name without .weight ("blk.0.attn_q"): for each row the row that is put there
 
-MOST_CTX = 32
+MOST_CTX = 16
 RELEASED_NBYTES = 1 << 20  # smaller leafs may hold what is fed, which must stay
 CLEARLY_BELOW = 0.8  # of ln(n_vocab): what a trained model's loss on plain English is under
 CLEARLY_BETTER = 0.99
 TEXT = (
     "Once upon a time, there was a little girl who lived in a small house near the forest. Every day she went out to "
-    "play with her dog. One day, they found a big red ball under a tree. The girl was very happy and said to her "
+    "play with her dog. "
 )
 
 
@@ -101,18 +101,24 @@ def _run(program: Program, orders: list[Order]) -> NDArray[np.float32]:
     """The output, for the first text as the graph computes it, for the others with rows of weights in other orders."""
     graph = program.graph
     sources = [[s for s in graph.tensor(i).src if s >= 0 and graph.op(s) == "none"] for i in range(len(graph))]
-    last_use = {}  # of each, the last node that uses a weight of it: its result is the layer's
-    for i, leafs in enumerate(sources):
-        last_use.update({graph.name(s).rpartition(".")[0]: i for s in leafs})
-    stem_at = {i: stem for stem, i in last_use.items()}
-    for i, leafs in enumerate(sources):
-        program.run(i, i + 1)
-        if any(stem_at.get(i) in order for order in orders):
-            _reorder(program.array(i), stem_at[i], orders)
-        for s in leafs:
-            if lib.gg_nbytes(graph.handle, s) >= RELEASED_NBYTES:
-                graph.release(s)
+    last_use = {graph.name(s).rpartition(".")[0]: i for i, leafs in enumerate(sources) for s in leafs}
+    begin = 0
+    for stem, i in sorted(last_use.items(), key=lambda item: item[1]):  # whose result is that of the weights together
+        if any(stem in order for order in orders):
+            program.run(begin, i + 1)
+            _reorder(program.array(i), stem, orders)
+            begin = _release(graph, sources, begin, i + 1)
+    program.run(begin)
+    _release(graph, sources, begin, len(graph))
     return program.array(graph.find(OUTPUT))
+
+
+def _release(graph: CoreGraph, sources: list[list[int]], begin: int, end: int) -> int:
+    """Let go of the weights that nodes begin .. end have used; returns the end."""
+    for s in {s for leafs in sources[begin:end] for s in leafs}:
+        if lib.gg_nbytes(graph.handle, s) >= RELEASED_NBYTES:
+            graph.release(s)
+    return end
 
 
 def _reorder(result: NDArray[np.float32], stem: str, orders: list[Order]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -384,3 +386,34 @@ def test_a_run_leaves_the_caller_on_the_cpus_it_was_given_since_the_last(graph: 
             assert os.sched_getaffinity(0) == {min(cpus)}
         finally:
             os.sched_setaffinity(0, cpus)
+
+
+# ---------------------------------------------------------------- weights that lie in the file
+
+
+def test_a_mapped_graph_trains_like_a_copied_one_and_leaves_its_file_alone(graph: Path) -> None:
+    content, batch = graph.read_bytes(), batch_of(4, 16)
+    with gg.Runtime(graph) as copied, gg.Runtime(graph, mapped=True) as mapped:
+        for _ in range(3):
+            assert copied.step(batch, lr=1e-2) == mapped.step(batch, lr=1e-2)
+    assert graph.read_bytes() == content
+
+
+def test_a_program_of_a_mapped_graph_outlives_the_runtime_it_came_from(graph: Path) -> None:
+    program = gg.Runtime(graph, mapped=True).program("logits")
+    gc.collect()
+    program.run()
+    assert np.isfinite(program.array(program.graph.find("logits"))).all()
+
+
+def test_released_weights_are_read_from_the_file_again(tmp_path: Path) -> None:
+    export(tmp_path / "graph.bin", config=replace(LLAMA, n_vocab=2048))
+    base = gg.Runtime(tmp_path / "graph.bin", mapped=True).graph
+    weight = base.find("token_embd.weight")
+    values = np.frombuffer(base.leaf_bytes(weight), np.float32)
+    before, others = values.copy(), [i for i in range(len(base)) if base.op(i) == "none" and i != weight]
+    kept = [bytes(base.leaf_bytes(i)) for i in others]
+    values += 1
+    base.release(weight)
+    assert (values == before).sum() > 0.9 * values.size  # whole pages
+    assert [bytes(base.leaf_bytes(i)) for i in others] == kept

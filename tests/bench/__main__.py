@@ -1,4 +1,5 @@
-"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode] [bf16]`, by default all. Run by `make bench`.
+"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode] [bf16] [convert]`, by default all. Run by
+`make bench`.
 
 Each prints tables and writes every measurement to build/bench/NAME.json. Quote medians of paired ratios: on a shared
 machine a single time says little.
@@ -10,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import bf16
+import convert
 import decode
 import gemm
 import growth
@@ -19,7 +21,7 @@ from workloads import WORKLOADS
 
 from ggmlgraph import machine
 
-NAMES = ("peak", "gemm", "steps", "growth", "decode", "bf16")
+NAMES = ("peak", "gemm", "steps", "growth", "decode", "bf16", "convert")
 
 
 def main() -> None:
@@ -38,9 +40,8 @@ def main() -> None:
         if name == "steps":
             steps.main(a.out, a.threads, a.rounds, a.workloads.split(","), a.batch)
         else:
-            {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode, "bf16": bf16}[name].main(
-                a.out, a.threads, a.rounds
-            )
+            modules = {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode, "bf16": bf16, "convert": convert}
+            modules[name].main(a.out, a.threads, a.rounds)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`ggmlgraph convert` of a checkpoint of 1.08 GB, its check of the weights included, beside `cp` and a sync of it.
 
 Both take turns and begin with nothing waiting to be written. The first rounds find the checkpoint in the page cache,
-the others on the disk alone. Memory is sampled every 2 ms: of all resident pages, and of the process's own (RssAnon); the
-others are pages of files, which the system takes back when it needs them.
+the others on the disk alone. Memory is sampled every 2 ms: of all resident pages, and of the process's own
+(RssAnon); the others are pages of files, which the system takes back when it needs them.
 """
 
 from __future__ import annotations
