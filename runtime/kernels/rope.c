@@ -13,7 +13,7 @@ enum { MODE_NEOX = 2, PAIR_BLOCK = 64 };
 typedef struct pairs {
     int64_t first, n;
     double  frequency[PAIR_BLOCK]; /* angle per position */
-    float   cos[PAIR_BLOCK], sin[PAIR_BLOCK];
+    float   cos[2 * PAIR_BLOCK], sin[2 * PAIR_BLOCK]; /* one of each per pair; after spread_angles, per element */
 } pairs;
 
 /* YaRN (Peng et al. 2023): slow pairs are interpolated, fast ones keep their frequency, in between a ramp. */
@@ -86,16 +86,29 @@ static void set_angles(pairs *p, double position, float magnitude, float directi
     }
 }
 
+/* What rotate_adjacent multiplies each element, and the other one of its pair, by. */
+static void spread_angles(pairs *p)
+{
+    for (int64_t i = p->n - 1; i >= 0; i--) {
+        float c = p->cos[i], s = p->sin[i];
+        p->cos[2 * i] = p->cos[2 * i + 1] = c;
+        p->sin[2 * i] = -s;
+        p->sin[2 * i + 1] = s;
+    }
+}
+
+static gg_vec rotate(gg_vec x, gg_vec cos, gg_vec sin) { return x * cos + gg_swap_pairs(x) * sin; }
+
 /* Pairs (2i, 2i + 1). Read before written, for y may be a. */
 static void rotate_adjacent(float *y, const float *a, const pairs *p)
 {
-    float x[2 * PAIR_BLOCK];
-    y += 2 * p->first;
-    memcpy(x, a + 2 * p->first, (size_t)p->n * 2 * sizeof(float));
-    for (int64_t i = 0; i < p->n; i++) {
-        y[2 * i] = x[2 * i] * p->cos[i] - x[2 * i + 1] * p->sin[i];
-        y[2 * i + 1] = x[2 * i] * p->sin[i] + x[2 * i + 1] * p->cos[i];
-    }
+    int64_t i = 0, n = 2 * p->n;
+    y += 2 * p->first, a += 2 * p->first;
+    for (; i + GG_LANES <= n; i += GG_LANES)
+        gg_store(y + i, rotate(gg_load(a + i), gg_load(p->cos + i), gg_load(p->sin + i)));
+    if (i == n) return;
+    gg_vec rest = rotate(gg_load_n(a + i, n - i), gg_load_n(p->cos + i, n - i), gg_load_n(p->sin + i, n - i));
+    gg_store_n(y + i, rest, n - i);
 }
 
 /* Pairs (i, i + half). */
@@ -141,6 +154,7 @@ GG_KERNEL(rope)
         set_frequencies(&p, task);
         for (int64_t t = begin; t < end; t++) {
             set_angles(&p, positions[t], magnitude, direction);
+            if (gg_param_i32(y, 2) != MODE_NEOX) spread_angles(&p);
             rotate_heads(task, &p, t);
         }
     }

@@ -84,6 +84,13 @@ static inline gg_vec gg_fma(gg_vec a, gg_vec b, gg_vec c)
 #endif
 }
 
+/* Lanes 2i and 2i + 1 have changed places. */
+static inline gg_vec gg_swap_pairs(gg_vec v)
+{
+    typedef uint64_t pair_vec __attribute__((vector_size(GG_LANES * 4)));
+    return (gg_vec)((pair_vec)v << 32 | (pair_vec)v >> 32);
+}
+
 /* mask: all ones or all zeros in each lane, as a comparison gives it. */
 static inline gg_vec gg_select(gg_ivec mask, gg_vec yes, gg_vec no)
 {
