@@ -1,16 +1,20 @@
 """Conversations: messages become one text by the model's own chat template, and the model continues it.
 
 A template is Jinja2 written by the model's authors, so it may come from anyone: it runs in jinja2's immutable sandbox,
-without a loader, and with an upper bound on what it may write. Used by `ggmlgraph chat`.
+without a loader, in a process with limits of time and memory (templateprocess.py), and with an upper bound on what it
+may write. Used by `ggmlgraph chat`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Generator, Sequence
-from datetime import datetime
-from typing import Any, Literal, NoReturn
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +25,10 @@ from ggmlgraph.sampling import Sampling
 from ggmlgraph.tokenizers import Ids, Tokenizer
 
 MAX_PROMPT = 1 << 22  # characters
+MAX_SECONDS = 2  # of a processor, its start included
+MAX_NBYTES = 512 << 20  # of its process
+PROCESS = Path(__file__).with_name("templateprocess.py")
+MAX_REASON = 300  # characters of what a template says is wrong
 Message = dict[Literal["role", "content"], str]
 Answer = Generator[str, None, None]
 
@@ -29,44 +37,36 @@ class Template:
     """A chat template. Raises DataError, in one line, if it is none."""
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         ends = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
         self._names = {name: tokenizer.name_of(token) for name, token in ends.items()}
-        try:
-            self._template = environment.from_string(source)
-        except (TemplateError, RecursionError) as error:
-            raise DataError(f"chat template: {_line(error)}") from None
+        self._source = source
+        self._run(None)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text of a conversation up to where the model answers. Raises DataError with what the template says."""
-        parts, length = [], 0
+        return self._run({"messages": list(messages), "add_generation_prompt": True, **self._names})
+
+    def _run(self, variables: dict[str, Any] | None) -> str:
+        request = {
+            "source": self._source, "variables": variables,
+            "seconds": MAX_SECONDS, "nbytes": MAX_NBYTES, "characters": MAX_PROMPT,
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-P", str(PROCESS)], input=json.dumps(request).encode(), capture_output=True
+        )
         try:
-            for part in self._template.generate(messages=list(messages), add_generation_prompt=True, **self._names):
-                parts.append(part)
-                length += len(part)
-                if length > MAX_PROMPT:
-                    raise DataError(f"chat template: writes more than {MAX_PROMPT} characters")
-        except DataError:
-            raise
-        except Exception as error:  # a template is a program: it can fail in any way
-            raise DataError(f"chat template: {_line(error)}") from None
-        return "".join(parts)
-
-
-def _refuse(message: Any) -> NoReturn:
-    raise DataError(f"chat template: {message}")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())
+            answer = json.loads(done.stdout)
+        except ValueError:  # it was ended in the middle
+            if -done.returncode in (signal.SIGXCPU, signal.SIGKILL):
+                reason = f"takes more than {MAX_SECONDS} s"
+            else:
+                said = done.stderr.decode(errors="replace").strip().splitlines()
+                reason = f"ends its process with {done.returncode}{f': {said[-1]}' if said else ''}"
+            answer = {"error": reason}
+        if "error" in answer:
+            raise DataError(f"chat template: {' '.join(answer['error'].split())[:MAX_REASON]}")
+        text: str = answer["text"]
+        return text
 
 
 class Conversation:

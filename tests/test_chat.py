@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,41 @@ def test_a_bad_template_is_one_line(source: str, reason: str) -> None:
         Template(source, BytesTokenizer()).render(TALK)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("chat template: ")
+
+
+HOSTILE = {
+    "power": "{{ 9**(9**9) }}",
+    "power of variables": "{% set n = 9 %}{% set x = n**(n**n) %}",
+    "product of a text": "{{ 'x' * 10**9 }}",
+    "product of a list": "{{ [0] * 10**9 }}",
+    "centred": "{{ 'x' | center(10**9) }}",
+    "indented": "{{ ('\\n' * 10**5) | indent(10**5, true, true) }}",
+    "formatted": "{{ '%0999999999d' | format(1) }}",
+    "doubled": "{% set n = namespace(x='x') %}{% for i in range(64) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "macro, called in itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "macro, called twice": "{% macro f(n) %}{% if n %}{{ f(n-1) ~ f(n-1) }}{% endif %}{% endmacro %}{{ f(40) }}",
+    "deep parentheses": "{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}",
+    "deep blocks": "{% if 1 %}" * 50_000 + "{% endif %}" * 50_000,
+    "long sum": "{{ 1" + "+1" * 200_000 + " }}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_template_ends_soon_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MAX_SECONDS", 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"^chat template: .{3,320}$"):
+        Template(HOSTILE[name], BytesTokenizer()).render(TALK)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (64 << 10)
+
+
+def test_what_computes_too_long_or_takes_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MAX_SECONDS", 1)
+    with pytest.raises(DataError, match="takes more than 1 s"):
+        Template(HOSTILE["nested loops"], BytesTokenizer()).render(TALK)
+    with pytest.raises(DataError, match="needs more than 512 MiB"):
+        Template(HOSTILE["product of a list"], BytesTokenizer()).render(TALK)
 
 
 def test_tojson_keeps_characters() -> None:
