@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from test_exports import MODELS, graph_of
 
-from ggmlgraph import cli, convert, exportgguf, sources, tokenizers, trained
+from ggmlgraph import cli, convert, evaluate, exportgguf, sources, tokenizers, trained
 from ggmlgraph.generate import Generator, Sampling, open_model
 from ggmlgraph.runtime import Runtime
 from ggmlgraph.tokenizers import BytesTokenizer, HuggingFaceTokenizer, Tokenizer, tohf
@@ -120,6 +120,28 @@ def test_a_frozen_model_is_to_llamacpp_what_it_came_from(kind: str, tmp_path: Pa
     for name in ("m", "again"):
         llamacpp(tmp_path / f"{name}.gguf", ids=list(range(1, 40)), logits=str(tmp_path / f"{name}.npy"))
     np.testing.assert_array_equal(np.load(tmp_path / "m.npy"), np.load(tmp_path / "again.npy"))
+
+
+def test_perplexity_of_a_text_is_that_of_llamacpps_logits_by_its_rule(tmp_path: Path) -> None:
+    """tools/perplexity: windows side by side, begin-of-text first in each, scored from token n_ctx / 2 on."""
+    ctx, text = 96, shared("corpora/botchan_en.txt").read_text()[3000:3700]
+    graph = converted("stories260K/stories260K.bin", tmp_path / "g.bin")
+    exportgguf.export(trained.find(graph), tmp_path / "m.gguf", "f32")
+    runtime, tokenizer = open_model(graph, threads=1, ctx=ctx)
+    with runtime:
+        (tmp_path / "text.txt").write_text(text)
+        *_, ours = evaluate.perplexity(runtime, tokenizer, tmp_path / "text.txt")
+    ids = np.array([tokenizer.bos_id, *tokenizer.encode(text)])
+    losses = []
+    for begin in range(0, len(ids) - ctx + 1, ctx):
+        window = ids[begin : begin + ctx].copy()
+        window[0] = tokenizer.bos_id
+        llamacpp(tmp_path / "m.gguf", ids=window.tolist(), logits=str(tmp_path / "l.npy"))
+        scored = np.load(tmp_path / "l.npy").astype(np.float64)[ctx // 2 : -1]
+        likelihood = scored[np.arange(len(scored)), window[ctx // 2 + 1 :]] - np.logaddexp.reduce(scored, 1)
+        losses += (-likelihood).tolist()
+    assert len(losses) == ours.n_tokens > 90
+    assert ours.value == pytest.approx(np.exp(np.mean(losses)), rel=1e-3)
 
 
 # ---------------------------------------------------------------- tokenizers
