@@ -1,7 +1,7 @@
 """`ggmlgraph convert` of a checkpoint of 1.08 GB, its check of the weights included, beside `cp` and a sync of it.
 
 Both take turns and begin with nothing waiting to be written. The first rounds find the checkpoint in the page cache,
-the others on the disk alone. Memory is sampled every 2 ms: of all resident pages, and of the process's own
+the others on the disk alone. Memory is sampled every 20 ms: of all resident pages, and of the process's own
 (RssAnon); the others are pages of files, which the system takes back when it needs them.
 """
 
@@ -63,7 +63,7 @@ def convert(source: Path, target: Path) -> dict[str, float]:
                 for name in MEMORY:
                     line = next(line for line in status if line.startswith(name))
                     peaks[name] = max(peaks[name], 1024.0 * int(line.split()[1]))
-            time.sleep(0.002)
+            time.sleep(0.02)
         seconds = time.perf_counter() - begin
         said = process.stdout.read() if process.stdout else ""
     if process.returncode or "plain English" not in said:
