@@ -35,7 +35,7 @@ fi
 # The extension module, by hand: a cross build by meson would want this Python's own development files.
 rm -rf "$build"
 mkdir -p "$build/generated" "$build/ggmlgraph"
-cp -r ggmlgraph/*.py ggmlgraph/cli ggmlgraph/sources "$build/ggmlgraph"
+cp -r ggmlgraph/*.py ggmlgraph/cli ggmlgraph/sources ggmlgraph/tokenizers "$build/ggmlgraph"
 cp -r models "$build/ggmlgraph/models"
 "$bin/python" runtime/gen.py "$build/generated"
 "$bin/python" runtime/build.py runtime/include/gg.h "$build/generated/_runtime.c"
