@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -205,7 +206,18 @@ class Found:
         return (values + np.float32(self.added) for values in chunks) if self.added else chunks
 
     def stored_as(self, dtype: str) -> Iterator[NDArray[Any]]:
-        """The values in an element type, row-major. Raises FormatError if one is beyond it."""
+        """The values in an element type, row-major. Raises FormatError if one is beyond it.
+
+        While a chunk is written, the next one is read in another thread.
+        """
+        chunks = self._stored_as(dtype)
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(next, chunks, None)
+            while (chunk := coming.result()) is not None:
+                coming = pool.submit(next, chunks, None)
+                yield chunk
+
+    def _stored_as(self, dtype: str) -> Iterator[NDArray[Any]]:
         if dtype == "f32":
             yield from self.chunks()
         elif dtype in QUANTISED:

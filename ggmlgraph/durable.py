@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,39 @@ def sync(path: Path) -> None:
 class WriteBehind(io.FileIO):
     """A file to be written from begin to end, whose first parts go to the disk while the others are written.
 
-    So what is left to `sync` is little, and writing takes as long as the disk or the writer, not both.
+    So what is left to `sync` is little, and writing takes as long as the disk or the writer, not both. What is written
+    stays in memory for whoever reads it next.
     """
 
     def __init__(self, path: Path) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._sync: Future[None] | None = None
+        self._path, self._asked = path, 0  # bytes that the disk was asked to take
         super().__init__(path, "w")
-        self._started = 0  # bytes that are on their way
 
     def write(self, data: Any) -> int:
         n = super().write(data)
         at = self.tell()
-        if at - self._started >= WRITE_BEHIND and hasattr(os, "posix_fadvise"):  # Linux and the BSDs
-            os.posix_fadvise(self.fileno(), self._started, at - self._started, os.POSIX_FADV_DONTNEED)
-            self._started = at
+        if at - self._asked >= WRITE_BEHIND and self._is_idle():
+            self._sync, self._asked = self._pool.submit(sync, self._path), at
         return n
+
+    def close(self) -> None:
+        """Close the file; a sync that is under way goes on."""
+        try:
+            self._is_idle()
+        finally:
+            self._pool.shutdown(wait=False)
+            super().close()
+
+    def _is_idle(self) -> bool:
+        """Whether no sync is under way. Raises what the last one raised: the disk tells of an error once."""
+        if self._sync is None:
+            return True
+        if not self._sync.done():
+            return False
+        self._sync.result()
+        return True
 
 
 @contextmanager

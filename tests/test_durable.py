@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,18 @@ def test_a_file_written_behind_has_the_bytes_that_were_written(tmp_path: Path, m
         for part in parts:
             stream.write(part)
     assert (tmp_path / "file").read_bytes() == b"".join(parts)
+
+
+def test_an_error_of_the_disk_is_raised_by_a_later_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise OSError(errno.EIO, "the disk is broken", str(path))
+
+    monkeypatch.setattr(durable, "WRITE_BEHIND", 1)
+    monkeypatch.setattr(durable, "sync", failing)
+    with pytest.raises(OSError, match="the disk is broken"), durable.WriteBehind(tmp_path / "file") as file:
+        for _ in range(1000):
+            file.write(b"part")
+            time.sleep(0.001)
 
 
 def test_a_block_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
