@@ -7,7 +7,7 @@ has a fixed size, a `WindowDecoder` computes the whole window anew for each toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -44,6 +44,12 @@ class Decoder(Protocol):
 
     def cost(self) -> Cost:
         """Memory and arithmetic of reading one token."""
+
+
+def n_in_common(read: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many tokens, from the first on, a text has in common with what has been read: where to rewind to."""
+    pairs = zip(read, tokens, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(read), len(tokens)))
 
 
 def decoder_of(runtime: Runtime, batch: int = 1) -> Decoder:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.corpus import Source, open_source
-from ggmlgraph.decoding import OUTPUT, decoder_of
+from ggmlgraph.decoding import OUTPUT, decoder_of, n_in_common
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.generate import n_vocab_of
 from ggmlgraph.runtime import Runtime
@@ -229,9 +229,7 @@ class _Scorer:
 
     def _log_likelihood(self, ids: list[int], first: int) -> float:
         """Of the tokens from `first` on, given those before."""
-        pairs = zip(self._read, ids, strict=False)
-        known = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self._read), len(ids)))
-        known = min(known, first - 1)
+        known = min(n_in_common(self._read, ids), first - 1)
         del self._read[known:]
         self._decoder.rewind(known)
         total = 0.0

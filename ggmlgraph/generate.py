@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph import checkpoint, rundir, tokenizers
-from ggmlgraph.decoding import OUTPUT, Decoder, decoder_of
+from ggmlgraph.decoding import OUTPUT, Decoder, decoder_of, n_in_common
 from ggmlgraph.drawing import choose
 from ggmlgraph.errors import DataError, UnsupportedError
 from ggmlgraph.limits import DEFAULT, Limits
@@ -101,8 +101,7 @@ class Generator:
 
     def _known(self, text: _Text) -> int:
         """How many of its tokens, not the last, the decoder has read already."""
-        pairs = zip(self._read, text.window[:-1], strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self._read), len(text.window) - 1))
+        return n_in_common(self._read, text.window[:-1])
 
     def _steps(self, texts: Sequence[_Text], how: Sampling, n_read: int = 0) -> Iterator[list[int | None]]:
         """The next token of each text, until all have ended; None after its end, and while its prompt is being read.
