@@ -126,7 +126,7 @@ class CoreGraph:
         found: dict[str, list[int]] = {name: [] for name in names}
         for i in range(len(self)):
             same = found.get(self.name(i), [])
-            if same and self._is_version(i, same[-1]):
+            if same and lib.gg_is_version(self.handle, i, same[-1]):
                 same.pop()
             same.append(i)
         for name, ids in found.items():
@@ -135,11 +135,6 @@ class CoreGraph:
             if len(ids) > 1:
                 raise _ambiguous(name)
         return [ids[0] for ids in found.values()]
-
-    def _is_version(self, tensor_id: int, old: int) -> bool:
-        """Whether a tensor is what `old`, of the same name, became when its memory was written; see order.c."""
-        src, op = self.tensor(tensor_id).src, self.op(tensor_id)
-        return (op == "updated" and src[0] == old) or (op == "view_as" and src[1] == old)
 
     def flagged(self, flag: int) -> list[int]:
         """Ids of the tensors that have a flag."""

@@ -58,6 +58,8 @@ int32_t gg_graph_size(const gg_graph *g);
 const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id); /* valid until the next node is added */
 /* id of the tensor of that name, of one whose memory others write its last version; -1: none; -2: more than one */
 int32_t gg_graph_find(const gg_graph *g, const char *name);
+/* 1 if tensor `id` is what `old`, of the same name, became when others wrote its memory (order.c), 0 if not */
+int32_t gg_is_version(const gg_graph *g, int32_t id, int32_t old);
 int32_t gg_leaf(gg_graph *g, int32_t type, const int64_t *ne, int32_t flags, const char *name, gg_error *err);
 /* ne: size for sized ops, else NULL. nb: strides for view, else NULL. op_params may be NULL. */
 int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,

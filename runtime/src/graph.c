@@ -27,8 +27,7 @@ const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id)
     return id >= 0 && id < g->n_tensors ? gg_at(g, id) : NULL;
 }
 
-/* Whether tensor `id` is what `old` became when its memory was written; see order.c. */
-static bool is_version(const gg_graph *g, int32_t id, int32_t old)
+int32_t gg_is_version(const gg_graph *g, int32_t id, int32_t old)
 {
     const gg_tensor *t = gg_at(g, id);
     return (t->op == GG_OP_UPDATED && t->src[0] == old) || (t->op == GG_OP_VIEW_AS && t->src[1] == old);
@@ -39,7 +38,7 @@ int32_t gg_graph_find(const gg_graph *g, const char *name)
     int32_t found = -1;
     for (int32_t id = 0; id < g->n_tensors; id++) {
         if (strcmp(gg_at(g, id)->name, name) != 0) continue;
-        if (found >= 0 && !is_version(g, id, found)) return -2;
+        if (found >= 0 && !gg_is_version(g, id, found)) return -2;
         found = id;
     }
     return found;
