@@ -11,17 +11,22 @@
  * fixes the order in which an element is summed. */
 enum {
     GG_GEMM_INNER = 256,      /* a tile's slices of A and B stay in L1 */
-    GG_GEMM_BAND = 168,       /* rows of A that stay in L2 while B passes */
-    GG_GEMM_ROWS = 1344,      /* all threads together, in L3 */
+    GG_GEMM_BAND = 168,       /* rows of A that one thread packs and keeps in L2 while B passes */
+    GG_GEMM_ROWS = 1344,      /* that all threads pack together, in L3 */
     GG_GEMM_COLS = 2112,
-    GG_GEMM_ALONE_ROWS = 168, /* one thread by itself, in L2 */
-    GG_GEMM_ALONE_COLS = 384,
-    GG_GEMM_STRIPES = 8,      /* of rows, each with a counter of its tiles */
-    GG_GEMM_COUNTERS = 2 * GG_GEMM_STRIPES * GG_ALIGN, /* bytes */
-    /* Two blocks of each, so that the next may be packed while slower threads still read the last. */
-    GG_GEMM_NBYTES = GG_GEMM_COUNTERS + 2 * (GG_GEMM_ROWS + GG_GEMM_COLS) * GG_GEMM_INNER * 4,
-    GG_GEMM_ALONE_NBYTES = (GG_GEMM_ALONE_ROWS + GG_GEMM_ALONE_COLS) * GG_GEMM_INNER * 4
+    GG_GEMM_ALONE_COLS = 384, /* of one thread by itself, in L2 */
+    GG_GEMM_STRIPES = 8,      /* of rows, each with a counter of its tiles; one more counts bands */
+    GG_GEMM_COUNTERS = 2 * (GG_GEMM_STRIPES + 1) * GG_ALIGN, /* bytes */
+    GG_GEMM_ALONE_NBYTES = GG_GEMM_COUNTERS + (GG_GEMM_BAND + GG_GEMM_ALONE_COLS) * GG_GEMM_INNER * 4
 };
+
+/* A band for each thread; two of each shared block, so that the next may be packed while slower threads still read the
+ * last. */
+static inline int64_t gg_gemm_nbytes(int n_threads)
+{
+    return GG_GEMM_COUNTERS +
+           (2 * (GG_GEMM_ROWS + GG_GEMM_COLS) + (int64_t)n_threads * GG_GEMM_BAND) * GG_GEMM_INNER * 4;
+}
 
 /* Rows of a matrix that is not float32 decoded at a time: as many as one block of a product takes, fewer of long rows. */
 enum { GG_SLAB_ROWS = GG_GEMM_INNER, GG_SLAB_MIN_ROWS = 32, GG_SLAB_NBYTES = 4 << 20 };
@@ -79,10 +84,10 @@ typedef struct gg_experts {
     int64_t begin, order, in, out, nbytes;
 } gg_experts;
 
-static inline gg_experts gg_experts_of(int64_t slab_nbytes, int64_t n_experts, int64_t n_rows, int64_t n_in,
-                                       int64_t n_out)
+static inline gg_experts gg_experts_of(int n_threads, int64_t slab_nbytes, int64_t n_experts, int64_t n_rows,
+                                       int64_t n_in, int64_t n_out)
 {
-    gg_experts e = {.begin = gg_align(GG_GEMM_NBYTES) + slab_nbytes};
+    gg_experts e = {.begin = gg_align(gg_gemm_nbytes(n_threads)) + slab_nbytes};
     e.order = gg_align(e.begin + (n_experts + 1) * (int64_t)sizeof(int64_t));
     e.in = gg_align(e.order + n_rows * (int64_t)sizeof(int64_t));
     e.out = gg_align(e.in + n_rows * n_in * (int64_t)sizeof(float));

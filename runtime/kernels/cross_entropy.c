@@ -254,7 +254,7 @@ GG_KERNEL(linear_cross_entropy)
 {
     const gg_tensor *w = task->src[0], *x = task->src[1];
     int64_t n_rows = gg_nrows(x), n_vocab = w->ne[1], n_inner = w->ne[0], step = gg_logits_rows(n_rows, n_vocab);
-    float *logits = (float *)(task->work + GG_GEMM_NBYTES + gg_slab_nbytes(w));
+    float *logits = (float *)(task->work + gg_gemm_nbytes(task->nth) + gg_slab_nbytes(w));
     double *losses = (double *)((char *)logits + gg_align(step * n_vocab * (int64_t)sizeof(float)));
     loss l = loss_of(task, 2, n_vocab, gg_param_f32(task->y, 0));
     bool train = task->src[5] != NULL;

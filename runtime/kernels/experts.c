@@ -15,7 +15,7 @@ typedef struct experts {
 static experts experts_of(const gg_task *task, int64_t slab_nbytes, int64_t n_experts, const gg_tensor *ids,
                           int64_t n_in, int64_t n_out)
 {
-    gg_experts at = gg_experts_of(slab_nbytes, n_experts, gg_nelements(ids), n_in, n_out);
+    gg_experts at = gg_experts_of(task->nth, slab_nbytes, n_experts, gg_nelements(ids), n_in, n_out);
     return (experts){(int64_t *)(task->work + at.begin), (int64_t *)(task->work + at.order),
                      (float *)(task->work + at.in), (float *)(task->work + at.out)};
 }

@@ -25,7 +25,7 @@ typedef struct gg_gemm {
     bool      accumulate;              /* add to C; otherwise C is only written */
 } gg_gemm;
 
-/* By all threads of the task together, in GG_GEMM_NBYTES of scratch at work. C is complete, and the scratch free,
+/* By all threads of the task together, in gg_gemm_nbytes of scratch at work. C is complete, and the scratch free,
  * after the caller's next barrier. */
 void GG_ISA_NAME(gg_gemm_together)(const gg_gemm *g, const gg_task *task, char *work);
 

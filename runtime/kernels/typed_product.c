@@ -39,7 +39,7 @@ static void multiply(const gg_gemm *g, const gg_task *task, char *work)
 void GG_ISA_NAME(gg_typed_product)(const gg_gemm *g, const gg_tensor *w, const char *data, bool along_rows,
                                    const gg_task *task, char *work)
 {
-    float *slab = (float *)(work + GG_GEMM_NBYTES);
+    float *slab = (float *)(work + gg_gemm_nbytes(task->nth));
     if (w->type == GG_TYPE_F32) {
         gg_gemm whole = slab_product(g, (const float *)data, w->nb[1] / (int64_t)sizeof(float), 0, w->ne[1],
                                      along_rows);

@@ -10,7 +10,7 @@
 #include "gemm.h"
 
 /* W's matrix at `data`; g's b is filled in here. C = A W^T, or with `along_rows` C = A W. By all threads of the task
- * together, in GG_GEMM_NBYTES + gg_slab_nbytes(w) of scratch at work, both free after the caller's next barrier. */
+ * together, in gg_gemm_nbytes + gg_slab_nbytes(w) of scratch at work, both free after the caller's next barrier. */
 void GG_ISA_NAME(gg_typed_product)(const gg_gemm *g, const gg_tensor *w, const char *data, bool along_rows,
                                    const gg_task *task, char *work);
 

@@ -8,20 +8,19 @@
 int64_t gg_work_gemm(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
     (void)y;
-    return gg_max_i64(GG_GEMM_NBYTES + gg_slab_nbytes(src[0]), (int64_t)n_threads * GG_GEMM_ALONE_NBYTES);
+    return gg_max_i64(gg_gemm_nbytes(n_threads) + gg_slab_nbytes(src[0]), (int64_t)n_threads * GG_GEMM_ALONE_NBYTES);
 }
 
 int64_t gg_work_mul_mat_id(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
-    (void)y, (void)n_threads;
+    (void)y;
     const gg_tensor *a = src[0];
-    return gg_experts_of(gg_slab_nbytes(a), a->ne[2], gg_nelements(src[2]), a->ne[0], a->ne[1]).nbytes;
+    return gg_experts_of(n_threads, gg_slab_nbytes(a), a->ne[2], gg_nelements(src[2]), a->ne[0], a->ne[1]).nbytes;
 }
 
 int64_t gg_work_mul_mat_id_back(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
-    (void)n_threads;
-    return gg_experts_of(0, y->ne[2], gg_nelements(src[2]), y->ne[0], y->ne[1]).nbytes;
+    return gg_experts_of(n_threads, 0, y->ne[2], gg_nelements(src[2]), y->ne[0], y->ne[1]).nbytes;
 }
 
 int64_t gg_work_flash_attn_ext(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
@@ -80,8 +79,8 @@ int64_t gg_work_cross_entropy(const gg_tensor *y, const gg_tensor *const *src, i
 /* A product's scratch, then a chunk of logits, then the losses. */
 int64_t gg_work_linear_cross_entropy(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
-    (void)y, (void)n_threads;
+    (void)y;
     int64_t n_rows = gg_nrows(src[1]), n_vocab = src[0]->ne[1];
     int64_t logits = gg_align(gg_logits_rows(n_rows, n_vocab) * n_vocab * 4);
-    return GG_GEMM_NBYTES + gg_slab_nbytes(src[0]) + logits + n_rows * (int64_t)sizeof(double);
+    return gg_gemm_nbytes(n_threads) + gg_slab_nbytes(src[0]) + logits + n_rows * (int64_t)sizeof(double);
 }
