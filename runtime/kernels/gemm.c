@@ -177,10 +177,16 @@ typedef struct ahead {
 
 enum { FEW_STEPS = 8 };
 
+#if defined(__FMA__) || defined(__aarch64__)
+enum { UNROLL = 8 };
+#else
+enum { UNROLL = 1 }; /* GCC mixes the steps' products and sums, and spills them */
+#endif
+
 /* The sums after n more steps of the inner index. */
 ALWAYS_INLINE void add_steps(gg_vec sum[TILE_ROWS][TILE_VECS], const float *a, const float *b, format f, int n)
 {
-#pragma GCC unroll 8
+#pragma GCC unroll UNROLL
     for (int k = 0; k < n; k++, a += TILE_ROWS, b += TILE_COLS) {
         gg_vec b_row[TILE_VECS];
         for (int v = 0; v < TILE_VECS; v++) b_row[v] = gg_load(b + v * GG_LANES);
