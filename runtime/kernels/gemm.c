@@ -28,6 +28,7 @@ enum { TILE_COLS = TILE_VECS * GG_LANES };
 enum { LINE = GG_ALIGN / sizeof(float) }; /* floats of a cache line */
 
 _Static_assert(GG_GEMM_BAND % TILE_ROWS == 0 && GG_GEMM_ROWS % TILE_ROWS == 0, "blocks hold whole tiles");
+_Static_assert(GG_GEMM_ROWS <= GG_GEMM_STRIPES * GG_GEMM_BAND, "a stripe is at most a band");
 _Static_assert(GG_GEMM_COLS % TILE_COLS == 0 && GG_GEMM_ALONE_COLS % TILE_COLS == 0, "blocks hold whole tiles");
 
 _Static_assert((int)TILE_ROWS <= (int)TILE_COLS, "a chunk holds panels of A and of B");
@@ -255,18 +256,14 @@ static void run_column(const block *s, int64_t i, int64_t i_end, int64_t j)
     }
 }
 
-/* Tiles [t, end) of the block, counted band by band, in a band column by column: a column's panel of B stays in L1
- * while the band's panels of A, which stay in L2, pass by. */
+/* Tiles [t, end) of the block, counted column by column: a column's panel of B stays in L1 while the block's panels of
+ * A, at most a band, pass by from L2. */
 static void run_tiles(const block *s, int64_t t, int64_t end)
 {
-    enum { BAND = GG_GEMM_BAND / TILE_ROWS };
-    int64_t n_tile_rows = ceil_div(s->n_rows, TILE_ROWS), n_tile_cols = ceil_div(s->n_cols, TILE_COLS);
+    int64_t height = ceil_div(s->n_rows, TILE_ROWS);
     while (t < end) {
-        int64_t band = t / (BAND * n_tile_cols), in_band = t % (BAND * n_tile_cols);
-        int64_t height = gg_min_i64(BAND, n_tile_rows - band * BAND);
-        int64_t j = in_band / height, i = in_band % height;
-        int64_t n = gg_min_i64(height - i, end - t);
-        run_column(s, band * BAND + i, band * BAND + i + n, j);
+        int64_t j = t / height, i = t % height, n = gg_min_i64(height - i, end - t);
+        run_column(s, i, i + n, j);
         t += n;
     }
 }
@@ -381,22 +378,17 @@ static void multiply_block(const gg_gemm *g, const team *t, int64_t step, int64_
     pack_share(t, t->a[step % 2], TILE_ROWS, &shared);
     if (t->nth > 1) gg_barrier(t->task);
     reset_taken(t, step + 1);
-    block s = {.a = t->a[step % 2], .b = t->b[step % 2], .c = g->c + j, .c_row = g->c_row, .n_rows = g->n_rows,
+    block s = {.a = t->a[step % 2], .b = t->b[step % 2], .c = g->c + j, .c_row = g->c_row, .n_rows = n_banded,
                .n_cols = n_cols, .depth = depth_of(t->format, n_inner), .format = t->format,
                .accumulate = g->accumulate || k > 0};
     if (n_banded > 0) {
         /* No more rows than a thread's part of the shared ones, which can then make up for a band more or less. */
         int64_t most = t->nth == 1 ? GG_GEMM_BAND : gg_max_i64(TILE_ROWS, n_shared / t->nth);
-        block part = s;
-        part.n_rows = n_banded;
-        take_bands(t, &part, &banded, block_size(n_banded, most, TILE_ROWS), step);
+        take_bands(t, &s, &banded, block_size(n_banded, most, TILE_ROWS), step);
     }
-    if (n_shared > 0) {
-        block part = s;
-        part.c += n_banded * s.c_row;
-        part.n_rows = n_shared;
-        share_tiles(t, &part, step);
-    }
+    s.c += n_banded * s.c_row;
+    s.n_rows = n_shared;
+    share_tiles(t, &s, step);
 }
 
 static void multiply(const gg_gemm *g, const team *t)
