@@ -27,13 +27,13 @@ lint: $(VENV)/installed
 # The C core once more, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(ASAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) $(BIN)/pytest tests/test_ops.py tests/test_runtime.py tests/test_import.py \
-	  tests/test_malformed.py
+	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) $(BIN)/pytest tests/table/test_ops.py tests/execution/test_runtime.py \
+	  tests/core/test_import.py tests/core/test_malformed.py
 
 # And under ThreadSanitizer: kernels, barrier and pool with 1, 2, 3 and 8 threads. A race is printed and fails the target.
 tsan: $(TSAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) \
-	$(BIN)/pytest --capture=sys tests/test_runtime.py tests/test_ops.py -k number_of_threads
+	$(BIN)/pytest --capture=sys tests/execution/test_runtime.py tests/table/test_ops.py -k number_of_threads
 
 # Changed graph files: through the importer, through all that runs behind it, and through both readers; then the share
 # of the reader's lines they reach. SECONDS=3600 for an hour. Ends with an error at the first finding.

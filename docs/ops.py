@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import ggmlgraph.ops  # noqa: F401  (fills the table)
-from ggmlgraph.optable import TABLE, Op
+import ggmlgraph.table.ops  # noqa: F401  (fills the table)
+from ggmlgraph.table.op import TABLE, Op
 
 HEAD = """# Ops
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import ggmlgraph.ops  # noqa: F401  (fills the table)
-from ggmlgraph.core import CoreGraph
-from ggmlgraph.dialect import V2, V2A
+import ggmlgraph.table.ops  # noqa: F401  (fills the table)
+from ggmlgraph.core.boundary import CoreGraph
 from ggmlgraph.errors import GGError
-from ggmlgraph.optable import TABLE, Op
+from ggmlgraph.table.dialect import V2, V2A
+from ggmlgraph.table.op import TABLE, Op
 
 HEAD = """# Supported ops
 

@@ -15,31 +15,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ggmlgraph.dim import Dim as Dim
-    from ggmlgraph.initializers import normal as normal
-    from ggmlgraph.initializers import ones as ones
-    from ggmlgraph.initializers import residual as residual
-    from ggmlgraph.initializers import zeros as zeros
-    from ggmlgraph.ops import *  # noqa: F403
-    from ggmlgraph.params import Params as Params
-    from ggmlgraph.rotary import RotaryScaling as RotaryScaling
-    from ggmlgraph.rotary import rotate as rotate
-    from ggmlgraph.runtime import Runtime as Runtime
-    from ggmlgraph.tensor import Tensor as Tensor
-    from ggmlgraph.tracer import Graph as Graph
-    from ggmlgraph.tracer import trace as trace
+    from ggmlgraph.execution.runtime import Runtime as Runtime
+    from ggmlgraph.graphfile.dim import Dim as Dim
+    from ggmlgraph.table.ops import *  # noqa: F403
+    from ggmlgraph.tracing.initializers import normal as normal
+    from ggmlgraph.tracing.initializers import ones as ones
+    from ggmlgraph.tracing.initializers import residual as residual
+    from ggmlgraph.tracing.initializers import zeros as zeros
+    from ggmlgraph.tracing.params import Params as Params
+    from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
+    from ggmlgraph.tracing.rotary import rotate as rotate
+    from ggmlgraph.tracing.tensor import Tensor as Tensor
+    from ggmlgraph.tracing.tracer import Graph as Graph
+    from ggmlgraph.tracing.tracer import trace as trace
 
 _HOMES = {
-    "Dim": "dim", "Graph": "tracer", "Params": "params", "Runtime": "runtime", "Tensor": "tensor", "trace": "tracer",
-    "RotaryScaling": "rotary", "rotate": "rotary",
-    "normal": "initializers", "ones": "initializers", "residual": "initializers", "zeros": "initializers",
+    "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
+    "Tensor": "tracing.tensor", "trace": "tracing.tracer",
+    "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
+    "normal": "tracing.initializers", "ones": "tracing.initializers", "residual": "tracing.initializers",
+    "zeros": "tracing.initializers",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"ggmlgraph.{_HOMES[name]}"), name)
-    table = import_module("ggmlgraph.ops")
-    if name in import_module("ggmlgraph.optable").TABLE:
+    table = import_module("ggmlgraph.table.ops")
+    if name in import_module("ggmlgraph.table.op").TABLE:
         return getattr(table, name)
     raise AttributeError(f"module 'ggmlgraph' has no attribute {name!r}")

@@ -18,8 +18,8 @@ import jinja2
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from ggmlgraph import dialect, ops  # noqa: E402, F401
-from ggmlgraph.optable import TABLE, Op, Operand  # noqa: E402
+from ggmlgraph.table import dialect, ops  # noqa: E402, F401
+from ggmlgraph.table.op import TABLE, Op, Operand  # noqa: E402
 
 
 class Formula(Operand):

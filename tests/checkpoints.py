@@ -13,7 +13,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"  # real checkpoints with the logits transformers computes
 Arrays = Mapping[str, NDArray[Any]]
 
 STORAGES = {"<f4": "FloatStorage", "<f2": "HalfStorage", "<u2": "BFloat16Storage", "<f8": "DoubleStorage"}

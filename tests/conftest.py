@@ -10,8 +10,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call" and "test_ops.py" in r.nodeid]
     if not reports:
         return
-    from ggmlgraph.core import isa_levels
-    from ggmlgraph.optable import TABLE
+    from ggmlgraph.core.boundary import isa_levels
+    from ggmlgraph.table.op import TABLE
 
     kinds = {"forward": "forward_is", "gradient": "difference_quotient", "threads": "number_of_threads"}
     counts = ", ".join(f"{sum(text in r.nodeid for r in reports)} {kind}" for kind, text in kinds.items())

@@ -13,9 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from ggmlgraph import cgraph, cgraphwriter, encoding
-from ggmlgraph.cgraph import Record, dense_strides
-from ggmlgraph.dialect import DIALECTS, TYPES
+from ggmlgraph.core import encoding
+from ggmlgraph.graphfile import records, writer
+from ggmlgraph.graphfile.records import Record, dense_strides
+from ggmlgraph.table.dialect import DIALECTS, PARAM, TYPES
+
+HALVES = ["F16", "BF16"]
+ENCODED = [*HALVES, "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+MASK = np.where(np.tri(6, dtype=bool), 0, -np.inf)  # of attention from 6 positions to 6
+D_MODEL, N_SLOTS = 4, 3  # of cache_graph
 
 
 class File:
@@ -66,7 +72,33 @@ class File:
     def save(self, path: Path, dialect: str = "v2") -> Path:
         """Leafs as they are, then nodes in the order they were added, which means something here."""
         nodes = [i for i, r in enumerate(self.records) if r.op != "NONE"]
-        placed = cgraph.order(self.records, nodes, DIALECTS[dialect])
+        placed = records.order(self.records, nodes, DIALECTS[dialect])
         with path.open("wb") as stream:
-            cgraphwriter.emit(stream, placed, DIALECTS[dialect], cgraphwriter.work_nbytes(placed))
+            writer.emit(stream, placed, DIALECTS[dialect], writer.work_nbytes(placed))
         return path
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def cache_graph() -> File:
+    """Row 1 of a cache is set to k = 1, 2, 3, 4; `before` and `after` are sums of the cache."""
+    f = File()
+    cache, k = f.leaf("cache", np.zeros((N_SLOTS, D_MODEL))), f.leaf("k", [1, 2, 3, 4])
+    whole = f.view("whole", cache, (N_SLOTS, D_MODEL), 0, (D_MODEL, 1))
+    f.node("before", "SUM", (1,), whole)
+    f.cpy("written", k, f.view("row", cache, (D_MODEL,), D_MODEL, (1,)))
+    f.node("after", "SUM", (1,), whole)
+    return f
+
+
+def convolution(f: File, type: str) -> int:
+    """As ggml's conv_2d makes it: patches and kernel of one type, in a product with the patches first."""
+    kernel = f.cast("kernel", f.leaf("w", normal(4, 3, 2, 2), PARAM), type)
+    x = f.leaf("x", normal(1, 3, 5, 6, seed=1), PARAM)
+    patches = f.node("patches", "IM2COL", (1, 4, 5, 12), kernel, x, type=type,
+                     op_params=struct.pack("<7i", 1, 1, 0, 0, 1, 1, 1))  # fmt: skip
+    rows = f.node("rows", "RESHAPE", (20, 12), patches, type=type)
+    columns = f.node("columns", "RESHAPE", (4, 12), kernel, type=type)
+    return f.node("y", "MUL_MAT", (4, 20), rows, columns)

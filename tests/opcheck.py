@@ -1,6 +1,7 @@
 """Runs one op of the table through the C runtime on a `Sample`, with operands laid out in memory as it asks.
 
-Used by test_ops.py. The op is added with gg_node itself, so nothing makes its operands contiguous on the way.
+And how results are compared. Used by the tests of ops, here and beside real ggml. The op is added with gg_node itself,
+so nothing makes its operands contiguous on the way.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 from reference import SLICE_BEFORE, Operand, Sample
 
-from ggmlgraph.core import CoreGraph, exception, lib, new_error
-from ggmlgraph.dialect import LOSS, OUTPUT, PARAM
-from ggmlgraph.optable import TABLE
-from ggmlgraph.program import Program
+from ggmlgraph.core.boundary import CoreGraph, exception, lib, new_error
+from ggmlgraph.execution.program import Program
+from ggmlgraph.table.dialect import LOSS, OUTPUT, PARAM
+from ggmlgraph.table.op import TABLE
 
+EPS32 = 2.0**-24  # the largest relative rounding error of float32
 DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.int32): "i32"}
 SWAP_ROWS = {"axis0": 0, "axis1": 2, "axis2": 1, "axis3": 3}  # ggml's axes of the layout "permuted"
 
@@ -92,3 +94,29 @@ def gradients(call: Call, weights: Any, isa: str, threads: int) -> list[Any]:
         grad = -1 if leaf is None else lib.gg_grad_of(graph.handle, leaf)
         found.append(None if grad < 0 else program.array(grad).reshape(graph.shape(leaf, 4)).copy())
     return found
+
+
+def written_operands(sample: Sample) -> list[int]:
+    """Operands that the kernel writes."""
+    sources = TABLE[sample.op].sources
+    return [sources.index(name) for name in TABLE[sample.op].writes if sample.operands[sources.index(name)]]
+
+
+def as_float64(values: list[Any]) -> list[Any]:
+    return [v.astype(np.float64) if v is not None and v.dtype == np.float32 else v for v in values]
+
+
+def assert_within(actual: Any, expected: Any, limit: Any) -> None:
+    actual, expected = np.asarray(actual, np.float64).reshape(expected.shape), np.asarray(expected, np.float64)
+    limit = np.broadcast_to(limit, expected.shape)
+    finite = np.isfinite(expected) & (np.abs(expected) < 3e38)
+    overflowed = np.isfinite(expected) & ~finite
+    np.testing.assert_array_equal(actual[~finite & ~overflowed], expected[~finite & ~overflowed])
+    error = np.abs(actual[finite] - expected[finite])
+    assert np.isfinite(actual[finite]).all(), "a result is not finite where the reference is"
+    excess = error - limit[finite]
+    worst = int(excess.argmax()) if excess.size else 0
+    assert excess.size == 0 or excess[worst] <= 0, (
+        f"error {error[worst]:.3e} exceeds {limit[finite][worst]:.3e}: "
+        f"got {actual[finite][worst]!r}, expected {expected[finite][worst]!r}"
+    )

@@ -1,4 +1,4 @@
-"""The two readers of graph files compared: the importer in C and `cgraphreader.parse` in Python, which share no code.
+"""The two readers of graph files compared: the importer in C and `reader.parse` in Python, which share no code.
 
 Files are changed with knowledge of their structure. What C takes, Python takes as the same tensors; what Python
 refuses, C refuses; what breaks a rule that both know, both refuse by the same code at the same byte. Only C derives
@@ -18,11 +18,11 @@ from typing import Any
 
 from samplefiles import files
 
-from ggmlgraph import cgraph, cgraphreader
-from ggmlgraph.core import CoreGraph, exception, ffi, lib, new_error
-from ggmlgraph.dialect import DIALECTS, UNREAD, Dialect
+from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.errors import GGError
-from ggmlgraph.optable import TABLE
+from ggmlgraph.graphfile import reader, records
+from ggmlgraph.table.dialect import DIALECTS, UNREAD, Dialect
+from ggmlgraph.table.op import TABLE
 
 LIMITS = ffi.new("gg_limits *", (1 << 16, 1 << 40, 1e15))
 ONLY_C = {
@@ -39,7 +39,7 @@ class Changer:
 
     def __init__(self, content: bytes, dialect: Dialect) -> None:
         self.content, self.dialect = content, dialect
-        graph = cgraphreader.parse(content, dialect.name)
+        graph = reader.parse(content, dialect.name)
         at, self.records = dialect.header.nbytes, []
         for k, record in enumerate(graph.records):
             layout = dialect.leaf if k < len(graph.leafs) else dialect.node
@@ -99,9 +99,9 @@ def read_in_c(content: bytes, dialect: str) -> CoreGraph | GGError:
     return exception(err) if handle == ffi.NULL else CoreGraph(handle)
 
 
-def read_in_python(content: bytes, dialect: str) -> cgraph.CGraph | GGError:
+def read_in_python(content: bytes, dialect: str) -> records.CGraph | GGError:
     try:
-        return cgraphreader.parse(content, dialect)
+        return reader.parse(content, dialect)
     except GGError as error:
         return error
 
@@ -118,7 +118,7 @@ def tensors_of_c(graph: CoreGraph) -> list[tuple[Any, ...]]:
     return found
 
 
-def tensors_of_python(graph: cgraph.CGraph) -> list[tuple[Any, ...]]:
+def tensors_of_python(graph: records.CGraph) -> list[tuple[Any, ...]]:
     found = []
     for r in graph.records:
         words = list(struct.unpack("<16I", r.op_params))

@@ -21,14 +21,14 @@ import numpy as np
 import opcheck
 from reference import SAMPLES, Sample
 
-from ggmlgraph import metadata
-from ggmlgraph.cgraph import Record
-from ggmlgraph.cgraphwriter import dump
-from ggmlgraph.core import CoreGraph
-from ggmlgraph.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM
+from ggmlgraph.core.boundary import CoreGraph
 from ggmlgraph.errors import GGError, UnsupportedError
-from ggmlgraph.export import leaf as bytes_leaf
-from ggmlgraph.optable import TABLE
+from ggmlgraph.graphfile import metadata
+from ggmlgraph.graphfile.records import Record
+from ggmlgraph.graphfile.writer import dump
+from ggmlgraph.table.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM
+from ggmlgraph.table.op import TABLE
+from ggmlgraph.tracing.export import leaf as bytes_leaf
 
 MAX_NBYTES = 3000
 

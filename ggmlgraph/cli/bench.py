@@ -13,13 +13,14 @@ from typing import Any
 import click
 import numpy as np
 
-from ggmlgraph import machine, profiler
+from ggmlgraph import machine
 from ggmlgraph.cli import precision
-from ggmlgraph.console import nbytes
-from ggmlgraph.core import isa_levels, peak_flops
-from ggmlgraph.generate import n_vocab_of
-from ggmlgraph.limits import Limits
-from ggmlgraph.runtime import Batch, Runtime
+from ggmlgraph.core.boundary import isa_levels, peak_flops
+from ggmlgraph.core.limits import Limits
+from ggmlgraph.execution import profiler
+from ggmlgraph.execution.runtime import Batch, Runtime
+from ggmlgraph.generation.generate import n_vocab_of
+from ggmlgraph.training.console import nbytes
 
 N_WARMUP = 1  # steps that take memory and start threads
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph.chat import Conversation, Template
-from ggmlgraph.corpus import open_source
+from ggmlgraph.core.limits import Limits
+from ggmlgraph.data.corpus import open_source
 from ggmlgraph.errors import DataError
-from ggmlgraph.generate import Generator, open_model
-from ggmlgraph.limits import Limits
-from ggmlgraph.sampling import Sampling
+from ggmlgraph.generation.chat import Conversation, Template
+from ggmlgraph.generation.generate import Generator, open_model
+from ggmlgraph.generation.sampling import Sampling
 
 PROMPT = "> "
 

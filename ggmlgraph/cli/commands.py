@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from ggmlgraph import limits
 from ggmlgraph.cli.memory import Memory
-from ggmlgraph.dialect import DIALECTS, WRITTEN
-from ggmlgraph.limits import Limits
-from ggmlgraph.sampling import PENALISED, Sampling
-from ggmlgraph.trainconfig import KEPT_CHECKPOINTS, TrainConfig
+from ggmlgraph.core import limits
+from ggmlgraph.core.limits import Limits
+from ggmlgraph.generation.sampling import PENALISED, Sampling
+from ggmlgraph.table.dialect import DIALECTS, WRITTEN
+from ggmlgraph.training.config import KEPT_CHECKPOINTS, TrainConfig
 
 GROUPED = {"how": Sampling, "limits": Limits}  # arguments of `command` that are made of options named as their fields
 PATH = click.Path(path_type=Path)

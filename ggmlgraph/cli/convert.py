@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import convert, model, sources, tokenizers
 from ggmlgraph.cli.commands import MOST_CTX
-from ggmlgraph.convert import Converted
 from ggmlgraph.errors import UsageError
-from ggmlgraph.sources import Source
-from ggmlgraph.sources.source import Moments, scalar
-from ggmlgraph.tokenizers import Tokenizer
-from ggmlgraph.tracer import Graph
+from ggmlgraph.interchange import checkpoints, convert
+from ggmlgraph.interchange.convert import Converted
+from ggmlgraph.interchange.sources.base import ModelSource, Moments, scalar
+from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tracing import architectures
+from ggmlgraph.tracing.tracer import Graph
 
 
 def command(
@@ -34,7 +35,7 @@ def command(
     if frozen and dtype != "f32":
         raise UsageError("--frozen keeps types as they are: leave --dtype out")
     found = _found(source, name, fields, order)
-    chosen = found.tokenizer if tokenizer is None else tokenizers.load(tokenizer)
+    chosen = found.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
     ctx = ctx or min(found.n_ctx or MOST_CTX, MOST_CTX)
     stored_as = None if frozen else dtype
     converted = convert.convert(found, output, batch=batch, ctx=ctx, tokenizer=chosen, dtype=stored_as)
@@ -46,19 +47,19 @@ def command(
         click.echo(line, err=True)
 
 
-def _found(source: Path, name: str | None, fields: tuple[str, ...], order: str | None) -> Source:
+def _found(source: Path, name: str | None, fields: tuple[str, ...], order: str | None) -> ModelSource:
     if name is None:
         pairs = [field.partition("=") for field in fields]
         if wrong := next((field for field in fields if "=" not in field), None):
             raise UsageError(f"{wrong!r} is not FIELD=VALUE")
-        return sources.find(source, {field: scalar(text) for field, _, text in pairs}, order)
-    loaded = model.load(name)
-    values = model.parse_fields(loaded, fields)
+        return checkpoints.find(source, {field: scalar(text) for field, _, text in pairs}, order)
+    loaded = architectures.load(name)
+    values = architectures.parse_fields(loaded, fields)
     architecture = loaded.path.stem if loaded.built_in else name
-    return sources.of_model(source, architecture, {**model.defaults(loaded), **values})
+    return checkpoints.of_model(source, architecture, {**architectures.defaults(loaded), **values})
 
 
-def _summary(path: Path, source: Source, graph: Graph, tokenizer: Tokenizer | None) -> str:
+def _summary(path: Path, source: ModelSource, graph: Graph, tokenizer: Tokenizer | None) -> str:
     n_params = sum(math.prod(map(int, node.shape)) for node in graph.nodes if node.initializer)
     ids = f"tokenizer {tokenizer.kind}, {tokenizer.n_vocab:,} ids" if tokenizer else "no tokenizer"
     types = sorted({node.dtype for node in graph.nodes if node.initializer} - {"f32"})
@@ -72,7 +73,7 @@ def _settings(moments: Moments) -> str:
     return f", trained with {said}" if said else ""
 
 
-def _advice(converted: Converted, source: Source, tokenizer: Tokenizer | None) -> list[str]:
+def _advice(converted: Converted, source: ModelSource, tokenizer: Tokenizer | None) -> list[str]:
     """What the user should know: a vocabulary that does not fill the model's, and how the model reads plain text."""
     if tokenizer is None:
         return [f"no tokenizer ({source.no_tokenizer}): give one with --tokenizer; weights not checked on text"]

@@ -26,7 +26,7 @@ def command(output: Path) -> int:
         ("What it has learnt:",
          ["generate", run, "--prompt", "If the class", "--predict", "96"]),
     ]  # fmt: skip
-    from ggmlgraph.cli import run as run_command
+    from ggmlgraph.cli.main import run as run_command
 
     for text, arguments in steps:
         click.echo(f"\n{text}\n$ ggmlgraph {shlex.join(arguments)}")

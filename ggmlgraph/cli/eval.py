@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import click
 
+from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import UsageError
-from ggmlgraph.evaluate import Accuracy, Perplexity, accuracy, perplexity, read_questions
-from ggmlgraph.generate import open_model
-from ggmlgraph.limits import Limits
+from ggmlgraph.generation.evaluate import Accuracy, Perplexity, accuracy, perplexity, read_questions
+from ggmlgraph.generation.generate import open_model
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 2.0

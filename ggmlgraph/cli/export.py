@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import model, tokenizers
-from ggmlgraph.console import nbytes
 from ggmlgraph.errors import DataError, UsageError
-from ggmlgraph.tokenizers import BytesTokenizer, CharsTokenizer, Tokenizer
-from ggmlgraph.tracer import Graph, trace
+from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.plain import BytesTokenizer, CharsTokenizer
+from ggmlgraph.tracing import architectures
+from ggmlgraph.tracing.tracer import Graph, trace
+from ggmlgraph.training.console import nbytes
 
 
 def command(
@@ -28,12 +30,12 @@ def command(
     """Write MODEL as a ggml compute graph with fresh weights."""
     if output is None and not show:
         raise UsageError("nothing to do: give -o FILE or --print")
-    loaded = model.load(name)
-    values = model.parse_fields(loaded, fields)
+    loaded = architectures.load(name)
+    values = architectures.parse_fields(loaded, fields)
     chosen = _tokenizer(tokenizer, loaded, values)
-    if chosen and "n_vocab" in model.field_types(loaded):
+    if chosen and "n_vocab" in architectures.field_types(loaded):
         values.setdefault("n_vocab", chosen.n_vocab)
-    graph = model.run(loaded, lambda: trace(loaded.loss, model.config(loaded, values), batch, ctx))
+    graph = architectures.run(loaded, lambda: trace(loaded.loss, architectures.config(loaded, values), batch, ctx))
     _check_vocabulary(graph, chosen)
     graph.check_gradient()
     if show:
@@ -44,10 +46,10 @@ def command(
         click.echo(_summary(output, graph, chosen), err=show)
 
 
-def _tokenizer(path: Path | None, loaded: model.Model, values: dict[str, object]) -> Tokenizer | None:
+def _tokenizer(path: Path | None, loaded: architectures.Architecture, values: dict[str, object]) -> Tokenizer | None:
     """The one given, else the model's own, else bytes; None for a vocabulary that bytes do not have."""
     if path is not None:
-        return tokenizers.load(path)
+        return load_tokenizer(path)
     if loaded.tokenizer is not None:
         kind, _, alphabet = loaded.tokenizer.partition(":")
         if kind != CharsTokenizer.kind:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import exportgguf, trained
-from ggmlgraph.console import nbytes
+from ggmlgraph.interchange import exportgguf, trained
+from ggmlgraph.training.console import nbytes
 
 
 def command(path: Path, output: Path, kind: str | None, ctx: int | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import exporthf, trained
+from ggmlgraph.interchange import exporthf, trained
 
 
 def command(path: Path, output: Path, ctx: int | None) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import wave
-from ggmlgraph.corpus import open_source
+from ggmlgraph.core.limits import Limits
+from ggmlgraph.data.corpus import open_source
 from ggmlgraph.errors import UsageError
-from ggmlgraph.generate import Generator, open_model
-from ggmlgraph.limits import Limits
-from ggmlgraph.sampling import Sampling
+from ggmlgraph.generation.generate import Generator, open_model
+from ggmlgraph.generation.sampling import Sampling
+from ggmlgraph.training import wave
 
 MOST_TOGETHER = 16  # prompts; what is kept of each takes as much memory
 

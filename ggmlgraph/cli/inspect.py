@@ -9,14 +9,16 @@ from pathlib import Path
 
 import click
 
-from ggmlgraph import rotary, rundir, tokenizers
-from ggmlgraph.console import nbytes
-from ggmlgraph.core import CoreGraph, lib
-from ggmlgraph.dialect import LOSS, OUTPUT
-from ggmlgraph.graphfile import identify
-from ggmlgraph.limits import Limits
-from ggmlgraph.program import Program
-from ggmlgraph.runtime import Runtime
+from ggmlgraph.core.boundary import CoreGraph, lib
+from ggmlgraph.core.importer import identify
+from ggmlgraph.core.limits import Limits
+from ggmlgraph.execution.program import Program
+from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.table.dialect import LOSS, OUTPUT
+from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
+from ggmlgraph.tracing import rotary
+from ggmlgraph.training import rundir
+from ggmlgraph.training.console import nbytes
 
 N_LARGEST = 5
 
@@ -53,7 +55,7 @@ def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:
         if flags & OUTPUT:
             yield f"{'loss' if flags & LOSS else 'output':<12}{runtime.graph.name(i)} {_type(runtime.graph, i)}"
     if tokenizer is not None:
-        parsed = tokenizers.from_bytes(tokenizer)
+        parsed = tokenizer_from_bytes(tokenizer)
         yield f"tokenizer   {parsed.kind}, {parsed.n_vocab:,} ids"
     if meta.corpus:
         yield f"text        {meta.corpus}"

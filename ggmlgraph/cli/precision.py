@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ggmlgraph.core import isa_levels
-from ggmlgraph.runtime import Runtime
+from ggmlgraph.core.boundary import isa_levels
+from ggmlgraph.execution.runtime import Runtime
 
 
 def level(runtime: Runtime) -> str:

@@ -7,11 +7,12 @@ from typing import Literal
 
 import click
 
-from ggmlgraph import tokenizers
+from ggmlgraph.data.corpus import lines_of
+from ggmlgraph.tokenizers.training import train_tokenizer
 
 
 def command(sources: tuple[str, ...], output: Path, n_vocab: int, model: Literal["bpe", "unigram"]) -> None:
     """Train a sentencepiece model on UTF-8 texts."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    trained = tokenizers.train(sources, output, model, n_vocab)
+    trained = train_tokenizer(lines_of(sources), output, model, n_vocab)
     click.echo(f"{output}: {model} with {trained.n_vocab:,} ids")

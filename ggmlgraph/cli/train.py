@@ -12,22 +12,27 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ggmlgraph import checkpoint, machine, rundir, tokenizers, wave
+from ggmlgraph import machine
 from ggmlgraph.cli import precision
-from ggmlgraph.console import Console, Rate, duration, nbytes
-from ggmlgraph.core import peak_flops
-from ggmlgraph.data import Dataset, prepare
+from ggmlgraph.core.boundary import peak_flops
+from ggmlgraph.core.limits import Limits
+from ggmlgraph.data.arrays import Samples
+from ggmlgraph.data.tokens import Dataset, prepare
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
-from ggmlgraph.generate import Generator, n_vocab_of
-from ggmlgraph.limits import Limits
-from ggmlgraph.roles import TARGETS, Roles
-from ggmlgraph.rundir import RunDirectory
-from ggmlgraph.runtime import Runtime
-from ggmlgraph.samples import Samples
-from ggmlgraph.sampling import Sampling
-from ggmlgraph.tokenizers import Tokenizer
-from ggmlgraph.train import Text, Trainer
-from ggmlgraph.trainconfig import TrainConfig
+from ggmlgraph.execution import checkpoint
+from ggmlgraph.execution.roles import TARGETS, Roles
+from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.generation.generate import Generator, n_vocab_of
+from ggmlgraph.generation.sampling import Sampling
+from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
+from ggmlgraph.tokenizers.plain import BytesTokenizer
+from ggmlgraph.training import rundir, wave
+from ggmlgraph.training.config import TrainConfig
+from ggmlgraph.training.console import Console, Rate, duration, nbytes
+from ggmlgraph.training.rundir import RunDirectory
+from ggmlgraph.training.trainer import Text, Trainer
 
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 
@@ -64,15 +69,15 @@ def _start(run: RunDirectory, resume: str | None) -> Path | None:
         run.check_new()
         return None
     directory = run.path if resume == "auto" else Path(resume)
-    if resume == "auto" and not checkpoint.steps(directory):
+    if resume == "auto" and not rundir.steps(directory):
         return None
     found, skipped = rundir.find_checkpoint(directory)
     for error in skipped:
         click.echo(f"warning: skipped: {error}", err=True)
     if directory.resolve() == run.path.resolve():
-        for path in checkpoint.steps(run.path)[: len(skipped)]:
-            checkpoint.set_aside(path)
-    run.check_next(checkpoint.step_of(found) if found.name.startswith("step_") else 0)
+        for path in rundir.steps(run.path)[: len(skipped)]:
+            rundir.set_aside(path)
+    run.check_next(rundir.step_of(found) if found.name.startswith("step_") else 0)
     return found
 
 
@@ -210,18 +215,18 @@ def _tokenizer(runtime: Runtime, run: RunDirectory, start: Path | None, path: Pa
     n_vocab, inside = n_vocab_of(runtime), runtime.tokenizer_bytes()
     beside = rundir.tokenizer_path(start.parent) if start else rundir.tokenizer_path(run.path)
     if path is not None:
-        chosen = tokenizers.load(path)
-        if inside is not None and chosen.to_bytes() != tokenizers.from_bytes(inside).to_bytes():
+        chosen = load_tokenizer(path)
+        if inside is not None and chosen.to_bytes() != tokenizer_from_bytes(inside).to_bytes():
             raise DataError(f"{path}: the graph has another tokenizer in it; export it with this one")
         if inside is None and chosen.n_vocab != n_vocab:
             raise DataError(f"{path}: the tokenizer has {chosen.n_vocab} ids, the model's n_vocab is {n_vocab}")
         return chosen
     if inside is not None:
-        return tokenizers.from_bytes(inside)
+        return tokenizer_from_bytes(inside)
     if start is not None and beside.exists():
-        return tokenizers.from_bytes(beside.read_bytes())
-    if n_vocab == tokenizers.BytesTokenizer.n_vocab:
-        return tokenizers.BytesTokenizer()
+        return tokenizer_from_bytes(beside.read_bytes())
+    if n_vocab == BytesTokenizer.n_vocab:
+        return BytesTokenizer()
     raise DataError(f"the graph has no tokenizer: give --tokenizer with {n_vocab} ids")
 
 
@@ -304,7 +309,7 @@ def _summary(
 
 def _tell_end(run: RunDirectory, trainer: Trainer, finished: bool) -> None:
     progress, config = trainer.progress, trainer.config
-    saved = checkpoint.step_directory(run.path, progress.step)
+    saved = rundir.step_directory(run.path, progress.step)
     if progress.step and not saved.exists():
         raise CheckpointError(f"step {progress.step} could not be saved")
     skipped = f", {progress.n_skipped} updates skipped" if progress.n_skipped else ""

@@ -69,7 +69,7 @@ class Tokenizer(ABC):
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD."""
-        decoder = Decoder(self)
+        decoder = TextDecoder(self)
         return "".join([*map(decoder.push, tokens), decoder.finish()])
 
     @property
@@ -112,7 +112,7 @@ class Tokenizer(ABC):
         )
 
 
-class Decoder:
+class TextDecoder:
     """Text of ids that come one by one. A character whose bytes are not all there yet waits for the rest."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers that Hugging Face's package `tokenizers` runs, after tokenizerjson.py has checked their file."""
+"""Tokenizers that Hugging Face's package `tokenizers` runs, after pipeline.py has checked their file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.tokenizers import spm, tokenizerjson
+from ggmlgraph.tokenizers import pipeline, spm
 from ggmlgraph.tokenizers.base import Ids, Tokenizer, checked, encodable
 
 _MIN_SEGMENT, _MAX_SEGMENT = 4096, 65536  # characters
@@ -29,9 +29,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __init__(self, data: bytes) -> None:
         """Raises FormatError, or UnsupportedError if the file needs what is not supported or installed."""
-        self.json = tokenizerjson.read(data)
+        self.json = pipeline.read(data)
         self._data = data
-        self._encoder = tokenizerjson.Encoder(data)
+        self._encoder = pipeline.Encoder(data)
         self.bos_id, self.eos_id, self.adds_bos = self.json.bos_id, self.json.eos_id, self.json.adds_bos
         self._byte_level = self.json.file.is_byte_level
         added = self.json.file.added_tokens
@@ -89,7 +89,7 @@ class HuggingFaceTokenizer(Tokenizer):
         """What an id that is no added token adds in the middle of a text."""
         name = self.json.names[token]
         if self._byte_level:
-            return tokenizerjson.byte_level(name)
+            return pipeline.byte_level(name)
         if self._falls_back and spm.BYTE_PIECE.fullmatch(name):
             return bytes([int(name[3:5], 16)])
         start = self._encoder.decode([self._anchor])
@@ -97,7 +97,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @cached_property
     def _falls_back(self) -> bool:
-        return any(step["type"] == "ByteFallback" for step in tokenizerjson.steps(self.json.file.decoder))
+        return any(step["type"] == "ByteFallback" for step in pipeline.steps(self.json.file.decoder))
 
     @cached_property
     def _anchor(self) -> int:
@@ -112,7 +112,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _prefixes_space(self) -> bool:
         """Whether a text gets a space in front that decoding takes away."""
         if self._byte_level:
-            steps = tokenizerjson.steps(self.json.file.pre_tokenizer)
+            steps = pipeline.steps(self.json.file.pre_tokenizer)
             return any(step.get("add_prefix_space") is True for step in steps)
         tokens = (token for token, name in enumerate(self.json.names) if name and token not in self._added)
         token = next((token for token in tokens if self.piece(token).startswith(b" ")), None)

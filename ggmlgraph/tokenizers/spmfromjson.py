@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.tokenizers import spm, tokenizerjson
+from ggmlgraph.tokenizers import pipeline, spm
+from ggmlgraph.tokenizers.pipeline import File
 from ggmlgraph.tokenizers.spm import SpmModel
-from ggmlgraph.tokenizers.tokenizerjson import File
 
 
 def model(file: File) -> SpmModel:
@@ -38,12 +38,12 @@ def model(file: File) -> SpmModel:
 def _read_steps(file: File, result: SpmModel) -> None:
     """The normalizer, and Metaspace where it stands for a normalizer's steps."""
     escapes = False
-    for step in [*tokenizerjson.steps(file.normalizer), *tokenizerjson.steps(file.pre_tokenizer)]:
+    for step in [*pipeline.steps(file.normalizer), *pipeline.steps(file.pre_tokenizer)]:
         kind, pattern = step["type"], step.get("pattern")
         if kind == "Sequence":
             continue
         if kind == "Precompiled":
-            result.charsmap = tokenizerjson.charsmap(step)
+            result.charsmap = pipeline.charsmap(step)
         elif kind == "Prepend" and step.get("prepend") == spm.SPACE:
             result.add_dummy_prefix = True
         elif kind == "Replace" and pattern == {"String": " "} and step.get("content") == spm.SPACE:

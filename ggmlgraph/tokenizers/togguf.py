@@ -11,18 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.tokenizers import (
-    BytesTokenizer,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    spm,
-    spmfromjson,
-    tokenizerjson,
-    vocabularies,
-)
+from ggmlgraph.tokenizers import pipeline, spm, spmfromjson, vocabularies
+from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
+from ggmlgraph.tokenizers.pipeline import File
+from ggmlgraph.tokenizers.plain import BytesTokenizer
+from ggmlgraph.tokenizers.sentencepiece import SentencePieceTokenizer
 from ggmlgraph.tokenizers.spm import SpmModel
-from ggmlgraph.tokenizers.tokenizerjson import File
 from ggmlgraph.tokenizers.vocabularies import Splitting
 
 Section = tuple[dict[str, Any], list[str]]  # keys and values; what the user should know
@@ -97,7 +92,7 @@ def _sentencepiece(model: SpmModel, tokenizer: Tokenizer) -> Section:
 
 def _bytes() -> Section:
     """As byte-level BPE that merges nothing."""
-    alphabet = [tokenizerjson.spelt(bytes([byte])) for byte in range(256)]
+    alphabet = [pipeline.spelt(bytes([byte])) for byte in range(256)]
     special = {f"{name}_token_id": NEVER for name in ("bos", "eos")}
     return {
         "model": "gpt2", "pre": "gpt-2", "tokens": alphabet, "token_type": [spm.NORMAL] * 256, "merges": [NO_MERGE],
@@ -114,7 +109,7 @@ def _hugging_face(tokenizer: HuggingFaceTokenizer) -> Section:
 
 def _byte_level(tokenizer: HuggingFaceTokenizer) -> Section:
     file, names, notes = tokenizer.json.file, tokenizer.json.names, []
-    normalizers = {step["type"] for step in tokenizerjson.steps(file.normalizer)} - {"Sequence"}
+    normalizers = {step["type"] for step in pipeline.steps(file.normalizer)} - {"Sequence"}
     if normalizers - {"NFC"}:
         raise UnsupportedError(
             f"llama.cpp does not do the normalization {min(normalizers - {'NFC'})}: ids would differ"
@@ -139,13 +134,13 @@ def _byte_level(tokenizer: HuggingFaceTokenizer) -> Section:
 
 def _pattern(file: File) -> str:
     """The one regular expression that splits a text; "" if the pre-tokenizer is of another form."""
-    steps = [step for step in tokenizerjson.steps(file.pre_tokenizer) if step["type"] != "Sequence"]
+    steps = [step for step in pipeline.steps(file.pre_tokenizer) if step["type"] != "Sequence"]
     byte_level = steps.pop() if steps else {}
     if byte_level.get("type") != "ByteLevel" or byte_level.get("add_prefix_space") is True or len(steps) > 1:
         return ""
     uses_own = byte_level.get("use_regex", True)
     if not steps:
-        return tokenizerjson.GPT2 if uses_own else ""
+        return pipeline.GPT2 if uses_own else ""
     split, pattern = steps[0], steps[0].get("pattern", {})
     plain = split["type"] == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
     return str(pattern.get("Regex")) if plain and not uses_own and isinstance(pattern, dict) else ""

@@ -11,15 +11,11 @@ from typing import Any
 
 import msgspec
 
-from ggmlgraph.tokenizers import (
-    BytesTokenizer,
-    CharsTokenizer,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    spm,
-    tokenizerjson,
-)
+from ggmlgraph.tokenizers import pipeline, spm
+from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
+from ggmlgraph.tokenizers.plain import BytesTokenizer, CharsTokenizer
+from ggmlgraph.tokenizers.sentencepiece import SentencePieceTokenizer
 from ggmlgraph.tokenizers.spm import SpmModel
 from ggmlgraph.tokenizers.vocabularies import Splitting, byte_level_json
 
@@ -36,7 +32,7 @@ def files(tokenizer: Tokenizer | None) -> tuple[dict[str, bytes], list[str]]:
     elif isinstance(tokenizer, HuggingFaceTokenizer):
         written = {JSON: tokenizer.payload()}
     elif isinstance(tokenizer, BytesTokenizer):
-        bytes_ = {tokenizerjson.spelt(bytes([byte])): byte for byte in range(256)}
+        bytes_ = {pipeline.spelt(bytes([byte])): byte for byte in range(256)}
         written = {JSON: byte_level_json(bytes_, [], [], Splitting())}
     elif isinstance(tokenizer, CharsTokenizer):
         written = {JSON: _encoded(_chars(tokenizer))}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from ggmlgraph.corpus import open_source
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.tokenizers import spm
@@ -20,10 +19,10 @@ _HIGHEST = re.compile(r"too high .* value <= (\d+)")
 _LOWEST = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
 
-def train(
-    sources: Sequence[str | Path], out: str | Path, model: Literal["bpe", "unigram"] = "bpe", n_vocab: int = 4096
+def train_tokenizer(
+    lines: Iterable[str], out: str | Path, model: Literal["bpe", "unigram"] = "bpe", n_vocab: int = 4096
 ) -> SentencePieceTokenizer:
-    """Train a sentencepiece model on text sources, write it to `out` (complete or not at all) and return it.
+    """Train a sentencepiece model on lines of text, write it to `out` (complete or not at all) and return it.
 
     Every text round-trips through the result:
     - byte_fallback: characters outside the vocabulary become bytes, never <unk>;
@@ -34,19 +33,18 @@ def train(
     - the space is required in the vocabulary, which a text without spaces (Japanese) would leave out.
     Beyond 2 million lines an even, repeatable sample is used. The same text gives the same file.
 
-    Raises UsageError if n_vocab does not fit the text, saying what would; DataError for text that cannot be read.
+    Raises UsageError if n_vocab does not fit the text, saying what would; DataError for text without anything to learn.
     """
     sentencepiece = import_sentencepiece()
     if model not in ("bpe", "unigram"):
         raise UsageError(f"tokenizer model {model!r}: choose bpe or unigram")
     if not 1 <= n_vocab <= spm.MAX_PIECES:
         raise UsageError(f"vocabulary size {n_vocab} is not in 1 .. {spm.MAX_PIECES}")
-    opened = [open_source(source) for source in sources]
     serialized = io.BytesIO()
     sentencepiece.set_random_generator_seed(0)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(part for source in opened for line in source.lines() for part in _sentences(line)),
+            sentence_iterator=(part for line in lines for part in _sentences(line)),
             model_writer=serialized,
             model_type=model,
             vocab_size=n_vocab,

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.tokenizers import spm, tokenizerjson
+from ggmlgraph.tokenizers import pipeline, spm
 from ggmlgraph.tokenizers.spm import SpmModel
 
 _LLAMA2C_SPECIAL = {0: ("<unk>", spm.UNKNOWN), 1: ("<s>", spm.CONTROL), 2: ("</s>", spm.CONTROL)}
@@ -69,12 +69,12 @@ class Splitting:
     """How byte-level BPE splits a text into words, and whether a word that is a token stays whole whatever the
     merges."""
 
-    pattern: str = tokenizerjson.GPT2
+    pattern: str = pipeline.GPT2
     keeps_tokens: bool = False
 
     def steps(self) -> dict[str, Any]:
         """The pre_tokenizer of a tokenizer.json."""
-        use_regex = self.pattern == tokenizerjson.GPT2
+        use_regex = self.pattern == pipeline.GPT2
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
         if use_regex:
             return byte_level
@@ -84,11 +84,11 @@ class Splitting:
 
 PRE = {  # tokenizer.ggml.pre: the names that llama.cpp knows these ways by
     "gpt-2": Splitting(),
-    "llama-bpe": Splitting(tokenizerjson.LLAMA3, keeps_tokens=True),
-    "dbrx": Splitting(tokenizerjson.LLAMA3),
-    "qwen2": Splitting(tokenizerjson.QWEN2),
-    "gpt-4o": Splitting(tokenizerjson.GPT4O),
-    "tekken": Splitting(tokenizerjson.TEKKEN, keeps_tokens=True),
+    "llama-bpe": Splitting(pipeline.LLAMA3, keeps_tokens=True),
+    "dbrx": Splitting(pipeline.LLAMA3),
+    "qwen2": Splitting(pipeline.QWEN2),
+    "gpt-4o": Splitting(pipeline.GPT4O),
+    "tekken": Splitting(pipeline.TEKKEN, keeps_tokens=True),
 }
 SAME_PRE = {  # other names of theirs for the same
     "olmo": "gpt-2", "phi-2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "smaug-bpe": "dbrx",
@@ -154,16 +154,16 @@ def _reserved(first: int, end: int) -> tuple[str, ...]:
 TIKTOKEN = {  # by the number of ranks
     50256: _Encoding(Splitting(), ("<|endoftext|>",)),
     100256: _Encoding(
-        Splitting(tokenizerjson.LLAMA3, True),
+        Splitting(pipeline.LLAMA3, True),
         ("", "<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
     ),
     128000: _Encoding(
-        Splitting(tokenizerjson.LLAMA3, True),
+        Splitting(pipeline.LLAMA3, True),
         ("<|begin_of_text|>", "<|end_of_text|>", *_reserved(0, 4), "<|start_header_id|>", "<|end_header_id|>",
          *_reserved(4, 5), "<|eot_id|>", *_reserved(5, 251)),
     ),
-    151643: _Encoding(Splitting(tokenizerjson.QWEN2), ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
-    199998: _Encoding(Splitting(tokenizerjson.GPT4O), ("", "<|endoftext|>")),
+    151643: _Encoding(Splitting(pipeline.QWEN2), ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
+    199998: _Encoding(Splitting(pipeline.GPT4O), ("", "<|endoftext|>")),
 }  # fmt: skip
 _RANK = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d{1,7})")
 
@@ -195,7 +195,7 @@ def json_from_tiktoken(data: bytes) -> bytes:
     if encoding is None:
         known = ", ".join(map(str, TIKTOKEN))
         raise UnsupportedError(f"a tiktoken file of {len(ranks)} ranks: how it splits text is known for {known}")
-    spelt = {raw: tokenizerjson.spelt(raw) for raw in ranks}
+    spelt = {raw: pipeline.spelt(raw) for raw in ranks}
     merges = [
         f"{spelt[token[:i]]} {spelt[token[i:]]}"
         for token in sorted(ranks, key=ranks.__getitem__)

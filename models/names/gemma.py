@@ -5,9 +5,9 @@ Hugging Face stores the gains of norms less 1. What its config calls "gelu" was 
 
 from __future__ import annotations
 
-from ggmlgraph import rotarynames
+from ggmlgraph.interchange import rotarynames
+from ggmlgraph.interchange.naming import Format, Key, Rows
 from ggmlgraph.models.names import llama
-from ggmlgraph.naming import Format, Key, Rows
 
 HUGGING_FACE = Format(
     id="gemma",

@@ -5,7 +5,7 @@ Hugging Face keeps the matrices of a block as (in, out): the original is written
 
 from __future__ import annotations
 
-from ggmlgraph.naming import Format, Key, Rows, Without
+from ggmlgraph.interchange.naming import Format, Key, Rows, Without
 
 TENSORS = {
     "token_embd": "transformer.wte",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggmlgraph import rotarynames
+from ggmlgraph.interchange import rotarynames
+from ggmlgraph.interchange.naming import Format, Key, RotaryShare, RowOrder, Rows
 from ggmlgraph.models.names.llama import LIT_ABSENT
-from ggmlgraph.naming import Format, Key, RotaryShare, RowOrder, Rows
 
 HUGGING_FACE = Format(
     id="gpt_neox",

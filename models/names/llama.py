@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggmlgraph import rotarynames
-from ggmlgraph.naming import (
+from ggmlgraph.interchange import rotarynames
+from ggmlgraph.interchange.naming import (
     Columns,
     Format,
     Fused,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ggmlgraph.interchange.naming import Key
 from ggmlgraph.models.names import llama
-from ggmlgraph.naming import Key
 
 HUGGING_FACE = replace(
     llama.HUGGING_FACE,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ggmlgraph import rotarynames
-from ggmlgraph.naming import Format, Key, RotaryShare, Rows
+from ggmlgraph.interchange import rotarynames
+from ggmlgraph.interchange.naming import Format, Key, RotaryShare, Rows
 
 HUGGING_FACE = Format(
     id="phi",

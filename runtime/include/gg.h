@@ -32,7 +32,7 @@ typedef struct gg_error {
     char        message[256];
 } gg_error;
 
-/* ggml's numbers. ggmlgraph/dialect.py has the table of all types; these are the ones that C code names. */
+/* ggml's numbers. ggmlgraph/table/dialect.py has the table of all types; these are the ones that C code names. */
 enum { GG_TYPE_F32 = 0, GG_TYPE_F16 = 1, GG_TYPE_I8 = 24, GG_TYPE_I32 = 26, GG_TYPE_I64 = 27, GG_TYPE_BF16 = 30 };
 
 enum { GG_FLAG_INPUT = 1, GG_FLAG_OUTPUT = 2, GG_FLAG_PARAM = 4, GG_FLAG_LOSS = 8 };

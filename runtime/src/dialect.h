@@ -1,4 +1,4 @@
-/* dialect.h - how one version of ggml numbers and lays out a file. Generated from ggmlgraph/dialect.py into ops.c;
+/* dialect.h - how one version of ggml numbers and lays out a file. Generated from ggmlgraph/table/dialect.py into ops.c;
  * read by import.c.
  */
 #ifndef GG_DIALECT_H

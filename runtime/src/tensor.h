@@ -7,7 +7,7 @@
 #include "base.h"
 
 /* An element type: `block` elements in `nbytes` bytes. Strides of dimension 0 count blocks, those of others bytes of
- * whole blocks. Generated from ggmlgraph/dialect.py. */
+ * whole blocks. Generated from ggmlgraph/table/dialect.py. */
 typedef struct gg_type_info {
     const char *name;   /* NULL: no type has this number */
     int32_t     block, nbytes;

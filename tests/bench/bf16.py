@@ -21,8 +21,8 @@ from report import save, show
 from workloads import W1
 
 import ggmlgraph as gg
-from ggmlgraph import tokenizers
-from ggmlgraph.data import Dataset, prepare
+from ggmlgraph.data.tokens import Dataset, prepare
+from ggmlgraph.interchange.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 TEXT, TOKENIZER = SHARED / "corpora" / "tinyshakespeare.txt", SHARED / "llama-spm" / "tokenizer.model"
@@ -133,7 +133,7 @@ def main(out: Path, threads: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         graph = Path(directory) / "graph.bin"
         gg.trace(W1.loss, W1.config, W1.batch, W1.ctx).save(graph)
-        tokens = prepare([str(TEXT)], tokenizers.load(TOKENIZER), Path(directory))
+        tokens = prepare([str(TEXT)], load_tokenizer(TOKENIZER), Path(directory))
         dataset = Dataset(tokens, W1.ctx, 0, n_vocab=W1.config.n_vocab)
         runs: dict[str, list[float]] = {}
         for precision in ("float32", "bf16"):

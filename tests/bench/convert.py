@@ -19,7 +19,7 @@ from typing import Any
 
 from report import paired_ratio, save, seconds_of, show
 
-from ggmlgraph import safetensorsfile, stored
+from ggmlgraph.interchange.formats import safetensors, stored
 
 SIZES = ("n_vocab=32000", "n_embd=1024", "n_head=16", "n_layer=16", "n_ff=2816")
 N_VOCAB = 1000  # of the tokenizer; the model's other ids are never used
@@ -90,7 +90,7 @@ def main(out: Path, threads: int, rounds: int) -> None:
     """Measure, print, save."""
     folder = out / "convert"
     source = make(folder) / "model.safetensors"
-    tensors = safetensorsfile.read(source).values()
+    tensors = safetensors.read(source).values()
     largest = max(stored.nbytes(t.dtype, t.shape[0] * t.shape[-1]) for t in tensors)
     result: dict[str, Any] = {"nbytes": source.stat().st_size, "largest_tensor": largest}
     rows = []

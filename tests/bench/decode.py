@@ -21,7 +21,7 @@ from report import paired_ratio, save, show
 
 DEPTHS = (10, 400)
 CTX = 512
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 Step = Callable[[int], int]  # reads a token, gives the likeliest next
 
 
@@ -69,8 +69,8 @@ def write_llama_110m(path: Path) -> None:
 
 def ours(path: Path, threads: int) -> Callable[[int], Step]:
     """What reads `depth` tokens and then gives the step."""
-    from ggmlgraph.decoding import CachedDecoder
-    from ggmlgraph.runtime import Runtime
+    from ggmlgraph.execution.runtime import Runtime
+    from ggmlgraph.generation.decoding import CachedDecoder
 
     decoder = CachedDecoder(Runtime(path, threads=threads, ctx=CTX))
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from report import paired_ratio, save, seconds_of, show
 
-from ggmlgraph.core import CoreGraph, isa_levels, peak_flops
-from ggmlgraph.dialect import OUTPUT
-from ggmlgraph.optable import TABLE
-from ggmlgraph.program import Program
+from ggmlgraph.core.boundary import CoreGraph, isa_levels, peak_flops
+from ggmlgraph.execution.program import Program
+from ggmlgraph.table.dialect import OUTPUT
+from ggmlgraph.table.op import TABLE
 
 T = 1024  # rows: tokens of a batch
 SHAPES = [(256, 256), (768, 256), (256, 768), (32000, 256),

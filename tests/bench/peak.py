@@ -10,10 +10,10 @@ from statistics import median
 import numpy as np
 from report import save, seconds_of, show
 
-from ggmlgraph.core import CoreGraph, isa_levels, peak_flops
-from ggmlgraph.dialect import OUTPUT
-from ggmlgraph.optable import TABLE
-from ggmlgraph.program import Program
+from ggmlgraph.core.boundary import CoreGraph, isa_levels, peak_flops
+from ggmlgraph.execution.program import Program
+from ggmlgraph.table.dialect import OUTPUT
+from ggmlgraph.table.op import TABLE
 
 N = 1 << 25  # floats of an array: 128 MiB, more than any cache
 

@@ -14,4 +14,5 @@ if ! echo '#include <simde/x86/avx512.h>' | "${CC:-cc}" -E -x c - >/dev/null 2>&
 fi
 rm -rf "$build"
 "$bin/python" -m pip install --quiet --no-deps --target "$build" . -Csetup-args=-Demulate=true
-PYTHONPATH=$build "$bin/pytest" -k avx512 tests/test_ops.py tests/test_precision.py tests/test_runtime.py
+PYTHONPATH=$build "$bin/pytest" -k avx512 tests/table/test_ops.py tests/execution/test_precision.py \
+    tests/execution/test_runtime.py

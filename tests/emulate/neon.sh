@@ -35,7 +35,7 @@ fi
 # The extension module, by hand: a cross build by meson would want this Python's own development files.
 rm -rf "$build"
 mkdir -p "$build/generated" "$build/ggmlgraph"
-cp -r ggmlgraph/*.py ggmlgraph/cli ggmlgraph/sources ggmlgraph/tokenizers "$build/ggmlgraph"
+(cd ggmlgraph && cp -r $(ls | grep -v "^models$") "$build/ggmlgraph")
 cp -r models "$build/ggmlgraph/models"
 "$bin/python" runtime/gen.py "$build/generated"
 "$bin/python" runtime/build.py runtime/include/gg.h "$build/generated/_runtime.c"
@@ -46,4 +46,4 @@ aarch64-linux-gnu-gcc -std=c11 -O2 -fPIC -shared -fno-math-errno -fno-trapping-m
     -o "$build/ggmlgraph/_runtime.abi3.so" -lm -pthread
 
 PYTHONPATH=$build:$root/site qemu-aarch64 -L "$root" "$root/usr/bin/python3.11" -P -m pytest -p no:cacheprovider \
-    tests/test_precision.py tests/test_ops.py -k "(forward or exact or rounded or rounding or gradient) and neon"
+    tests/execution/test_precision.py tests/table/test_ops.py -k "(forward or exact or rounded or rounding or gradient) and neon"

@@ -23,9 +23,9 @@ import mixed_graphs
 import numpy as np
 from cffi import FFI
 
-from ggmlgraph import cgraphreader
-from ggmlgraph.cgraph import Record
-from ggmlgraph.dialect import DIALECTS, PARAM
+from ggmlgraph.graphfile import reader
+from ggmlgraph.graphfile.records import Record
+from ggmlgraph.table.dialect import DIALECTS, PARAM
 
 TIMEOUT = 120  # seconds
 PRINTED = 4000  # characters
@@ -209,7 +209,7 @@ def reexport(g: Ggml, file: str, target: str) -> None:
 
 
 def rebuild(g: Ggml, file: str, target: str) -> None:
-    records = cgraphreader.read(file, g.dialect).records
+    records = reader.read(file, g.dialect).records
     tensors: list[Any] = []
     for record in records:
         tensors.append(_tensor(g, record, [tensors[s] if s >= 0 else None for s in record.src]))

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from places import REAL
+from randommodels import MODELS, graph_of
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from test_exports import MODELS, graph_of
-
-from ggmlgraph import exporthf, tokenizers, trained
-from ggmlgraph.runtime import Runtime
-from ggmlgraph.tokenizers import BytesTokenizer
+from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.interchange import exporthf, trained
+from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.tokenizers.plain import BytesTokenizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 N_IDS = 48
 
 
@@ -63,14 +60,14 @@ def test_transformers_reads_several_files(tmp_path: Path) -> None:
     "name", ["llama-spm/tokenizer.model", "sentencepiece-ja/test_ja_model.model", "gptneox-shakespeare/tokenizer.json"]
 )
 def test_token_ids_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    if not (SHARED / name).exists():
-        pytest.skip(f"{SHARED / name} is not there")
-    tokenizer = tokenizers.load(SHARED / name)
+    if not (REAL / name).exists():
+        pytest.skip(f"{REAL / name} is not there")
+    tokenizer = load_tokenizer(REAL / name)
     graph = graph_of("llama", tmp_path / "g.bin", tokenizer, n_vocab=tokenizer.n_vocab, n_layer=1)
     exporthf.export(trained.find(graph), tmp_path / "hf")
     theirs: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
-    text = (SHARED / "corpora" / "wagahaiwa_nekodearu.txt").read_text().splitlines()[:200]
-    text += (SHARED / "corpora" / "botchan_en.txt").read_text().splitlines()[:200]
+    text = (REAL / "corpora" / "wagahaiwa_nekodearu.txt").read_text().splitlines()[:200]
+    text += (REAL / "corpora" / "botchan_en.txt").read_text().splitlines()[:200]
     assert [theirs.encode(line, add_special_tokens=False) for line in text] == [
         tokenizer.encode(line).tolist() for line in text
     ]

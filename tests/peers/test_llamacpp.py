@@ -10,19 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import REAL
+from randommodels import MODELS, graph_of
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from test_exports import MODELS, graph_of
-
-from ggmlgraph import cli, convert, evaluate, exportgguf, sources, tokenizers, trained
-from ggmlgraph.generate import Generator, Sampling, open_model
-from ggmlgraph.runtime import Runtime
-from ggmlgraph.tokenizers import BytesTokenizer, HuggingFaceTokenizer, Tokenizer, tohf
+from ggmlgraph.cli import main
+from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.generation import evaluate
+from ggmlgraph.generation.generate import Generator, Sampling, open_model
+from ggmlgraph.interchange import checkpoints, convert, exportgguf, trained
+from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.tokenizers import tohf
+from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
+from ggmlgraph.tokenizers.plain import BytesTokenizer
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 GELU_TABLE = 2e-2  # llama.cpp computes GELU by a table of half-precision numbers
 WITH_GELU = ("gemma", "phi2", "gpt2", "gpt_neox")
 N_IDS = 48
@@ -61,13 +64,13 @@ def test_logits_of_every_architecture_are_llamacpps(name: str, tmp_path: Path) -
 
 
 def shared(name: str) -> Path:
-    if not (SHARED / name).exists():
-        pytest.skip(f"{SHARED / name} is not there")
-    return SHARED / name
+    if not (REAL / name).exists():
+        pytest.skip(f"{REAL / name} is not there")
+    return REAL / name
 
 
 def converted(name: str, out: Path) -> Path:
-    source = sources.find(shared(name))
+    source = checkpoints.find(shared(name))
     convert.convert(source, out, batch=1, ctx=128, tokenizer=source.tokenizer)
     return out
 
@@ -114,7 +117,7 @@ def test_smaller_types_load_and_cost_little(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0", "f16"])
 def test_a_frozen_model_is_to_llamacpp_what_it_came_from(kind: str, tmp_path: Path) -> None:
     exportgguf.export(trained.find(converted("stories260K/hf", tmp_path / "g.bin")), tmp_path / "m.gguf", kind)
-    source = sources.find(tmp_path / "m.gguf")
+    source = checkpoints.find(tmp_path / "m.gguf")
     convert.convert(source, tmp_path / "q.bin", batch=1, ctx=64, tokenizer=source.tokenizer, dtype=None)
     exportgguf.export(trained.find(tmp_path / "q.bin"), tmp_path / "again.gguf")
     for name in ("m", "again"):
@@ -177,13 +180,13 @@ def same_ids(tokenizer: Tokenizer, folder: Path) -> list[bool]:
 def test_token_ids_are_llamacpps_line_for_line(name: str, tmp_path: Path) -> None:
     if name.endswith(".json") or "neox" in name:
         pytest.importorskip("tokenizers")
-    assert all(same_ids(tokenizers.load(shared(name)), tmp_path))
+    assert all(same_ids(load_tokenizer(shared(name)), tmp_path))
 
 
 @pytest.mark.parametrize("name", ["llama-spm/tokenizer.model", "sentencepiece-ja/test_ja_model.model"])
 def test_token_ids_of_sentencepiece_spelt_as_tokenizer_json_are_too(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
-    written, _ = tohf.files(tokenizers.load(shared(name)))
+    written, _ = tohf.files(load_tokenizer(shared(name)))
     assert all(same_ids(HuggingFaceTokenizer(written["tokenizer.json"]), tmp_path))
 
 
@@ -192,7 +195,7 @@ def test_token_ids_of_bytes_are_too(tmp_path: Path) -> None:
 
 
 def test_unigram_with_byte_fallback_differs_only_where_that_was_told(tmp_path: Path) -> None:
-    tokenizer = tokenizers.load(shared("llm-jp-tok/code10K_en20K_ja30K.ver2.2.model"))
+    tokenizer = load_tokenizer(shared("llm-jp-tok/code10K_en20K_ja30K.ver2.2.model"))
     same = same_ids(tokenizer, tmp_path)
     falls_back = [any(2 < t < 259 and len(tokenizer.piece(t)) == 1 for t in tokenizer.encode(line)) for line in lines()]
     assert all(s for s, f in zip(same, falls_back, strict=True) if not f)
@@ -208,12 +211,12 @@ def test_a_model_trained_here_says_the_same_there(kind: str, tmp_path: Path) -> 
     made = []
     if kind == "bpe":
         made = ["--tokenizer", str(tmp_path / "t.model")]
-        assert cli.run(["tokenizer", "train", str(text), "-o", made[1], "--n-vocab", "300"]) == 0
+        assert main.run(["tokenizer", "train", str(text), "-o", made[1], "--n-vocab", "300"]) == 0
     sizes = ["n_embd=32", "n_layer=2", "n_head=4", "n_ff=64"]
-    assert cli.run(["export", "llama", *sizes, "-o", str(tmp_path / "g.bin"), *made, "--ctx", "32"]) == 0
+    assert main.run(["export", "llama", *sizes, "-o", str(tmp_path / "g.bin"), *made, "--ctx", "32"]) == 0
     trains = ["train", str(tmp_path / "g.bin"), "--data", str(text), "-o", str(run), "--steps", "60", "--predict", "0"]
-    assert cli.run([*trains, "--lr", "5e-3"]) == 0
-    assert cli.run(["export-gguf", str(run), "-o", str(tmp_path / "m.gguf")]) == 0
+    assert main.run([*trains, "--lr", "5e-3"]) == 0
+    assert main.run(["export-gguf", str(run), "-o", str(tmp_path / "m.gguf")]) == 0
     runtime, tokenizer = open_model(run, threads=1)
     prompt = tokenizer.encode("The cat").tolist()
     with runtime:

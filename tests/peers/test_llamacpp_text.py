@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_llamacpp import SHARED, llamacpp
+from places import REAL
+from test_llamacpp import llamacpp
 
-from ggmlgraph import cli, evaluate
-from ggmlgraph.generate import Generator, open_model
-from ggmlgraph.sampling import Sampling
+from ggmlgraph.cli import main
+from ggmlgraph.generation import evaluate
+from ggmlgraph.generation.generate import Generator, open_model
+from ggmlgraph.generation.sampling import Sampling
 
-GGUF = SHARED / "stories260K" / "stories260K-f32.gguf"
+GGUF = REAL / "stories260K" / "stories260K-f32.gguf"
 CTX, N_WINDOWS = 128, 3
 STORY = "Once upon a time, there was a little girl named Lily. She saw a big dog, and the dog ran to the park. " * 12
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.skipif(not GGUF.exists(), reason=f"{GGUF} is not there"
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stories") / "g.bin"
-    assert cli.run(["convert", str(GGUF), "-o", str(path)]) == 0
+    assert main.run(["convert", str(GGUF), "-o", str(path)]) == 0
     return path
 
 

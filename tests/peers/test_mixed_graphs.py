@@ -19,10 +19,10 @@ import real_ggml
 from mixed_graphs import GRAPHS
 
 import ggmlgraph as gg
-from ggmlgraph import cgraph, cgraphreader, cgraphwriter
-from ggmlgraph.dialect import DIALECTS
-from ggmlgraph.optable import TABLE
-from ggmlgraph.roles import Roles
+from ggmlgraph.execution.roles import Roles
+from ggmlgraph.graphfile import reader, records, writer
+from ggmlgraph.table.dialect import DIALECTS
+from ggmlgraph.table.op import TABLE
 
 CASES = [(name, dialect) for name, graph in GRAPHS.items() for dialect in graph.dialects]
 SUPPORT = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "support.py"))
@@ -53,10 +53,10 @@ def check_close(found: Any, expected: Any, tolerance: float, what: str) -> None:
 
 def written(file: Path, dialect: str, outputs: list[str], slack: int = 0) -> bytes:
     """What our writer makes of the tensors of a file, put in order once more. `slack`: of size_eval."""
-    graph = cgraphreader.read(file, dialect)
+    graph = reader.read(file, dialect)
     roots = [[r.name for r in graph.records].index(name) for name in outputs]
     stream = io.BytesIO()
-    cgraphwriter.emit(stream, cgraph.order(graph.records, roots, DIALECTS[dialect]), DIALECTS[dialect], slack)
+    writer.emit(stream, records.order(graph.records, roots, DIALECTS[dialect]), DIALECTS[dialect], slack)
     return stream.getvalue()
 
 
@@ -109,7 +109,7 @@ def ops_of(names: Iterable[str], dialect: str, directory: Path) -> set[str]:
     found: set[str] = set()
     for name in names:
         real_ggml.make(dialect, name, directory / "graph.bin")
-        found |= {r.unary or r.op for r in cgraphreader.read(directory / "graph.bin", dialect).nodes}
+        found |= {r.unary or r.op for r in reader.read(directory / "graph.bin", dialect).nodes}
     return found
 
 

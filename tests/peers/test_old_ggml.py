@@ -11,12 +11,12 @@ import real_ggml
 from opcheck import Call, build
 from test_real_ggml import GELU_TABLE, OPS, TOLERANCES, records, samples
 
-from ggmlgraph import cgraphreader, cgraphwriter
-from ggmlgraph.cgraph import Record
-from ggmlgraph.core import isa_levels
-from ggmlgraph.dialect import DIALECTS, OUTPUT, WRITTEN
+from ggmlgraph.core.boundary import isa_levels
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.optable import TABLE, Op
+from ggmlgraph.graphfile import reader, writer
+from ggmlgraph.graphfile.records import Record
+from ggmlgraph.table.dialect import DIALECTS, OUTPUT, WRITTEN
+from ggmlgraph.table.op import TABLE, Op
 
 OLD = [name for name in DIALECTS if name not in WRITTEN]
 REFUSED = {  # why an old ggml cannot be compared
@@ -50,14 +50,14 @@ def test_it_writes_the_file_that_is_kept(graph: str, dialect: str, tmp_path: Pat
     if DIALECTS[dialect].data_unit == 1:
         assert file.read_bytes() == kept.read_bytes()
     else:  # the padding is whatever was in memory
-        assert cgraphreader.read(file, dialect).records == cgraphreader.read(kept, dialect).records
+        assert reader.read(file, dialect).records == reader.read(kept, dialect).records
     assert result.read_bytes() == kept.with_suffix(".f32").read_bytes()
 
 
 def says(call: list[Record], dialect: str, path: Path) -> bool:
     """Whether the dialect can say a graph."""
     try:
-        cgraphwriter.write(path, call, [len(call) - 1], dialect)
+        writer.write(path, call, [len(call) - 1], dialect)
     except UnsupportedError:
         return False
     return True
@@ -81,7 +81,7 @@ def test_it_computes_each_op_as_we_do(op: Op, dialect: str, tmp_path: Path) -> N
     if not calls:
         pytest.skip(f"dialect {dialect} can say none of the calls of {op.ggml}")
     names = [f"{k}.out" for k in range(len(calls))]
-    cgraphwriter.write(path, everything, [[r.name for r in everything].index(n) for n in names], dialect)
+    writer.write(path, everything, [[r.name for r in everything].index(n) for n in names], dialect)
     theirs = old_ggml.compute(dialect, path, names, tmp_path)
     for name, call in zip(names, calls, strict=True):
         program = call.program(isa_levels()[0], 1)

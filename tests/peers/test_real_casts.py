@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import real_ggml
-import test_casts
-from handmade import File
-from test_casts import ENCODED, MASK, normal
+from handmade import ENCODED, MASK, File, convolution, normal
 
 import ggmlgraph as gg
 
@@ -62,7 +60,7 @@ def transposed_convolution(f: File) -> int:
 GRAPHS: dict[str, tuple[Callable[[File], int], float]] = {
     "attention": (attention, HALF), "soft_max": (soft_max, 2e-4), "sums": (sums, 0), "rope": (rope, 1e-3),
     "transposed_convolution": (transposed_convolution, HALF),
-    "convolution": (lambda f: test_casts.convolution(f, "F16"), HALF),
+    "convolution": (lambda f: convolution(f, "F16"), HALF),
 }  # fmt: skip
 
 

@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import real_ggml
+from handmade import cache_graph
 from opcheck import Call, build
 from reference import SAMPLES, Sample
-from test_order import cache_graph
 
 import ggmlgraph as gg
-from ggmlgraph import cgraph, cgraphreader, cgraphwriter
-from ggmlgraph.cgraph import Order, Record
-from ggmlgraph.core import isa_levels, pack_params
-from ggmlgraph.dialect import DIALECTS, OUTPUT, Dialect
+from ggmlgraph.core.boundary import isa_levels, pack_params
+from ggmlgraph.core.importer import identify
 from ggmlgraph.errors import GGError
-from ggmlgraph.graphfile import identify
+from ggmlgraph.graphfile import reader, writer
+from ggmlgraph.graphfile.records import Order, Record, meant_otherwise
+from ggmlgraph.graphfile.rewrite import rewrite
 from ggmlgraph.models import gpt2, gpt_neox, llama, mixtral
-from ggmlgraph.optable import TABLE, Op
-from ggmlgraph.rewrite import rewrite
+from ggmlgraph.table.dialect import DIALECTS, OUTPUT, Dialect
+from ggmlgraph.table.op import TABLE, Op
 
 BATCH, CTX, N_VOCAB = 2, 12, 61
 LLAMA = llama.Config(n_vocab=N_VOCAB, n_embd=32, n_head=4, n_head_kv=2, n_layer=2, n_ff=48)
@@ -93,19 +93,19 @@ def test_real_ggml_computes_our_logits_and_loss(model: str, dialect: str, tmp_pa
 
 def emitted(placed: Order, dialect: str) -> bytes:
     stream = io.BytesIO()
-    cgraphwriter.emit(stream, placed, DIALECTS[dialect], 0)
+    writer.emit(stream, placed, DIALECTS[dialect], 0)
     return stream.getvalue()
 
 
 def test_ggml_exports_the_graph_it_built_itself_as_our_bytes(model: str, dialect: str, tmp_path: Path) -> None:
-    ours = cgraphreader.read(export(model, dialect, tmp_path / "graph.bin"), dialect)
+    ours = reader.read(export(model, dialect, tmp_path / "graph.bin"), dialect)
     real_ggml.rebuild(dialect, tmp_path / "graph.bin", tmp_path / "theirs.bin")
     assert (tmp_path / "theirs.bin").read_bytes() == emitted(Order(ours.leafs, ours.nodes), dialect)
 
 
 def test_ggml_exports_what_it_imported_but_for_its_known_losses(model: str, dialect: str, tmp_path: Path) -> None:
     """PERMUTE comes back as VIEW, and nodes without flags, parameters therefore without data."""
-    ours = cgraphreader.read(export(model, dialect, tmp_path / "graph.bin"), dialect)
+    ours = reader.read(export(model, dialect, tmp_path / "graph.bin"), dialect)
     real_ggml.reexport(dialect, tmp_path / "graph.bin", tmp_path / "theirs.bin")
     nodes = (replace(n, flags=0, op="VIEW" if n.op == "PERMUTE" else n.op) for n in ours.nodes)
     assert (tmp_path / "theirs.bin").read_bytes() == emitted(Order(ours.leafs, tuple(nodes)), dialect)
@@ -169,7 +169,7 @@ def has_words(op: Op, sample: Sample, dialect: Dialect) -> bool:
     given = struct.unpack("<16I", pack_params(op, {p.name: p.default for p in op.params} | sample.params))
     if variation is None:
         return True
-    is_same = cgraph.meant_otherwise(variation, given, sample.operands[0].shape[-1]) is None
+    is_same = meant_otherwise(variation, given, sample.operands[0].shape[-1]) is None
     return is_same and all(w in variation.words or given[w] == variation.implied.get(w, 0) for w in range(len(given)))
 
 
@@ -197,7 +197,7 @@ def write_calls(op: Op, dialect: str, path: Path) -> tuple[list[Call], list[str]
         call.graph.set_name(call.graph.node(TABLE["cont"], [call.y], {}), "out", OUTPUT)
         everything += records(call, len(everything), f"{k}.")
     names = [f"{k}.out" for k in range(len(calls))]
-    cgraphwriter.write(path, everything, [[r.name for r in everything].index(n) for n in names], dialect)
+    writer.write(path, everything, [[r.name for r in everything].index(n) for n in names], dialect)
     return calls, names
 
 
@@ -264,7 +264,7 @@ def test_offsets_of_views_of_views_add_up_here_but_not_in_ggmls_importer(dialect
     path = tmp_path / "graph.bin"
     for offsets, real, right in (((8,), 8, 8), ((8, 6), 6, 14)):
         chain = views(*offsets)
-        cgraphwriter.write(path, chain, [len(chain) - 1], dialect)
+        writer.write(path, chain, [len(chain) - 1], dialect)
         assert real_ggml.compute(dialect, path, {}, ["y"])["y"][0] == real
         assert ours(path, "y")[0] == right
 
@@ -288,7 +288,7 @@ def test_a_graph_written_with_ggml_pythons_own_api_loads_here(tmp_path: Path) ->
 def test_without_room_in_size_eval_ggml_cannot_compute(dialect: str, tmp_path: Path) -> None:
     x = Record("x", "F32", (64, 8, 1, 1), (4, 256, 2048, 2048))
     y = replace(x, name="y", op="SOFT_MAX", src=(0,), op_params=struct.pack("<f", 1.0))
-    cgraphwriter.write(tmp_path / "graph.bin", [x, y], [1], dialect, size_eval_slack=0)
+    writer.write(tmp_path / "graph.bin", [x, y], [1], dialect, size_eval_slack=0)
     with pytest.raises(RuntimeError, match="real ggml ended with"):
         real_ggml.compute(dialect, tmp_path / "graph.bin", {}, ["y"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import real_ggml
 
-from ggmlgraph.dialect import V2A
+from ggmlgraph.table.dialect import V2A
 
 SPELLED = {"F16": "F16", "BF16": "BF16", "quantised": "Q4_0"}
 PAGE = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "support.py"))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from test_transformers import GPT2, GPT_NEOX, LLAMA, N_VOCAB, as_here
 
-from ggmlgraph import cli, sources
-from ggmlgraph.runtime import Runtime
+from ggmlgraph.cli import main
+from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.interchange import checkpoints
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -83,11 +84,11 @@ def test_the_next_steps_are_those_of_pytorch(run: tuple[Any, Path], tmp_path: Pa
     model, folder = run
     graph, kept = tmp_path / "graph.bin", tmp_path / "kept"
     asked = ["convert", str(folder), "-o", str(graph), "--checkpoint", str(kept), "--batch", str(BATCH)]
-    assert cli.run([*asked, "--ctx", str(CTX)]) == 0
+    assert main.run([*asked, "--ctx", str(CTX)]) == 0
     wanted = go_on_there(model, folder)
     theirs = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     theirs |= {"embed_out.weight": theirs["lm_head.weight"]} if "lm_head.weight" in theirs else {}
-    source = sources.find(folder)
+    source = checkpoints.find(folder)
     with Runtime(graph, threads=1) as runtime:
         runtime.load(kept)
         assert runtime.n_steps == BEFORE
@@ -106,6 +107,6 @@ def test_what_the_run_was_trained_with_is_told(
     run: tuple[Any, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["convert", str(run[1]), "-o", str(tmp_path / "g.bin"), "--checkpoint", str(tmp_path / "kept")]
-    assert cli.run(asked) == 0
+    assert main.run(asked) == 0
     said = "after 5 steps, trained with lr 0.01, beta1 0.9, beta2 0.98, weight_decay 0.1, eps 1e-08"
     assert said in capsys.readouterr().out

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import checkpoints as ck
 import numpy as np
 import pytest
+from places import REAL
 
-from ggmlgraph import convert, sources, tokenizers
-from ggmlgraph.generate import Generator, open_model
-from ggmlgraph.runtime import Runtime
-from ggmlgraph.sampling import Sampling
+from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.generation.generate import Generator, open_model
+from ggmlgraph.generation.sampling import Sampling
+from ggmlgraph.interchange import checkpoints, convert
+from ggmlgraph.interchange.tokenizer import load_tokenizer
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -94,8 +95,8 @@ def tokens() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return ids[:, :-1], ids[:, 1:]
 
 
-def converted(folder: Path, out: Path) -> tuple[sources.Source, Path]:
-    source = sources.find(folder)
+def converted(folder: Path, out: Path) -> tuple[checkpoints.ModelSource, Path]:
+    source = checkpoints.find(folder)
     convert.convert(source, out, batch=BATCH, ctx=CTX, tokenizer=None)
     return source, out
 
@@ -119,7 +120,7 @@ def gradients_of(model: Any) -> dict[str, Any]:
     return found
 
 
-def as_here(theirs: dict[str, Any], name: str, source: sources.Source) -> Any:
+def as_here(theirs: dict[str, Any], name: str, source: checkpoints.ModelSource) -> Any:
     """An array of theirs as that of our parameter."""
     array = theirs[source.format.theirs(name)]
     if source.format.is_transposed(name):
@@ -181,12 +182,12 @@ def test_both_spellings_of_the_configuration_are_the_same_model(folder: Path) ->
     found = []
     for spelling in spellings(config):
         (folder / "config.json").write_text(json.dumps(spelling))
-        found.append(sources.find(folder).config)
+        found.append(checkpoints.find(folder).config)
     assert found[0] == found[1]
 
 
 def test_parameters_are_in_the_order_of_the_model(model: Any, folder: Path) -> None:
-    known = sources.find(folder).format
+    known = checkpoints.find(folder).format
     if not known.order:
         pytest.skip(f"the order of {known.id} is not known: moments of it are refused")
     head = known.theirs("output.weight").rpartition(".")[0]
@@ -196,7 +197,7 @@ def test_parameters_are_in_the_order_of_the_model(model: Any, folder: Path) -> N
 
 # ---------------------------------------------------------------- trained models
 
-STORIES, NEOX = ck.SHARED / "stories260K", ck.SHARED / "gptneox-shakespeare"
+STORIES, NEOX = REAL / "stories260K", REAL / "gptneox-shakespeare"
 N_GREEDY = 200
 PROMPTS = {
     STORIES / "hf": (STORIES / "tok512.model", ("Once upon a time", "Tom had a dog", "The sun was hot. Lily and")),
@@ -209,8 +210,8 @@ def test_greedy_text_is_that_of_transformers_for_200_tokens(folder: Path, tmp_pa
     if not folder.exists():
         pytest.skip(f"{folder} is not there")
     file, prompts = PROMPTS[folder]
-    tokenizer = tokenizers.load(file)
-    convert.convert(sources.find(folder), tmp_path / "graph.bin", batch=1, ctx=256, tokenizer=tokenizer)
+    tokenizer = load_tokenizer(file)
+    convert.convert(checkpoints.find(folder), tmp_path / "graph.bin", batch=1, ctx=256, tokenizer=tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     runtime, _ = open_model(tmp_path / "graph.bin", threads=1, ctx=256)
     with runtime:
@@ -236,7 +237,7 @@ def test_weights_rounded_to_bf16_give_the_logits_of_transformers_with_these_weig
     ids = np.load(STORIES / "ref_logits_transformers.npz")["ids"].astype(np.int32)
     with torch.no_grad():
         wanted = theirs(torch.tensor(ids[None].astype(np.int64))).logits.numpy()
-    convert.convert(sources.find(path), tmp_path / "graph.bin", batch=1, ctx=len(ids), tokenizer=None)
+    convert.convert(checkpoints.find(path), tmp_path / "graph.bin", batch=1, ctx=len(ids), tokenizer=None)
     with Runtime(tmp_path / "graph.bin", threads=1) as runtime:
         found = runtime.forward("logits", tokens=ids[None])[0].reshape(wanted.shape)
     assert np.abs(found - wanted).max() < 5e-4

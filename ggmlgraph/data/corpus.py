@@ -1,0 +1,133 @@
+"""Text in: where training text comes from, read as a stream.
+
+A source is a path of a plain UTF-8 file or `builtin:NAME`. A byte-order mark at the start is skipped;
+everything else, CRLF included, is text as it stands. Used by `data` (tokenising) and `tokenizers` (training one).
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import math
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlgraph.errors import DataError, UsageError
+
+SINE_ALPHABET = "▁▂▃▄▅▆▇█"
+SINE_PERIOD = 29  # samples; a prime, so that windows at any usual stride start at every phase
+_SINE_SAMPLES = 20000
+_BLOCK = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One text: `name` is what errors call it, `open` gives its bytes from the start."""
+
+    name: str
+    open: Callable[[], BinaryIO]
+
+    def digest(self) -> str:
+        """Hash of the content and its size: the same wherever the file lies."""
+        content, nbytes = blake2b(digest_size=16), 0
+        with self.open() as stream:
+            while block := stream.read(_BLOCK):
+                content.update(block)
+                nbytes += len(block)
+        return f"{nbytes}:{content.hexdigest()}"
+
+    def chunks(self) -> Iterator[str]:
+        """The text in chunks of about 1 MiB, cut anywhere between two characters.
+
+        Raises DataError with the byte offset of the first byte that is not UTF-8.
+        """
+        with self.open() as stream:
+            start = stream.read(len(codecs.BOM_UTF8))
+            rest, offset = (b"", len(start)) if start == codecs.BOM_UTF8 else (start, 0)
+            while block := stream.read(_BLOCK):
+                text, rest, offset = self._decode(rest + block, offset, final=False)
+                yield text
+            yield self._decode(rest, offset, final=True)[0]
+
+    def _decode(self, data: bytes, offset: int, final: bool) -> tuple[str, bytes, int]:
+        """The text of `data`, which starts at byte `offset`; the bytes of a cut character; their offset."""
+        try:
+            text, used = codecs.utf_8_decode(data, "strict", final)
+        except UnicodeDecodeError as error:
+            at = offset + error.start
+            raise DataError(f"{self.name}: byte {at} (0x{data[error.start]:02x}) is not UTF-8", offset=at) from None
+        return text, data[used:], offset + used
+
+    def lines(self) -> Iterator[str]:
+        """The text line by line, without the line feeds; one line is held at a time."""
+        rest: list[str] = []
+        for chunk in self.chunks():
+            first, *others = chunk.split("\n")
+            rest.append(first)
+            for line in others:
+                yield "".join(rest)
+                rest = [line]
+        yield "".join(rest)
+
+
+def open_source(spec: str | Path) -> TextSource:
+    """The source a path or `builtin:NAME` names.
+
+    Raises UsageError for an unknown builtin; DataError if the file is missing, empty, unreadable or not a regular file.
+    """
+    if isinstance(spec, str) and spec.startswith("builtin:"):
+        text = _BUILTINS.get(spec.removeprefix("builtin:"))
+        if text is None:
+            raise UsageError(f"{spec}: no such corpus; there are " + ", ".join(f"builtin:{name}" for name in _BUILTINS))
+        data = text().encode()
+        return TextSource(spec, lambda: io.BytesIO(data))
+    path = Path(spec)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DataError(f"{path}: is a directory, not a text file")
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path}: is not a regular file")
+        if status.st_size == 0:
+            raise DataError(f"{path}: the file is empty")
+        path.open("rb").close()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    return TextSource(str(path), lambda: path.open("rb"))
+
+
+def lines_of(specs: Iterable[str | Path]) -> Iterator[str]:
+    """The lines of several sources, one after the other. All are opened before the first is read; raises as they do."""
+    opened = [open_source(spec) for spec in specs]
+    return (line for source in opened for line in source.lines())
+
+
+def sine_levels(start: int, n: int) -> NDArray[np.int32]:
+    """Samples start .. start + n - 1 of the quantised sine wave: int32 (n,), 0 (lowest) to 7.
+
+    Sample i is round(3.5 + 3.5 sin(2 pi i / 29)); the character of level v is SINE_ALPHABET[v].
+    """
+    # Sample 0 is 3.5, which rounds to the even 4; no other lies near a half, so the last bit of sin does not matter.
+    wave = [round(3.5 + 3.5 * math.sin(2 * math.pi * i / SINE_PERIOD)) for i in range(SINE_PERIOD)]
+    return np.array(wave, np.int32)[(start + np.arange(n)) % SINE_PERIOD]
+
+
+def _sine() -> str:
+    return "".join(SINE_ALPHABET[level] for level in sine_levels(0, _SINE_SAMPLES))
+
+
+def _pydoc() -> str:
+    """The help topics of the running Python: about 0.5 MB of technical English that every installation has."""
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+_BUILTINS: dict[str, Callable[[], str]] = {"pydoc": _pydoc, "sine": _sine}

@@ -1,0 +1,216 @@
+"""Checkpoints: a run's weights, optimiser state and counters on disk, complete or not there at all.
+
+A checkpoint is a directory `step_NNNNNN/` with
+
+    weights.safetensors    float32, by parameter name
+    optimizer.safetensors  AdamW's moments, float32, "m.NAME" and "v.NAME"
+    state.json             counters, the trainer's state, the graph's digest, size and SHA-256 of the other files
+
+It is written into a temporary sibling, every file and directory is synced, then it is renamed, so a crash or a
+full disk at any moment leaves only whole checkpoints behind. Nothing is ever overwritten. `load` checks everything
+before it changes the first weight. Used by the trainer, by `generate` and by `Runtime.save` and `.load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ggmlgraph.durable import sync
+from ggmlgraph.errors import CheckpointError
+from ggmlgraph.table.dialect import INPUT, PARAM
+
+if TYPE_CHECKING:
+    from ggmlgraph.execution.runtime import Runtime
+
+VERSION = 1
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+FILES = (WEIGHTS, OPTIMIZER)  # beside STATE, which lists them
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """What a file of the checkpoint must be."""
+
+    nbytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of state.json."""
+
+    version: int = VERSION
+    graph: str  # `graph_digest`
+    n_steps: int  # optimiser updates done
+    sizes: dict[str, int]  # batch and ctx it was trained at; it loads at any
+    files: dict[str, FileRecord]
+    state: dict[str, Any]  # the trainer's
+
+
+class _Sealed(msgspec.Struct, frozen=True):
+    sha256: str  # of the manifest's text
+    manifest: msgspec.Raw
+
+
+# ---------------------------------------------------------------- writing
+
+
+def save(runtime: Runtime, directory: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint to `directory`, which must not exist yet.
+
+    state: JSON values that `load` gives back. Raises CheckpointError if it cannot be written (disk full, no
+    permission) or if a weight is not finite; then nothing is left behind.
+    """
+    if directory.exists():
+        raise CheckpointError(f"{directory} exists already; checkpoints are never overwritten")
+    weights, moments = runtime.state()
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{name} has values that are not finite; not saved")
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    try:
+        _write(temporary, runtime, weights, moments, state)
+        temporary.rename(directory)
+        sync(directory.parent)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{directory}: cannot be written: {_reason(error)}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(directory: Path, runtime: Runtime, weights: Arrays, moments: Arrays, state: dict[str, Any]) -> None:
+    directory.mkdir(parents=True)
+    files = {}
+    for name, arrays in ((WEIGHTS, weights), (OPTIMIZER, moments)):
+        save_file(arrays, directory / name)  # writes from the arrays' own memory, without a copy
+        sync(directory / name)
+        files[name] = _record(directory / name)
+    manifest = msgspec.json.encode(
+        Manifest(graph=graph_digest(runtime), n_steps=runtime.n_steps, sizes=runtime.sizes, files=files, state=state)
+    )
+    sealed = _Sealed(hashlib.sha256(manifest).hexdigest(), msgspec.Raw(manifest))
+    (directory / STATE).write_bytes(msgspec.json.encode(sealed) + b"\n")
+    sync(directory / STATE)
+    sync(directory)
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        return FileRecord(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def graph_digest(runtime: Runtime) -> str:
+    """Hash of ops, wiring, parameter names and shapes: not of weights, nor of batch and ctx."""
+    graph, exprs = runtime.graph, runtime.metadata.exprs
+    digest = hashlib.sha256()
+    for i in range(len(graph)):
+        t = graph.tensor(i)
+        name = graph.name(i) if t.op == 0 else ""
+        if name.startswith("ggmlgraph."):
+            continue  # metadata and tokenizer
+        sized = graph.name(i) in exprs  # op_params hold an offset that follows batch and ctx
+        shape = graph.shape(i) if t.flags & PARAM else None
+        params = None if sized else list(t.op_params)
+        line = [graph.op(i), list(t.src), t.flags & (PARAM | INPUT), name, shape, params]
+        digest.update(msgspec.json.encode(line))
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load(runtime: Runtime, directory: Path) -> dict[str, Any]:
+    """Weights, moments and step count into the runtime; returns the state that was saved.
+
+    Raises CheckpointError, before anything changes, if the checkpoint is incomplete, damaged or of another graph.
+    """
+    manifest = verify(directory)
+    weights, moments = runtime.state()
+    copies = [
+        _check(runtime, directory, manifest, WEIGHTS, weights),
+        _check(runtime, directory, manifest, OPTIMIZER, moments),
+    ]
+    for copy in copies:
+        copy()
+    runtime.n_steps = manifest.n_steps
+    return manifest.state
+
+
+def load_weights(runtime: Runtime, directory: Path) -> dict[str, Any]:
+    """As `load`, the weights only: for generation, which needs no memory for moments."""
+    manifest = verify(directory, (WEIGHTS,))
+    _check(runtime, directory, manifest, WEIGHTS, runtime.weights())()
+    return manifest.state
+
+
+def _check(runtime: Runtime, directory: Path, manifest: Manifest, name: str, arrays: Arrays) -> Callable[[], None]:
+    """Compare a file with the arrays it is to fill; returns what fills them."""
+    path = directory / name
+    with safe_open(path, "numpy") as file:
+        stored = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        wanted = {key: ("F32", list(array.shape)) for key, array in arrays.items()}
+        found = {key: (s.get_dtype(), list(s.get_shape())) for key, s in stored.items()}
+    if wanted != found:
+        raise CheckpointError(f"{path} is of another graph: {_difference(wanted, found)}")
+    if manifest.graph != graph_digest(runtime):
+        raise CheckpointError(f"{directory} is of another graph: same parameters, other operations")
+
+    def copy() -> None:
+        with safe_open(path, "numpy") as file:
+            for key, array in arrays.items():
+                array[...] = file.get_tensor(key)
+
+    return copy
+
+
+def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    for key in sorted(wanted.keys() | found.keys()):
+        ours, theirs = wanted.get(key), found.get(key)
+        if ours != theirs:
+            described = ["nothing" if x is None else f"{x[0].lower()}{x[1]}" for x in (ours, theirs)]
+            return f"{key} is {described[0]} in the graph, {described[1]} in the checkpoint"
+    raise AssertionError("no difference")
+
+
+def verify(directory: Path, names: Iterable[str] = FILES) -> Manifest:
+    """The manifest of a checkpoint, after checking that the files `names` are exactly what was written.
+
+    Raises CheckpointError.
+    """
+    try:
+        manifest = _read_manifest(directory / STATE)
+        for name in names:
+            if manifest.files.get(name) != _record(directory / name):
+                raise CheckpointError(f"{directory / name} is damaged: it is not what was written")
+    except OSError as error:
+        raise CheckpointError(f"{directory} is no whole checkpoint: {error.filename}: {error.strerror}") from None
+    return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
+        text = bytes(sealed.manifest)
+        if hashlib.sha256(text).hexdigest() != sealed.sha256:
+            raise CheckpointError(f"{path} is damaged")
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CheckpointError(f"{path} is damaged") from None
+    if manifest.version != VERSION:
+        raise CheckpointError(f"{path} has version {manifest.version}; this ggmlgraph reads version {VERSION}")
+    return manifest

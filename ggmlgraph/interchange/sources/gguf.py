@@ -1,0 +1,47 @@
+"""GGUF files of llama.cpp. Names of tensors are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ggmlgraph.errors import FormatError
+from ggmlgraph.interchange import naming
+from ggmlgraph.interchange.formats import gguf
+from ggmlgraph.interchange.formats.gguf import GgufFile
+from ggmlgraph.interchange.sources import ggml
+from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, named, try_tokenizer
+from ggmlgraph.interchange.tokenizer import tokenizer_from_gguf
+
+
+def file(path: Path, given: Given, order: str | None = None) -> ModelSource:
+    """The checkpoint in a file. order: in which its moments follow each other, if it is one of a training run."""
+    content = gguf.read(path)
+    identifier = content.pairs.get("general.architecture")
+    checkpoint = naming.Checkpoint(content.pairs, content.tensors)
+    architecture, known, fields = named(path, lambda: naming.find("gguf", identifier, checkpoint, given))
+    tokenizer, reason = try_tokenizer(lambda: tokenizer_from_gguf(content.pairs))
+    return ModelSource(
+        kind="GGUF file",
+        path=path,
+        architecture=architecture,
+        format=known,
+        config=fields,
+        tensors=content.tensors,
+        n_ctx=count(content.pairs.get(f"{identifier}.context_length")),
+        tokenizer=tokenizer,
+        no_tokenizer=reason,
+        moments=partial(_moments, path, content, fields, order) if order else None,
+    )
+
+
+def _moments(path: Path, content: GgufFile, fields: Mapping[str, Any], order: str) -> Moments:
+    """Adam's state of a checkpoint of llama.cpp's trainer. Raises FormatError if it has none."""
+    step = content.pairs.get("optimizer.iteration_count")
+    flat = [content.tensors.get(f"optimizer.adam.{which}_moments") for which in ("first", "second")]
+    first, second = flat
+    if first is None or second is None or not isinstance(step, int) or step < 1:
+        raise FormatError(f"{path}: it has no state of an Adam optimiser")
+    return ggml.moments(path, step, (first, second), content.tensors, ggml.ordered(order, fields["n_layer"]))

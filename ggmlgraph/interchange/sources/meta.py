@@ -1,0 +1,81 @@
+"""Meta's own LLaMA checkpoints: params.json, consolidated.00.pth, and tokenizer.model beside them or one folder up.
+
+The larger ones are split over several files, consolidated.00.pth, .01.pth, ...: each has a part of every matrix, of its
+rows or of its columns, and the whole of every norm (fairscale's ColumnParallelLinear and RowParallelLinear).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ggmlgraph.errors import FormatError, UsageError
+from ggmlgraph.interchange import naming
+from ggmlgraph.interchange.formats import torch
+from ggmlgraph.interchange.formats.stored import Stored, Weight, joined
+from ggmlgraph.interchange.sources.base import (
+    Given,
+    ModelSource,
+    begins_with_bos,
+    count,
+    named,
+    read_json,
+    try_tokenizer,
+)
+from ggmlgraph.interchange.tokenizer import load_tokenizer
+
+CONFIG = "params.json"
+TOKENS = "tok_embeddings.weight"  # a tensor that tells these checkpoints from others
+BY_COLUMNS = re.compile(r"layers\.\d+\.(attention\.wo|feed_forward\.w2)\.weight")
+
+
+def folder(path: Path, given: Given) -> ModelSource:
+    """The checkpoint in a folder."""
+    parts = sorted(path.glob("consolidated.*.pth"))
+    if not parts:
+        raise UsageError(f"{path} has no weights: no consolidated.00.pth")
+    return file(parts[0], torch.read(parts[0]), given)
+
+
+def file(path: Path, tensors: dict[str, Stored], given: Given) -> ModelSource:
+    """The checkpoint of a consolidated.00.pth, and of those beside it."""
+    params = read_json(path.parent / CONFIG)
+    parts = sorted(path.parent.glob("consolidated.*.pth"))
+    if len(parts) > 1:
+        whole = _joined(path.parent, [torch.read(part) for part in parts], count(params.get("dim")))
+    else:
+        whole = dict(tensors)
+    checkpoint = naming.Checkpoint(params, whole)
+    architecture, known, fields = named(path.parent / CONFIG, lambda: naming.find("meta", "llama", checkpoint, given))
+    beside = [folder / "tokenizer.model" for folder in (path.parent, path.absolute().parent.parent)]
+    found = next((candidate for candidate in beside if candidate.is_file()), None)
+    tokenizer, reason = (
+        try_tokenizer(lambda: begins_with_bos(load_tokenizer(found))) if found else (None, "it has none")
+    )
+    return ModelSource(
+        kind="Meta checkpoint",
+        path=path,
+        architecture=architecture,
+        format=known,
+        config=fields,
+        tensors=whole,
+        n_ctx=count(params.get("max_seq_len")),
+        tokenizer=tokenizer,
+        no_tokenizer=reason,
+    )
+
+
+def _joined(path: Path, files: list[dict[str, Stored]], n_embd: int | None) -> dict[str, Weight]:
+    """The tensors of all files, each put together from its parts."""
+    whole: dict[str, Weight] = {}
+    for name, first in files[0].items():
+        if any(file.keys() != files[0].keys() for file in files):
+            raise FormatError(f"{path}: its files do not have the same tensors")
+        parts = [file[name] for file in files]
+        if len(first.shape) != 2:
+            whole[name] = first
+        elif BY_COLUMNS.fullmatch(name) or (name == TOKENS and first.shape[1] != n_embd):  # LLaMA 3 splits the rows
+            whole[name] = joined(name, parts, 1)
+        else:
+            whole[name] = joined(name, parts, 0)
+    return whole

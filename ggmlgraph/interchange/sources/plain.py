@@ -1,0 +1,35 @@
+"""Files of tensors without a configuration, whose model the user names."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ggmlgraph.interchange import naming
+from ggmlgraph.interchange.formats.stored import Stored
+from ggmlgraph.interchange.naming import Format
+from ggmlgraph.interchange.sources.base import ModelSource, find_tokenizer, named
+
+TOKENS = "token_embd.weight"
+
+
+def file(path: Path, tensors: dict[str, Stored], architecture: str, config: dict[str, Any]) -> ModelSource:
+    """The tensors as those of a model; their names are of a format that is known of it, or ours."""
+    formats = naming.formats(architecture) if architecture in naming.architectures() else {}
+    candidates = [Format(id=architecture, sizes={}), *formats.values()]
+    known = next(
+        (f for f in candidates if f.theirs(TOKENS) in named(path, partial(f.arranged, tensors))), candidates[0]
+    )
+    tokenizer, reason = find_tokenizer(path.parent)
+    return ModelSource(
+        kind="file of tensors",
+        path=path,
+        architecture=architecture,
+        format=known,
+        config=config,
+        tensors=named(path, lambda: known.arranged(tensors)),
+        n_ctx=config.get("n_ctx"),
+        tokenizer=tokenizer,
+        no_tokenizer=reason,
+    )

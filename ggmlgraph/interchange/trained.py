@@ -1,0 +1,221 @@
+"""A model with its weights, found and checked but not read: what the exports to other programs begin with.
+
+The model must be one of ours, since other programs know it by name: its graph is compared with what the architecture's
+function traces to. Weights are tensors of graph.bin or of a checkpoint, streamed from there. Used by `exportgguf` and
+`exporthf`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggmlgraph.core.importer import identify
+from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
+from ggmlgraph.execution import checkpoint
+from ggmlgraph.generation.decoding import OUTPUT
+from ggmlgraph.graphfile import metadata, reader
+from ggmlgraph.graphfile.metadata import Metadata
+from ggmlgraph.graphfile.records import CGraph, computation
+from ggmlgraph.interchange import naming
+from ggmlgraph.interchange.formats import safetensors
+from ggmlgraph.interchange.formats.stored import Stored
+from ggmlgraph.interchange.naming import Format
+from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
+from ggmlgraph.tracing import architectures, export
+from ggmlgraph.tracing.tracer import Graph, trace
+from ggmlgraph.training import rundir
+
+NOT_SAID = ("window",)  # what a kind need not say: within its n_ctx the model is the same
+ROUNDING = 1e-6  # relative, of a number that a kind of checkpoint says in another way
+FEED_FORWARD = ("blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model, opened."""
+
+    path: Path
+    architecture: str  # a model of ggmlgraph.models
+    config: dict[str, Any]  # fields of its Config; sizes left open there are filled in
+    tensors: dict[str, Stored]  # by our names
+    constants: dict[str, Stored]  # tensors that follow from the config, and which GGUF files have
+    tokenizer: Tokenizer | None
+    n_ctx: int  # how many tokens it looks back on
+
+    def format(self, kind: str) -> Format:
+        """How a kind of checkpoint spells the architecture. Raises UnsupportedError."""
+        known = naming.formats(self.architecture).get(kind)
+        if known is None:
+            raise UnsupportedError(f"{self.path}: {self.architecture} has no {kind} form")
+        return known
+
+
+def find(path: Path, n_ctx: int | None = None) -> Trained:
+    """The model in a run directory (its latest whole checkpoint), a checkpoint or a graph file.
+
+    Raises UnsupportedError for a model that is not one of ours, CheckpointError, FormatError.
+    """
+    graph_path, saved = rundir.locate(path)
+    if not graph_path.exists():
+        raise GGError(f"{path}: no such file")
+    graph = reader.read(graph_path, identify(graph_path))
+    meta = metadata.decode(_leaf(graph, metadata.LEAF_NAME) or b"")
+    ours = _trace(graph_path, meta)
+    _check_same(graph_path, graph, ours)
+    shapes = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
+    constants = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.values}
+    stored = _inside(graph_path, graph, shapes)
+    if saved:
+        stored |= _saved(saved, {name: shapes[name] for name, s in stored.items() if s.dtype == "f32"})
+    sizes = checkpoint.verify(saved, ()).sizes if saved else meta.sizes
+    return Trained(
+        path=path,
+        architecture=meta.model,
+        config=_filled(dataclasses.asdict(ours.config), shapes),
+        tensors=stored,
+        constants=_inside(graph_path, graph, constants),
+        tokenizer=_tokenizer(graph, rundir.tokenizer_path(graph_path.parent) if saved else None),
+        n_ctx=n_ctx or meta.limits.get("ctx") or sizes.get("ctx") or meta.sizes["ctx"],
+    )
+
+
+def _leaf(graph: CGraph, name: str) -> bytes | None:
+    index = graph.find(name)
+    return None if index is None else graph.array(index).tobytes()
+
+
+def _trace(path: Path, meta: Metadata) -> Graph:
+    """What the architecture's own function makes of the file's config."""
+    if meta.model not in architectures.built_in() or not meta.sizes:
+        raise UnsupportedError(f"{path}: {meta.model!r} is a model of your own, which other programs do not know")
+    loaded = architectures.load(meta.model)
+    try:
+        config = architectures.config(loaded, meta.config)
+    except TypeError as error:
+        raise UnsupportedError(f"{path}: not the config of our {meta.model}: {error}") from None
+    return trace(loaded.loss, config, meta.sizes["batch"], meta.sizes["ctx"])
+
+
+def _check_same(path: Path, graph: CGraph, ours: Graph) -> None:
+    root, records = graph.find(OUTPUT), export.records(ours)
+    wanted = next(i for i, record in enumerate(records) if record.name == OUTPUT)
+    same = root is not None and computation(graph.records, root) == computation(records, wanted)
+    values = {node.name: node.values for node in ours.nodes if node.values}
+    if not same or any(_leaf(graph, name) != constant for name, constant in values.items()):
+        raise UnsupportedError(
+            f"{path}: the graph is not that of our {ours.model}: other programs would compute something else"
+        )
+
+
+def _inside(path: Path, graph: CGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """The weights in the graph file itself."""
+    stored = {}
+    for name, shape in shapes.items():
+        index = graph.find(name)
+        assert index is not None  # the graphs are the same
+        stored[name] = Stored(path, graph.offsets[index], graph.records[index].type.lower(), shape)
+    return stored
+
+
+def _saved(directory: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """The weights of a checkpoint."""
+    checkpoint.verify(directory, (checkpoint.WEIGHTS,))
+    stored = safetensors.read(directory / checkpoint.WEIGHTS)
+    if {name: s.shape for name, s in stored.items()} != shapes:
+        raise CheckpointError(f"{directory} is of another graph")
+    return stored
+
+
+def _filled(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The fields, with those left open (0) as the model resolves them."""
+    if "n_head_kv" in config:
+        config["n_head_kv"] = config["n_head_kv"] or config["n_head"]
+    config["n_ff"] = next(shapes[name][-2] for name in FEED_FORWARD if name in shapes)
+    return config
+
+
+def _tokenizer(graph: CGraph, beside: Path | None) -> Tokenizer | None:
+    data = _leaf(graph, metadata.TOKENIZER_LEAF)
+    if data is None and beside is not None and beside.exists():
+        data = beside.read_bytes()
+    return None if data is None else tokenizer_from_bytes(data)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A tensor on its way out."""
+
+    ours: str
+    stored: Stored
+    rows: NDArray[np.int64] | None = None  # in their order
+    less: float = 0.0  # what their values lack
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Of its values as float32."""
+        return 4 * math.prod(self.shape)
+
+    def chunks(self) -> Iterator[NDArray[np.float32]]:
+        """The values, flat, about a megabyte at a time."""
+        chunks = self.stored.chunks(self.rows)
+        return (values - np.float32(self.less) for values in chunks) if self.less else chunks
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a quantised tensor, as they are."""
+        return self.stored.blocks(self.rows)
+
+
+def outgoing(trained: Trained, known: Format) -> dict[str, Outgoing]:
+    """The tensors by their names. Raises UnsupportedError for one that they do not have."""
+    found = {}
+    for name, stored in trained.tensors.items():
+        for theirs, part in _named(name, stored, trained, known):
+            order = known.row_order(name)
+            rows = None if order is None else np.argsort(order.index(part.shape[0], trained.config))
+            found[theirs] = Outgoing(name, part, rows, known.added(name))
+    return found
+
+
+def _named(name: str, stored: Stored, trained: Trained, known: Format) -> Iterator[tuple[str, Stored]]:
+    """What a parameter is there: one tensor, or one for each expert."""
+    theirs = known.theirs(name)
+    if not theirs:
+        raise UnsupportedError(f"{trained.path}: {known.id} has no tensor for {name}")
+    if known.is_transposed(name):
+        stored = stored.transposed()
+    if "{e}" in theirs:
+        yield from ((theirs.replace("{e}", str(e)), stored.part(e)) for e in range(stored.shape[0]))
+    else:
+        yield theirs, stored
+
+
+def keys(trained: Trained, known: Format) -> dict[str, Any]:
+    """What a checkpoint of this kind says of the model.
+
+    Raises UnsupportedError if that would be read as another model: some kinds cannot say every setting.
+    """
+    said = known.keys(trained.config)
+    tensors = {known.theirs(name): stored for name, stored in (trained.tensors | trained.constants).items()}
+    read = known.config(naming.Checkpoint(said, tensors), {})
+    config_class = architectures.load(trained.architecture).config
+    assert config_class is not None
+    defaults = _filled(dataclasses.asdict(config_class()), {name: s.shape for name, s in trained.tensors.items()})
+    for name, wanted in trained.config.items():
+        found = read.get(name, defaults[name])
+        same = math.isclose(found, wanted, rel_tol=ROUNDING) if isinstance(wanted, float) else found == wanted
+        if name not in NOT_SAID and not same:
+            raise UnsupportedError(f"{trained.path}: {known.id} cannot say {name} {wanted!r}")
+    return said

@@ -1,0 +1,115 @@
+"""A traced graph becomes a file: `Graph.save`, `ggmlgraph export` and `ggmlgraph convert`.
+
+What the file says about itself, the metadata leaf, is put together here. Weights are streamed into the file as their
+initialisers make them, or as they are read from somebody's checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from ggmlgraph.core.boundary import pack_params
+from ggmlgraph.errors import UnsupportedError
+from ggmlgraph.graphfile import metadata, writer
+from ggmlgraph.graphfile.records import Record, leaf
+from ggmlgraph.table.dialect import DIALECTS, OUTPUT
+
+if TYPE_CHECKING:
+    from ggmlgraph.tracing.tracer import Graph, Node
+
+Weights = Mapping[str, Callable[[], Iterable[NDArray[Any]]]]  # by parameter name: row-major chunks as they are stored
+
+
+def save(
+    graph: Graph,
+    path: Path,
+    *,
+    seed: int,
+    weights: Weights | None,
+    tokenizer: bytes | None,
+    corpus: str | None,
+    dialect: str,
+    meanwhile: Callable[[Path], object] | None = None,
+) -> None:
+    """Write graph.bin at once or not at all.
+
+    weights: values of every parameter, instead of initialised ones. tokenizer: `Tokenizer.to_bytes()`, travels as a
+    leaf. corpus: what to train on when no data is given. meanwhile: what to do with the written file while the disk
+    takes it in.
+    Raises UnsupportedError for an op that the dialect's ggml does not have.
+    """
+    names, has_flags = _names(graph), DIALECTS[dialect].has_flags
+    tensors = records(graph, seed, weights)
+    tensors.append(leaf(metadata.LEAF_NAME, describe(graph, names, corpus, has_flags=has_flags).encode()))
+    if tokenizer is not None:
+        tensors.append(leaf(metadata.TOKENIZER_LEAF, tokenizer))
+    roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
+    writer.write(path, tensors, roots, dialect, meanwhile=meanwhile)
+
+
+def _names(graph: Graph) -> list[str]:
+    return [node.name or f"node_{i}" for i, node in enumerate(graph.nodes)]
+
+
+def records(graph: Graph, seed: int = 0, weights: Weights | None = None) -> list[Record]:
+    """The graph's tensors as a file holds them. Raises UnsupportedError for an op that no ggml has."""
+    return [_record(graph, i, name, seed, weights) for i, name in enumerate(_names(graph))]
+
+
+def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: bool) -> metadata.Metadata:
+    """The graph's metadata, by names of tensors. has_flags: the file's records carry the flags."""
+    named = list(enumerate(zip(names, graph.nodes, strict=True)))
+    flags = {name: node.flags for _, (name, node) in named if node.flags}
+    exprs = {name: graph.exprs(i) for i, (name, _) in named}
+    return metadata.Metadata(
+        model=graph.model,
+        config=dataclasses.asdict(graph.config) if dataclasses.is_dataclass(graph.config) else {},  # type: ignore[arg-type]
+        sizes={} if graph.fixed else dict(graph.sizes),
+        fixed=graph.fixed or None,
+        limits=graph.limits,
+        inputs={name: node.feed for _, (name, node) in named if node.feed},  # type: ignore[misc]
+        exprs={name: metadata.SizeExpressions(tuple(e[0]), e[1]) for name, e in exprs.items() if e},  # type: ignore[arg-type]
+        exact={name: node.op.name for _, (name, node) in named if node.op and node.op.exact},
+        where={name: node.where for _, (name, node) in named if node.op},
+        corpus=corpus,
+        initializers={name: node.initializer.spec for _, (name, node) in named if node.initializer},
+        flags={} if has_flags else dict(sorted(flags.items())),
+    )
+
+
+def _record(graph: Graph, i: int, name: str, seed: int, weights: Weights | None) -> Record:
+    node, t = graph.nodes[i], graph.core.tensor(i)
+    if node.op is not None and node.op.ggml is None:
+        raise UnsupportedError(f"{node.where}: ggml has no op {node.op.name}")
+    ne, nb = tuple(t.ne), tuple(t.nb)
+    return Record(
+        name=name,
+        type=node.dtype.upper(),
+        ne=ne,
+        nb=nb,
+        op="NONE" if node.op is None else str(node.op.ggml),
+        unary=None if node.op is None else node.op.unary,
+        flags=node.flags,
+        op_params=b"" if node.op is None else pack_params(node.op, node.params),
+        src=node.src,
+        data=_weights(node, name, seed, weights) if node.initializer else _constant(node),
+    )
+
+
+def _constant(node: Node) -> Callable[[], Iterable[bytes]] | None:
+    return None if node.values is None else partial(iter, [node.values])
+
+
+def _weights(node: Node, name: str, seed: int, weights: Weights | None) -> Callable[[], Iterator[memoryview]]:
+    def chunks() -> Iterator[memoryview]:
+        assert node.initializer is not None
+        for values in weights[name]() if weights else node.initializer.chunks(name, node.shape, seed):
+            yield values.data.cast("B")
+
+    return chunks

@@ -1,0 +1,91 @@
+"""`Params`: how a model declares its parameters, at the place where they are used.
+
+`p / "blk.0"` is a scope; the path of scopes plus the name is the parameter's name in the file, and the names are
+GGUF's (`blk.0.attn_q.weight`). Declaring the same name again with the same shape gives the same parameter (tied
+weights); with another shape it is an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggmlgraph.table import ops
+from ggmlgraph.table.dialect import OUTPUT
+from ggmlgraph.tracing.initializers import Initializer, normal, ones, zeros
+from ggmlgraph.tracing.tensor import Tensor
+
+if TYPE_CHECKING:
+    from ggmlgraph.tracing.tracer import Graph
+
+STD = 0.02  # of weight matrices (Radford et al. 2019)
+
+
+class Params:
+    """The parameters of one scope of a graph."""
+
+    def __init__(self, graph: Graph, scope: str = "") -> None:
+        self.graph = graph
+        self.scope = scope
+
+    def __truediv__(self, scope: str) -> Params:
+        return Params(self.graph, self._path(scope))
+
+    def _path(self, name: str) -> str:
+        return f"{self.scope}.{name}" if self.scope else name
+
+    def __call__(self, name: str, *shape: int, init: Initializer | None = None) -> Tensor:
+        """Parameter `name` of this scope, float32 `shape`; `init` defaults to normal(0.02)."""
+        return self.graph.parameter(self._path(name), shape, init or normal(STD))
+
+    # -- layers
+
+    def embedding(self, name: str, ids: Tensor, n_vocab: int, n_embd: int, init: Initializer | None = None) -> Tensor:
+        """int32 (batch, ctx) -> (batch, ctx, n_embd): rows of the table `name`.weight (n_vocab, n_embd)."""
+        table = self(f"{name}.weight", n_vocab, n_embd, init=init)
+        rows = ops.get_rows(table, ids.reshape(-1))
+        return rows.reshape(*ids.shape, n_embd)
+
+    def linear(
+        self, name: str, x: Tensor, n_out: int, *, bias: bool = False, init: Initializer | None = None
+    ) -> Tensor:
+        """(..., n) -> (..., n_out): x @ `name`.weight (n_out, n) transposed, plus `name`.bias if asked for."""
+        y = ops.mul_mat(self(f"{name}.weight", n_out, x.shape[-1], init=init), x)
+        return y + self(f"{name}.bias", n_out, init=zeros()) if bias else y
+
+    def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
+        """RMSNorm over the last axis with gain `name`.weight."""
+        normed = ops.rms_norm(x, eps)
+        return normed * self(f"{name}.weight", x.shape[-1], init=ones())
+
+    def layer_norm(self, name: str, x: Tensor, eps: float, *, bias: bool = True) -> Tensor:
+        """LayerNorm over the last axis with gain `name`.weight and, unless not wanted, bias `name`.bias."""
+        normed = ops.norm(x, eps)
+        scaled = normed * self(f"{name}.weight", x.shape[-1], init=ones())
+        return scaled + self(f"{name}.bias", x.shape[-1], init=zeros()) if bias else scaled
+
+    # -- inputs every language model has
+
+    def positions(self, ctx: int, limit: int = 0) -> Tensor:
+        """int32 (ctx,): 0, 1, 2, ... A model that knows only so many positions gives their number as `limit`.
+
+        Raises ShapeError if ctx is beyond it; the file keeps it, and so does the runtime.
+        """
+        if limit:
+            self.graph.limit("ctx", limit)
+        return self.graph.input("positions", (ctx,), "i32", feed="positions")
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(batch, ctx, n_vocab), int32 (batch, ctx) -> (1,): mean negative log-likelihood, nats per token.
+
+        The mean is weighted by the input `loss_weights` (batch, ctx), 1/n_tokens each unless set; zeros mask. Written
+        in ggml's own ops, so that stock ggml can compute it; the runtime runs one fused, stable op instead.
+        """
+        *rows, n_vocab = logits.shape
+        n_tokens = 1
+        for n in rows:
+            n_tokens = n * n_tokens
+        weights = self.graph.input("loss_weights", targets.shape, "f32", feed="loss_weights")
+        self.graph.rename(logits.id, "logits", OUTPUT)
+        probabilities = ops.soft_max(logits)
+        of_target = ops.get_rows(probabilities.reshape(n_tokens, n_vocab, 1), targets.reshape(n_tokens, 1))
+        return (ops.log(of_target) * weights.reshape(n_tokens, 1, 1)).sum() * -1.0

@@ -1,0 +1,136 @@
+"""The operand a model computes with: a handle on one node of a graph being traced.
+
+Every method is an op or a few of them. A tensor has a shape and a dtype but no values: what would need values
+(`if x:`, `float(x)`, iteration) raises and says why.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ggmlgraph.core.boundary import ggml_axes
+from ggmlgraph.errors import ShapeError
+from ggmlgraph.table import ops
+from ggmlgraph.table.op import TABLE, Op, Operand
+
+if TYPE_CHECKING:
+    from ggmlgraph.tracing.tracer import Graph
+
+_NO_VALUES = (
+    "a tensor has no values while the graph is being traced, so {what} cannot depend on them; "
+    "Python control flow may use shapes and the config, data-dependent choices need ops"
+)
+
+
+class Tensor(Operand):
+    """A node of `graph`; immutable."""
+
+    __slots__ = ("graph", "id")
+    graph: Graph
+    id: int
+
+    def __init__(self, graph: Graph, tensor_id: int) -> None:
+        object.__setattr__(self, "graph", graph)
+        object.__setattr__(self, "id", tensor_id)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a tensor is immutable; cannot set {name}")
+
+    def bind(self, op: Op, operands: list[Any], params: dict[str, Any]) -> Tensor:
+        return self.graph.add(op, operands, params)
+
+    # -- what it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes in numpy order; those that depend on batch or ctx are `Dim`s."""
+        return self.graph.nodes[self.id].shape
+
+    @property
+    def dtype(self) -> str:
+        """ "f32", "i32", or the type of a weight that is stored otherwise."""
+        return self.graph.nodes[self.id].dtype
+
+    @property
+    def name(self) -> str:
+        return self.graph.nodes[self.id].name
+
+    def __repr__(self) -> str:
+        return self.graph.describe(self.id)
+
+    def named(self, name: str) -> Tensor:
+        """This tensor, under a name by which the runtime can read it. Raises if the name is taken."""
+        self.graph.rename(self.id, name)
+        return self
+
+    # -- arithmetic with numbers; with tensors see Operand
+
+    def __mul__(self, other: Any) -> Tensor:
+        return ops.scale(self, float(other)) if isinstance(other, int | float) else super().__mul__(other)
+
+    def __rmul__(self, other: float) -> Tensor:
+        return self * other
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return ops.scale(self, 1.0 / other) if isinstance(other, int | float) else super().__truediv__(other)
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        """self (..., n, k) @ other (..., k, m) -> (..., n, m); `x @ w.T` costs no copy of w."""
+        node = self.graph.nodes[other.id]
+        if node.op is TABLE["transpose"]:
+            return ops.mul_mat(Tensor(self.graph, node.src[0]), self)
+        return ops.mul_mat(other.T.cont(), self)
+
+    # -- layout
+
+    def reshape(self, *shape: int) -> Tensor:
+        """The same elements in `shape`, one size of which may be -1. A tensor that is not contiguous is copied."""
+        return ops.reshape(self.contiguous(), shape=shape)
+
+    def permute(self, *axes: int) -> Tensor:
+        """Axis i of the result is axis axes[i] of this; no copy."""
+        if sorted(axes) != list(range(len(self.shape))):
+            raise ShapeError(f"{self.graph.here()}: permute{axes} is not a permutation of the axes of {self!r}")
+        return ops.permute(self._whole(), *ggml_axes(axes))
+
+    @property
+    def T(self) -> Tensor:
+        """The last two axes swapped; no copy."""
+        return ops.transpose(self._whole())
+
+    def cont(self) -> Tensor:
+        """A contiguous copy."""
+        return ops.cont(self)
+
+    def contiguous(self) -> Tensor:
+        """This tensor if it is contiguous, else a copy."""
+        return self if self.graph.is_contiguous(self.id) else self.cont()
+
+    def _whole(self) -> Tensor:
+        """This tensor, copied if it begins inside another: stock ggml's importer forgets where."""
+        return self.cont() if self.graph.core.tensor(self.id).root_offset else self
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """Basic slices with step 1, e.g. x[..., 0:64]; a view, no copy."""
+        return self.graph.slice(self.id, key if isinstance(key, tuple) else (key,))
+
+    def sum(self) -> Tensor:
+        """Sum of all elements -> (1,)."""
+        return ops.sum(self.contiguous())
+
+    # -- what a tensor cannot do
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="`if`, `and`, `or`, `not`"))
+
+    def __float__(self) -> NoReturn:
+        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="float()"))
+
+    def __int__(self) -> NoReturn:
+        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="int()"))
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="iteration"))
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(f"{self.graph.here()}: a tensor has no len(); use .shape")

@@ -1,0 +1,387 @@
+"""Tracing: run a model's Python once, record a graph of ops.
+
+Every node is added to a C graph as the model calls its op, so shapes and their errors come from the one set of shape
+rules. A second C graph, the shadow, is traced along at other sizes of batch and ctx (two primes): a size that
+differs between the two depends on a named size, and how is read off the factors. Used by models through `trace`
+and by `export`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ggmlgraph.core.boundary import TYPE_NAMES, CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.errors import GGError, ShapeError, UsageError
+from ggmlgraph.graphfile.dim import Dim, evaluate
+from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
+from ggmlgraph.table.op import TABLE, Op
+from ggmlgraph.tracing import export
+from ggmlgraph.tracing.initializers import Initializer
+from ggmlgraph.tracing.params import Params
+from ggmlgraph.tracing.tensor import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SHADOW_SIZES = (1009, 1013)  # primes, so that a product of named sizes has one factorisation
+
+
+@dataclass(frozen=True)
+class Node:
+    """One tensor of the graph."""
+
+    op: Op | None  # None: a leaf
+    src: tuple[int, ...]  # ids, -1 where absent
+    params: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: str
+    name: str  # "" for a node nobody named
+    flags: int
+    where: str  # "file.py:41" of the call
+    feed: str = ""  # what an input is filled with
+    initializer: Initializer | None = None
+    values: bytes | None = None  # of a constant, float32
+
+
+def trace(
+    loss: Callable[..., Tensor], config: Any, batch: int = 1, ctx: int = 64, types: Mapping[str, str] | None = None
+) -> Graph:
+    """Trace `loss(p, tokens, targets, config)` -> the scalar to minimise.
+
+    p: `Params`; tokens, targets: int32 (batch, ctx). batch and ctx are example sizes: the graph can be run at any.
+    types: the element types, by name, of parameters that are not float32; these are weights, but not trained.
+    Raises ShapeError with file, line and both operands where the model's shapes do not fit.
+    """
+    graph = Graph({"batch": batch, "ctx": ctx}, types)
+    sizes = (graph.size("batch"), graph.size("ctx"))
+    where = f"{_short(loss.__code__.co_filename)}:{loss.__code__.co_firstlineno}"
+    tokens = graph.input("tokens", sizes, "i32", feed="tokens", where=where)
+    targets = graph.input("targets", sizes, "i32", feed="targets", where=where)
+    result = loss(Params(graph), tokens, targets, config)
+    if not isinstance(result, Tensor) or result.shape != (1,):
+        raise ShapeError(f"{loss.__name__} must return a scalar tensor of shape (1,), not {result!r}")
+    graph.rename(result.id, "loss", LOSS | OUTPUT)
+    graph.model, graph.config = model_name(loss), config
+    return graph
+
+
+def model_name(function: Callable[..., Any]) -> str:
+    """ "llama" for ggmlgraph.models.llama.loss, the module's or file's own name otherwise."""
+    return str(function.__module__).rpartition(".")[2]
+
+
+class Graph:
+    """The nodes of a model in creation order, which is topological order; index = id."""
+
+    def __init__(self, sizes: dict[str, int], types: Mapping[str, str] | None = None) -> None:
+        for name, value in sizes.items():
+            if value < 1:
+                raise UsageError(f"{name} is {value}, must be at least 1")
+        self.sizes = sizes
+        self.types = types or {}
+        self.nodes: list[Node] = []
+        self.model = ""
+        self.config: Any = None
+        self.core = CoreGraph()
+        self.fixed = ""  # why the graph cannot be re-sized, if so
+        self.limits: dict[str, int] = {}  # the largest values of named sizes
+        self._names: dict[str, int] = {}
+        self._shadow: CoreGraph | None = CoreGraph()
+        primes = [p for p in (*SHADOW_SIZES, 1019, 1021) if p not in sizes.values()]
+        self._shadow_sizes = dict(zip(sizes, primes, strict=False))
+        self._exprs: dict[tuple[int, int], str] = {}  # sums and quotients the model wrote, by value and shadow value
+
+    # ------------------------------------------------------------ named sizes
+
+    def size(self, name: str) -> int:
+        """A named size as a Dim."""
+        return Dim(self.sizes[name], name)
+
+    def limit(self, name: str, most: int) -> None:
+        """A named size may not be larger than this. Raises ShapeError if it is."""
+        if self.sizes[name] > most:
+            raise ShapeError(f"{self.here()}: {name} is {self.sizes[name]}, the model takes at most {most}")
+        self.limits[name] = most
+
+    def _shadow_value(self, value: int) -> int:
+        if not isinstance(value, Dim):
+            return value
+        shadow = evaluate(value.expr, self._shadow_sizes, minimum=0)
+        self._exprs[int(value), shadow] = value.expr
+        return shadow
+
+    def _symbol(self, value: int, shadow: int) -> int:
+        """The value as a Dim where it depends on named sizes."""
+        if value == shadow:
+            return value
+        factors, rest, product = [], shadow, 1
+        for name, prime in self._shadow_sizes.items():
+            while rest % prime == 0:
+                rest //= prime
+                product *= self.sizes[name]
+                factors.append(name)
+        if factors and rest * product == value:
+            return Dim(value, "*".join([*([str(rest)] if rest != 1 else []), *factors]))
+        if (value, shadow) in self._exprs:
+            return Dim(value, self._exprs[value, shadow])
+        self._fix(f"{self.here()}: size {value} follows no expression of {' and '.join(self.sizes)}")
+        return value
+
+    def _fix(self, reason: str) -> None:
+        self.fixed = self.fixed or reason
+        self._shadow = None
+
+    # ------------------------------------------------------------ adding
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: str, feed: str, where: str = "") -> Tensor:
+        """A leaf that is filled before each run with what `feed` names; the same one when asked for again."""
+        if name in self._names:
+            return Tensor(self, self._names[name])
+        return self._leaf(name, shape, dtype, INPUT, where or self.here(), feed=feed)
+
+    def parameter(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> Tensor:
+        """A trained leaf, or a weight of the type given for it; the same one when declared again (tied weights)."""
+        if name in self._names:
+            node = self.nodes[self._names[name]]
+            if node.shape != tuple(shape):
+                here, there = _numbers(shape), _numbers(node.shape)
+                raise ShapeError(f"{self.here()}: parameter {name} is {here} here but {there} at {node.where}")
+            return Tensor(self, self._names[name])
+        if any(isinstance(n, Dim) for n in shape):
+            raise ShapeError(f"{self.here()}: parameter {name} {_numbers(shape)} depends on batch or ctx")
+        dtype = self.types.get(name, "f32")
+        flags = PARAM if dtype == "f32" else 0
+        return self._leaf(name, shape, dtype, flags, self.here(), initializer=initializer)
+
+    def constant(self, name: str, values: NDArray[np.float32]) -> Tensor:
+        """A leaf of these values, float32, neither trained nor fed; the same one when asked for again."""
+        if name in self._names:
+            return Tensor(self, self._names[name])
+        return self._leaf(name, values.shape, "f32", 0, self.here(), values=values.astype("<f4").tobytes())
+
+    def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
+        self._names[name] = self.core.leaf(dtype, shape, flags, name)
+        if self._shadow is not None:
+            self._shadow.leaf(dtype, [self._shadow_value(n) for n in shape], flags, name)
+        self.nodes.append(Node(None, (), {}, tuple(shape), dtype, name, flags, where, **rest))
+        return Tensor(self, self._names[name])
+
+    def add(
+        self, op: Op, operands: list[Any], params: dict[str, Any], strides: list[list[int]] | None = None
+    ) -> Tensor:
+        """Record one op. Raises ShapeError naming the user's line and both operands."""
+        src = [-1 if x is None else self._id_of(op, x) for x in operands]
+        params = dict(params)
+        shape = params.pop("shape", None)
+        shape = self.nodes[shape.id].shape if isinstance(shape, Tensor) else shape
+        shape, shadow_shape = self._resolve(shape, src)
+        try:
+            node = self.core.node(op, src, params, shape, strides[0] if strides else None)
+        except GGError as error:
+            message = f"{self.here()}: {op.name}: {error}: {self._operands(op, src)}"
+            raise type(error)(message, code=error.code) from None
+        if self._shadow is not None:
+            try:
+                shadow_params = {name: self._shadow_value(value) for name, value in params.items()}
+                self._shadow.node(op, src, shadow_params, shadow_shape, strides[1] if strides else None)
+            except GGError:
+                self._fix(f"{self.here()}: {op.name} has a size that is no expression of {' and '.join(self.sizes)}")
+        rank = self._rank(op, src, shape)
+        dtype = TYPE_NAMES[self.core.tensor(node).type]
+        self.nodes.append(Node(op, tuple(src), params, self._shape(node, rank), dtype, "", 0, self.here()))
+        return Tensor(self, node)
+
+    def _id_of(self, op: Op, operand: Any) -> int:
+        if not isinstance(operand, Tensor):
+            raise TypeError(f"{self.here()}: {op.name} takes tensors, got {operand!r}")
+        if operand.graph is not self:
+            raise TypeError(f"{self.here()}: {op.name}: an operand belongs to another graph")
+        return operand.id
+
+    def _resolve(self, shape: tuple[int, ...] | None, src: list[int]) -> tuple[Any, Any]:
+        """A requested shape and the shadow's, with -1 replaced by what is left."""
+        if shape is None:
+            return None, None
+        shadow = [self._shadow_value(n) for n in shape]
+        if -1 in shape:
+            cores = [self.core, self._shadow] if self._shadow is not None else [self.core]
+            for core, sizes in zip(cores, (list(shape), shadow), strict=False):
+                total = _product(core.shape(src[0]))
+                sizes[sizes.index(-1)] = total // max(1, -_product(sizes))
+                shape = tuple(sizes) if core is self.core else shape
+        return shape, shadow
+
+    def _shape(self, node: int, rank: int) -> tuple[int, ...]:
+        shape = self.core.shape(node, rank)
+        if self._shadow is None:
+            return shape
+        return tuple(self._symbol(*pair) for pair in zip(shape, self._shadow.shape(node, rank), strict=True))
+
+    def _rank(self, op: Op, src: list[int], shape: tuple[int, ...] | None) -> int:
+        ranks = [len(self.nodes[i].shape) if i >= 0 else 0 for i in src]
+        if shape is not None:
+            return len(shape)
+        return op.rank(*ranks) if op.rank else max(ranks)
+
+    def slice(self, source: int, key: tuple[Any, ...]) -> Tensor:
+        """A view of `source` by basic slices; see Tensor.__getitem__."""
+        tensor = Tensor(self, source)
+        if not self.is_contiguous(source):
+            tensor = tensor.cont()
+        shape = self.nodes[tensor.id].shape
+        if Ellipsis in key:
+            at = key.index(Ellipsis)
+            key = (*key[:at], *[slice(None)] * (len(shape) - len(key) + 1), *key[at + 1 :])
+        starts, sizes = [], []
+        for n, item in zip(shape, (*key, *[slice(None)] * (len(shape) - len(key))), strict=True):
+            if not isinstance(item, slice) or item.step not in (None, 1):
+                raise ShapeError(f"{self.here()}: only slices with step 1 index a tensor, got {item!r}")
+            start = item.start or 0
+            stop = n if item.stop is None else n + item.stop if item.stop < 0 else item.stop
+            if not 0 <= start < stop <= n:
+                raise ShapeError(f"{self.here()}: slice {start}:{stop} of an axis of size {n} of {tensor!r}")
+            starts.append(start)
+            sizes.append(stop if start == 0 else stop - start)
+        strides = [core.strides(tensor.id) for core in (self.core, self._shadow) if core is not None]
+        offset = sum(start * stride for start, stride in zip(reversed(starts), strides[0], strict=False))
+        if self._shadow is not None:
+            shadow = [self._shadow_value(start) for start in reversed(starts)]
+            offset = self._symbol(offset, sum(a * b for a, b in zip(shadow, strides[1], strict=False)))
+        return self.add(TABLE["view"], [tensor], {"offset": offset, "shape": tuple(sizes)}, strides)
+
+    def is_contiguous(self, node: int) -> bool:
+        """Whether a reshape or slice may look straight into the node's memory.
+
+        Not from the middle of another tensor: stock ggml's importer forgets the offset of a view's view.
+        """
+        t = self.core.tensor(node)
+        stride = t.nb[0]
+        for n, nb in zip(t.ne, t.nb, strict=True):
+            if n != 1 and nb != stride:
+                return False
+            stride *= n
+        return bool(t.root_offset == 0)
+
+    def rename(self, node: int, name: str, flags: int = 0) -> None:
+        """Name a node and add flags to it."""
+        if self._names.get(name, node) != node:
+            other = self.nodes[self._names[name]]
+            raise UsageError(f"{self.here()}: the name {name!r} was taken at {other.where}")
+        self.core.set_name(node, name, flags)
+        self._names.pop(self.nodes[node].name, None)
+        self._names[name] = node
+        self.nodes[node] = replace(self.nodes[node], name=name, flags=self.nodes[node].flags | flags)
+
+    # ------------------------------------------------------------ places and text
+
+    def here(self) -> str:
+        """ "file.py:41": where the model's own code is being executed."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and _is_ours(frame.f_code.co_filename):
+            frame = frame.f_back
+        return "?" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+    def label(self, node: int) -> str:
+        return f"%{self.nodes[node].name or node}"
+
+    def describe(self, node: int) -> str:
+        """ "%attn_q.weight f32[256,256]"."""
+        return f"{self.label(node)} {self.nodes[node].dtype}{_sizes(self.nodes[node].shape)}"
+
+    def _operands(self, op: Op, src: list[int]) -> str:
+        return ", ".join(f"{name} = {self.describe(i)}" for name, i in zip(op.sources, src, strict=True) if i >= 0)
+
+    def lines(self) -> Iterator[str]:
+        """One line per node, parameters and inputs first."""
+        for i, node in enumerate(self.nodes):
+            if node.op is None:
+                other = "constant" if node.values else f"input {node.feed}"
+                yield f"{self.describe(i)} = {f'param {node.initializer.spec}' if node.initializer else other}"
+        for i, node in enumerate(self.nodes):
+            if node.op is not None:
+                arguments = [self.label(s) for s in node.src if s >= 0]
+                arguments += [f"{p.name}={node.params[p.name]:g}" for p in node.op.params
+                              if node.params[p.name] != p.default]  # fmt: skip
+                yield f"{self.describe(i)} = {node.op.name}({', '.join(arguments)})"
+
+    def __str__(self) -> str:
+        lines = list(self.lines())
+        order = [i for i, n in enumerate(self.nodes) if n.op is None] + [i for i, n in enumerate(self.nodes) if n.op]
+        width = min(72, max(map(len, lines), default=0))
+        return "\n".join(f"{line:<{width}}  # {self.nodes[i].where}" for line, i in zip(lines, order, strict=True))
+
+    # ------------------------------------------------------------ checks and saving
+
+    def check_gradient(self) -> None:
+        """Raise UnsupportedError naming the ops without derivative, if the loss needs any."""
+        err = new_error()
+        scratch = lib.gg_resize(self.core.handle, 0, *[ffi.NULL] * 3, err)
+        if not scratch:
+            raise exception(err)
+        if lib.gg_grad(CoreGraph(scratch).handle, self._names["loss"], err) < 0:
+            where = self.nodes[err.node].where if 0 <= err.node < len(self.nodes) else "?"
+            raise exception(err, f"{where}: ")
+
+    def exprs(self, node: int) -> tuple[list[str | None], str | None] | None:
+        """How a leaf's or sized node's sizes (ggml order) and a view's offset depend on named sizes."""
+        op = self.nodes[node].op
+        if self._shadow is None or (op is not None and not op.sized):
+            return None
+        pairs = list(zip(self.core.tensor(node).ne, self._shadow.tensor(node).ne, strict=True))
+        symbols = [self._symbol(*pair) for pair in pairs]
+        offset = self.nodes[node].params.get("offset")
+        ne = [n.expr if isinstance(n, Dim) else None for n in symbols]
+        expr = offset.expr if isinstance(offset, Dim) else None
+        return (ne, expr) if any(ne) or expr else None
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        seed: int = 0,
+        weights: export.Weights | None = None,
+        tokenizer: bytes | None = None,
+        corpus: str | None = None,
+        dialect: str = "v2",
+    ) -> None:
+        """Write the graph with these weights, else with freshly initialised ones; see `ggmlgraph.export`."""
+        export.save(self, Path(path), seed=seed, weights=weights, tokenizer=tokenizer, corpus=corpus, dialect=dialect)
+
+
+@cache
+def _is_ours(filename: str) -> bool:
+    path = Path(filename)
+    return PACKAGE in path.parents and PACKAGE / "models" not in path.parents
+
+
+def _short(filename: str) -> str:
+    path = Path(filename)
+    for base in (PACKAGE, Path.cwd(), PACKAGE.parent):
+        with suppress(ValueError):
+            return str(path.relative_to(base))
+    return str(path)
+
+
+def _product(sizes: Any) -> int:
+    total = 1
+    for n in sizes:
+        total *= int(n)
+    return total
+
+
+def _numbers(shape: tuple[int, ...]) -> str:
+    return str(tuple(int(n) for n in shape))
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "[" + ",".join(n.expr if isinstance(n, Dim) else str(n) for n in shape) + "]"

@@ -1,0 +1,67 @@
+"""The options of a training run: `ggmlgraph train` takes them, a run directory keeps them, trainer.py follows them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from ggmlgraph.errors import UsageError
+
+KEPT_CHECKPOINTS = 3  # the newest ones
+FINAL_LR = 0.1  # of the peak, where cosine and linear schedules end, as in nanoGPT
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a run; `run/config.json` holds them."""
+
+    data: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()  # NAME=FILE.npy, instead of a text
+    targets: str | None = None  # FILE.npy
+    params: tuple[str, ...] = ()  # see roles.Roles
+    loss: str | None = None
+    steps: int = 300
+    batch: int = 16  # windows of a micro-batch
+    accumulate: int = 1  # micro-batches of a step
+    ctx: int = 64
+    lr: float = 1e-3  # at its peak
+    warmup: int = 30  # steps
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW's moments
+    clip: float = 1.0  # largest gradient norm; 0: any
+    seed: int = 0
+    matmul_precision: Literal["float32", "bf16"] = "float32"
+    eval_every: int = 50  # steps; 0: at the end only
+    sample_every: int = 100
+    save_every: int = 100
+    prompt: str | None = None
+    predict: int = 64  # tokens of a sample; 0: no samples
+
+    def __post_init__(self) -> None:
+        bounds = {"steps": 1, "batch": 1, "accumulate": 1, "ctx": 1, "warmup": 0, "eval_every": 0, "sample_every": 0,
+                  "save_every": 0, "predict": 0, "seed": 0}  # fmt: skip
+        for name, least in bounds.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
+        for name in ("lr", "weight_decay", "clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"--{name.replace('_', '-')} {value} must be 0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"--betas {' '.join(map(str, self.betas))} must be from 0 to below 1")
+
+    @property
+    def windows_per_step(self) -> int:
+        return self.batch * self.accumulate
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of step 1, 2, …: a linear warm-up to `lr`, then the schedule, which ends at lr/10."""
+        if step <= self.warmup:
+            return self.lr * step / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        left = 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1 - done
+        return self.lr * (FINAL_LR + (1 - FINAL_LR) * left)

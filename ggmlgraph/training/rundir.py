@@ -1,0 +1,197 @@
+"""The directory of a training run: what lies in it, and the lock that keeps a second trainer out.
+
+    run/graph.bin       the graph that is trained, so that `generate run/` needs nothing else
+    run/tokenizer.bin   the tokenizer, only if the graph brought none
+    run/config.json     the options, resolved
+    run/metrics.jsonl   one line a step (metrics.py)
+    run/step_NNNNNN/    checkpoints (execution/checkpoint.py)
+    run/tokens/         the training text as token ids (data/tokens.py)
+
+Used by the training command; `generate` finds a model's parts through `graph_path` and `tokenizer_path`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+from ggmlgraph.durable import replacing
+from ggmlgraph.errors import CheckpointError, FormatError, GGError, UsageError
+from ggmlgraph.execution import checkpoint
+from ggmlgraph.training.config import KEPT_CHECKPOINTS
+
+Config = TypeVar("Config", bound=msgspec.Struct)
+
+
+def graph_path(run: Path) -> Path:
+    """The run's graph file."""
+    return run / "graph.bin"
+
+
+def tokenizer_path(run: Path) -> Path:
+    """The run's tokenizer, there only if the graph brought none."""
+    return run / "tokenizer.bin"
+
+
+class RunDirectory:
+    """A run directory, created if need be and locked until it is left."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError if the path is not a directory, GGError if another process trains in it."""
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is not a directory")
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise GGError(f"{path} is in use: another process is training in it") from None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def tokens_path(self) -> Path:
+        return self.path / "tokens"
+
+    def check_new(self) -> None:
+        """Raises UsageError if a run began here already: it must not be written over."""
+        if self.metrics_path.exists() or steps(self.path):
+            raise UsageError(f"{self.path} already holds a run: go on with --resume auto, or choose another -o")
+
+    def check_next(self, step: int) -> None:
+        """Raises UsageError if there are checkpoints later than `step`, which going on from there would write again."""
+        later = [path for path in steps(self.path) if step_of(path) > step]
+        if later:
+            raise UsageError(f"{later[0]} is later than step {step}: choose another -o to go on from there")
+
+    def put_graph(self, source: Path) -> None:
+        """Copy the graph in: a copy, since a link would change with what it links to. A resumed run has it already."""
+        to = graph_path(self.path)
+        if to.exists():
+            return
+        with replacing(to) as temporary:
+            shutil.copyfile(source, temporary)
+
+    def put_tokenizer(self, data: bytes) -> None:
+        _replace(tokenizer_path(self.path), data)
+
+    def put_config(self, config: msgspec.Struct) -> None:
+        _replace(self.config_path, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_config(run: Path, kind: type[Config]) -> Config | None:
+    """The options a run was started with; None if it has none."""
+    path = run / "config.json"
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+# ---------------------------------------------------------------- the checkpoints of a run
+
+
+def step_directory(run: Path, step: int) -> Path:
+    """run/step_NNNNNN."""
+    return run / f"step_{step:06d}"
+
+
+def step_of(directory: Path) -> int:
+    """NNNNNN of step_NNNNNN."""
+    return int(directory.name.removeprefix("step_"))
+
+
+def steps(run: Path) -> list[Path]:
+    """The run's checkpoint directories, newest first; whether they are whole is not looked at."""
+    found = [path for path in run.glob("step_*") if path.name.removeprefix("step_").isdecimal() and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def latest(run: Path, names: Iterable[str] = checkpoint.FILES) -> tuple[Path | None, list[CheckpointError]]:
+    """The newest whole checkpoint, and why newer ones were skipped.
+
+    None only if there are no checkpoints. Raises CheckpointError if there are, but none is whole: to begin again
+    silently would lose the run.
+    """
+    skipped: list[CheckpointError] = []
+    for path in steps(run):
+        try:
+            checkpoint.verify(path, names)
+            return path, skipped
+        except CheckpointError as error:
+            skipped.append(error)
+    if skipped:
+        raise CheckpointError(f"{run} has no whole checkpoint: {skipped[0]}")
+    return None, []
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that its step can be saved again."""
+    for i in range(1000):
+        aside = path.with_name(f"{path.name}.damaged{i or ''}")
+        if not aside.exists():
+            path.rename(aside)
+            return aside
+    raise CheckpointError(f"{path}: too many damaged checkpoints beside it")
+
+
+def prune(run: Path) -> None:
+    """Delete all but the newest checkpoints, and what interrupted saves left. Call after a save succeeded."""
+    for path in [*steps(run)[KEPT_CHECKPOINTS:], *run.glob(".step_*.tmp")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def locate(path: Path) -> tuple[Path, Path | None]:
+    """The graph file of a run directory, a checkpoint or a graph file, and the checkpoint to take the weights from.
+
+    None: those in the graph. Of a run directory it is the latest whole checkpoint. Raises CheckpointError.
+    """
+    if not path.is_dir():
+        return path, None
+    run = path if graph_path(path).exists() else path.absolute().parent
+    if not graph_path(run).exists():
+        raise CheckpointError(f"{path} is no run directory: it has no graph.bin")
+    found = path if run != path else latest(run, (checkpoint.WEIGHTS,))[0]
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint yet")
+    return graph_path(run), found
+
+
+def find_checkpoint(path: Path) -> tuple[Path, list[CheckpointError]]:
+    """The checkpoint that a run directory's latest or a checkpoint's own path names, and what was skipped."""
+    if (path / checkpoint.STATE).exists() or path.name.startswith("step_"):
+        return path, []
+    found, skipped = latest(path)
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint")
+    return found, skipped

@@ -1,0 +1,233 @@
+"""The training loop: steps, validation, samples, checkpoints, and how a run ends.
+
+A run is a function of its graph, text and options: the learning rate and the batch of a step follow from the step's
+number, samples draw from a stream named by it. So a run that was stopped and resumed, even killed, has the metrics
+and weights of one that never stopped. Used by `ggmlgraph train`.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from ggmlgraph.data.tokens import Dataset
+from ggmlgraph.errors import CheckpointError, GGError
+from ggmlgraph.execution import checkpoint
+from ggmlgraph.execution.runtime import Batch, Runtime, StepResult
+from ggmlgraph.training.config import TrainConfig
+from ggmlgraph.training.console import Console
+from ggmlgraph.training.metrics import MetricsFile, StepMetrics
+from ggmlgraph.training.rundir import RunDirectory, prune, step_directory
+
+EVAL_TOKENS = 1 << 15  # of the validation part, at most, each time it is evaluated
+MAX_SKIPPED = 5  # updates in a row whose loss or gradient is not finite, before the run gives up
+
+
+class Progress(msgspec.Struct):
+    """The counters of a run, part of every checkpoint."""
+
+    step: int = 0  # steps done, which is also the position in the data
+    n_tokens: int = 0
+    n_skipped: int = 0  # updates skipped because loss or gradient was not finite
+    n_skipped_in_a_row: int = 0
+    elapsed_s: float = 0.0
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What decides which tokens a step sees: it must not change when a run is resumed."""
+
+    seed: int
+    windows_per_step: int
+    ctx: int
+    data: str  # digest of the token file
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one ends the process at once, as if nobody listened."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Source(Protocol):
+    """Where a run's data come from: a text (`Text`) or numpy files (samples.Samples)."""
+
+    digest: str
+
+    def batch(self, step: int, n: int) -> Batch:
+        """The n windows or samples of step 0, 1, ...: the same whenever they are asked for."""
+
+    def evaluate(self, runtime: Runtime) -> tuple[float, float | None]:
+        """Mean loss of the part kept for validation, and the share of right answers where that means something."""
+
+
+class Text:
+    """Windows of a text; see data.Dataset."""
+
+    def __init__(self, dataset: Dataset, digest: str) -> None:
+        self.dataset, self.digest = dataset, digest
+
+    def batch(self, step: int, n: int) -> Batch:
+        """n windows: tokens and targets."""
+        return self.dataset.batch(step, n)
+
+    def evaluate(self, runtime: Runtime) -> tuple[float, None]:
+        """Mean loss over the first EVAL_TOKENS of the validation part, nats per token."""
+        batch, ctx = runtime.window
+        total, n_windows = 0.0, 0
+        for tokens, targets, n_rows in self.dataset.validation_batches(batch, EVAL_TOKENS):
+            weights = np.zeros((batch, ctx), np.float32)
+            weights[:n_rows] = 1.0 / ctx
+            total += runtime.loss(tokens, targets, weights)
+            n_windows += n_rows
+        return total / n_windows, None
+
+
+class Trainer:
+    """One run. `sample(step)` is a text the model makes up, or None for no samples."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        source: Source,
+        config: TrainConfig,
+        run: RunDirectory,
+        *,
+        sample: Callable[[int], str] | None,
+    ) -> None:
+        self.runtime, self.source, self.config, self.run_directory = runtime, source, config, run
+        self.origin = Origin(config.seed, config.windows_per_step, config.ctx, source.digest)
+        self.progress = Progress()
+        self._sample = sample
+
+    def resume(self, directory: Path) -> None:
+        """Go on from a checkpoint. Raises CheckpointError if it is not one of this graph, text and data options."""
+        state = checkpoint.verify(directory, ()).state
+        try:
+            progress = msgspec.convert(state["progress"], Progress)
+            origin = msgspec.convert(state["origin"], Origin)
+        except (msgspec.ValidationError, KeyError):
+            raise CheckpointError(f"{directory} was not written by a training run") from None
+        if origin != self.origin:
+            raise CheckpointError(f"{directory} cannot be continued: {_difference(origin, self.origin)}")
+        checkpoint.load(self.runtime, directory)
+        self.progress = progress
+
+    def run(self, console: Console) -> bool:
+        """Train up to the last step, or until a signal; whether all steps are done.
+
+        Raises GGError after too many updates in a row that were not finite.
+        """
+        with MetricsFile(self.run_directory.metrics_path, self.progress.step) as metrics, StopRequest() as stop:
+            while self.progress.step < self.config.steps and not stop.asked:
+                self._one_step(console, metrics)
+                if stop.asked or self._due(self.config.save_every):
+                    self._save(console, metrics)
+        return self.progress.step >= self.config.steps
+
+    def _due(self, every: int) -> bool:
+        step = self.progress.step
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    # ------------------------------------------------------------ one step
+
+    def _one_step(self, console: Console, metrics: MetricsFile) -> None:
+        config, progress = self.config, self.progress
+        started = time.perf_counter()
+        lr = config.lr_at(progress.step + 1)
+        batch = self.source.batch(progress.step, config.windows_per_step)
+        n_tokens = config.windows_per_step * config.ctx
+        result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip, betas=config.betas)
+        seconds = time.perf_counter() - started
+        progress.step += 1
+        progress.n_tokens += n_tokens
+        val_loss, val_accuracy = self.evaluate() if self._due(config.eval_every) else (None, None)
+        progress.elapsed_s += time.perf_counter() - started
+        line = StepMetrics(
+            step=progress.step,
+            tokens=progress.n_tokens,
+            loss=_finite(result.loss),
+            lr=lr,
+            grad_norm=_finite(result.grad_norm),
+            tokens_per_s=round(n_tokens / seconds, 1),
+            elapsed_s=round(progress.elapsed_s, 3),
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+        )
+        if (problem := metrics.write(line)) is not None:
+            console.say(f"warning: {self.run_directory.metrics_path}: {problem}")
+        console.progress(line)
+        self._count_skipped(result, console)
+        if self._sample and config.sample_every and progress.step < config.steps and self._due(config.sample_every):
+            console.say(self._sample(progress.step))
+
+    def _count_skipped(self, result: StepResult, console: Console) -> None:
+        progress = self.progress
+        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
+            progress.n_skipped_in_a_row = 0
+            return
+        progress.n_skipped += 1
+        progress.n_skipped_in_a_row += 1
+        console.say(f"warning: step {progress.step}: the gradient is not finite; the weights were left as they were")
+        if progress.n_skipped_in_a_row >= MAX_SKIPPED:
+            raise GGError(
+                f"the gradient was not finite {MAX_SKIPPED} times in a row; try a lower --lr or --clip, from the last "
+                "checkpoint with --resume auto"
+            )
+
+    def evaluate(self) -> tuple[float | None, float | None]:
+        """What `source.evaluate` finds; a loss that is not finite is None."""
+        loss, accuracy = self.source.evaluate(self.runtime)
+        return _finite(loss), accuracy
+
+    # ------------------------------------------------------------ saving
+
+    def _save(self, console: Console, metrics: MetricsFile) -> None:
+        """Write a checkpoint; what prevents it is said and training goes on."""
+        directory = step_directory(self.run_directory.path, self.progress.step)
+        try:
+            metrics.sync()
+            state = {"progress": msgspec.to_builtins(self.progress), "origin": msgspec.to_builtins(self.origin)}
+            checkpoint.save(self.runtime, directory, state)
+        except (CheckpointError, OSError) as error:
+            console.say(f"warning: no checkpoint of step {self.progress.step}: {error}")
+            return
+        prune(self.run_directory.path)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _difference(saved: Origin, now: Origin) -> str:
+    names = {"seed": "--seed", "windows_per_step": "--batch x --accumulate", "ctx": "--ctx", "data": "the data"}
+    parts = []
+    for field, name in names.items():
+        before, after = getattr(saved, field), getattr(now, field)
+        if before != after:
+            parts.append("the data are others" if field == "data" else f"{name} was {before}, now {after}")
+    return ", ".join(parts)
