@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
+from test_floors import FLOORS
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize("name", ["ops", "support"])
@@ -18,10 +19,13 @@ def test_a_generated_page_is_what_the_op_table_and_the_runtime_say_now(name: str
     assert page == (DOCS / f"{name}.md").read_text(encoding="utf-8"), "run `make docs`"
 
 
-def test_internals_say_what_every_module_of_the_package_is_for() -> None:
+def test_internals_list_the_floors_from_the_top_with_every_module() -> None:
     page = (DOCS / "internals.md").read_text(encoding="utf-8")
-    rows = page[page.index("| modules of `ggmlgraph/` |") :].partition("\n\n")[0]
-    package = DOCS.parent / "ggmlgraph"
-    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
-    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    assert modules | folders <= set(re.findall(r"`([^`]+)`", rows))
+    table = page[page.index("| folder of `ggmlgraph/` |") :].partition("\n\n")[0]
+    rows = {cells[1].strip(" `"): cells[2] for cells in (line.split("|") for line in table.splitlines()[2:])}
+    assert [row for row in rows if "/" not in row] == [*FLOORS[:-1], "the ground"]
+    for folder, listed in rows.items():
+        path = ROOT / "ggmlgraph" / ("" if folder == "the ground" else folder)
+        named = set(re.findall(r"`([^`]+)`", listed))
+        there = {module.stem for module in path.glob("*.py")} - {"__init__"}
+        assert named <= there and (named == there or " and one a " in listed), folder

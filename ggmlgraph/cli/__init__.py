@@ -1,0 +1,5 @@
+"""The command line: one module a command, options in, lines out, exit status.
+
+`main.py` is the console script and the place where every error ends, `commands.py` declares all commands and their
+options without importing what they do, so that `--help` is fast. What a command does lies in the other folders.
+"""
