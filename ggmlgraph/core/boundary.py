@@ -36,7 +36,7 @@ OP_NUMBERS = {name: number for number, name in OP_NAMES.items()}
 
 _EXCEPTIONS: dict[int, type[GGError]] = {
     lib.GG_ERR_SHAPE: ShapeError,
-    lib.GG_ERR_FILE: FormatError,
+    lib.GG_ERR_FORMAT: FormatError,
     lib.GG_ERR_UNSUPPORTED: UnsupportedError,
     lib.GG_ERR_MEMORY: MemoryLimitError,
     lib.GG_ERR_DATA: DataError,

@@ -16,7 +16,7 @@ typedef struct gg_program gg_program;
 
 enum {
     GG_ERR_SHAPE = 1,       /* operands do not fit an op's rule */
-    GG_ERR_FILE = 2,        /* the file breaks the format; offset says where */
+    GG_ERR_FORMAT = 2,      /* the file breaks the format; offset says where */
     GG_ERR_UNSUPPORTED = 3, /* known, but not done here: op, type, or a missing derivative */
     GG_ERR_MEMORY = 4,      /* allocation failed */
     GG_ERR_DATA = 5,        /* a value at run time is out of range, e.g. a token id */

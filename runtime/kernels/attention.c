@@ -13,7 +13,7 @@
 
 #include "../src/kernel.h"
 #include "block_product.h"
-#include "blocks.h"
+#include "../src/blocks.h"
 #include "simd_math.h"
 #include "transpose.h"
 

@@ -11,7 +11,7 @@
 
 #include "../src/kernel.h"
 #include "block_product.h"
-#include "blocks.h"
+#include "../src/blocks.h"
 #include "simd_math.h"
 
 enum { ROWS = GG_CACHED_ROWS, KEYS = GG_ATTENTION_KEYS };

@@ -1,6 +1,6 @@
 /* compare.c - kernels that compare elements: argsort, argmax and count_equal. Called by the executor. */
 #include "../src/kernel.h"
-#include "blocks.h"
+#include "../src/blocks.h"
 #include "simd.h"
 
 static const float *row_of(const gg_task *task, int64_t r)

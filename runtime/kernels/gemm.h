@@ -8,7 +8,7 @@
 #define GG_GEMM_H
 
 #include "../src/kernel.h"
-#include "blocks.h"
+#include "../src/blocks.h"
 #include "simd.h"
 
 /* Element (i, j) is data[i * row + j * col]. */

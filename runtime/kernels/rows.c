@@ -6,7 +6,7 @@
  */
 #include "../src/kernel.h"
 #include "alibi.h"
-#include "blocks.h"
+#include "../src/blocks.h"
 #include "gg_ops.h"
 #include "reduce.h"
 #include "soft_max.h"

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../kernels/blocks.h"
+#include "blocks.h"
 #include "gg_ops.h"
 
 typedef struct follower {

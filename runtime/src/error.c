@@ -7,7 +7,7 @@
 /* The code of an error that names no rule of its own. */
 static const char *const codes[] = {
     [GG_ERR_SHAPE] = "BadShape",
-    [GG_ERR_FILE] = "BadFile",
+    [GG_ERR_FORMAT] = "BadFormat",
     [GG_ERR_UNSUPPORTED] = "Unsupported",
     [GG_ERR_MEMORY] = "OutOfMemory",
     [GG_ERR_DATA] = "BadValue",

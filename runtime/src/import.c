@@ -74,7 +74,7 @@ fail_at(reader *r, int32_t kind, const char *code, int64_t offset, const char *f
     return -1;
 }
 
-#define BAD(code, r, offset, ...) return fail_at(r, GG_ERR_FILE, code, offset, __VA_ARGS__)
+#define BAD(code, r, offset, ...) return fail_at(r, GG_ERR_FORMAT, code, offset, __VA_ARGS__)
 #define UNSUPPORTED(code, r, offset, ...) return fail_at(r, GG_ERR_UNSUPPORTED, code, offset, __VA_ARGS__)
 #define OVER_LIMIT(code, r, offset, ...) return fail_at(r, GG_ERR_LIMIT, code, offset, __VA_ARGS__)
 
@@ -702,7 +702,7 @@ static const gg_dialect *identify(reader r, gg_error *err)
     gg_graph_free(reading);
     if (!found) fail_as(err, &best);
     else if (!agree)
-        gg_fail_as(err, GG_ERR_FILE, "AmbiguousDialect", -1,
+        gg_fail_as(err, GG_ERR_FORMAT, "AmbiguousDialect", -1,
                    "valid as %s, which read it as different graphs; say which dialect it is", fitting.text);
     if (found && !agree) err->offset = VERSION;
     return agree ? found : NULL;

@@ -1,7 +1,7 @@
 /* shape.c - shape rules, but for those of windows that slide (shape_windows.c). See shape.h. */
 #include "shape.h"
 
-#include "../kernels/blocks.h"
+#include "blocks.h"
 
 #define MAX_NE ((int64_t)1 << 40)
 #define MAX_ELEMENTS ((int64_t)1 << 48)

@@ -3,7 +3,7 @@
  */
 #include "gg_ops.h"
 
-#include "../kernels/blocks.h"
+#include "blocks.h"
 
 int64_t gg_work_gemm(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {

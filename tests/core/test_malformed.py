@@ -680,4 +680,4 @@ def test_every_code_is_in_the_documentation_and_every_documented_code_in_the_sou
     table = text[text.index("### Codes") :]
     rows = re.findall(r"^\| (`.*?`) \|", table, re.M)
     documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
-    assert documented == used - {"BadFile", "OverLimit", "CGraph"}
+    assert documented == used - {"BadFormat", "OverLimit", "CGraph"}

@@ -115,7 +115,7 @@ static void finding(const char *what, const gg_error *err)
 
 static void check_refusal(const gg_error *err, int64_t size)
 {
-    bool has_kind = err->kind == GG_ERR_SHAPE || err->kind == GG_ERR_FILE || err->kind == GG_ERR_UNSUPPORTED ||
+    bool has_kind = err->kind == GG_ERR_SHAPE || err->kind == GG_ERR_FORMAT || err->kind == GG_ERR_UNSUPPORTED ||
                     err->kind == GG_ERR_LIMIT;
     if (!has_kind || !err->code) finding("a refusal of no kind", err);
     if (err->offset < 0 || err->offset > size) finding("a refusal without offset", err);

@@ -1,10 +1,10 @@
 /* blocks.h - sizes of the blocks that kernels keep in scratch memory: gemm.c, experts.c, cross_entropy.c, attention.c and
- * rows.c carve it up by them, src/work.c adds them up. The same for every ISA level.
+ * rows.c carve it up by them, work.c adds them up. The same for every ISA level.
  */
 #ifndef GG_BLOCKS_H
 #define GG_BLOCKS_H
 
-#include "../src/tensor.h"
+#include "tensor.h"
 
 /* A product is computed from packed blocks of A (rows x inner) and B (inner x columns). Rows are multiples of every
  * level's tile height (4, 6, 8, 14), columns of every tile width (8, 16, 32). One inner size for all cases: it alone
