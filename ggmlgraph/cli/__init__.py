@@ -1,5 +1,6 @@
 """The command line: one module a command, options in, lines out, exit status.
 
 `main.py` is the console script and the place where every error ends, `commands.py` declares all commands and their
-options without importing what they do, so that `--help` is fast. What a command does lies in the other folders.
+options without importing what they do, so that `--help` is fast. `amounts.py` and `precision.py` print what several
+commands do. What a command does lies in the other folders.
 """

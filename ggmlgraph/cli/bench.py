@@ -15,12 +15,12 @@ import numpy as np
 
 from ggmlgraph import machine
 from ggmlgraph.cli import precision
+from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.core.boundary import isa_levels, peak_flops
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.execution import profiler
 from ggmlgraph.execution.runtime import Batch, Runtime
 from ggmlgraph.generation.generate import n_vocab_of
-from ggmlgraph.training.console import nbytes
 
 N_WARMUP = 1  # steps that take memory and start threads
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ggmlgraph.cli.memory import Memory
+from ggmlgraph.cli.amounts import Memory
 from ggmlgraph.core import limits
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.generation.sampling import PENALISED, Sampling

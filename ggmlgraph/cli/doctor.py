@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from ggmlgraph import __version__, machine
+from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.core.boundary import isa_levels, peak_flops
 from ggmlgraph.errors import UsageError
-from ggmlgraph.training.console import nbytes
 
 
 def command() -> None:

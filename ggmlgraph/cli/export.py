@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
+from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.plain import BytesTokenizer, CharsTokenizer
 from ggmlgraph.tracing import architectures
 from ggmlgraph.tracing.tracer import Graph, trace
-from ggmlgraph.training.console import nbytes
 
 
 def command(

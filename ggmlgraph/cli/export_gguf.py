@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.interchange import exportgguf, trained
-from ggmlgraph.training.console import nbytes
 
 
 def command(path: Path, output: Path, kind: str | None, ctx: int | None) -> None:

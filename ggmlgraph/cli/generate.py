@@ -10,9 +10,9 @@ import click
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.corpus import open_source
 from ggmlgraph.errors import UsageError
+from ggmlgraph.generation import wave
 from ggmlgraph.generation.generate import Generator, open_model
 from ggmlgraph.generation.sampling import Sampling
-from ggmlgraph.training import wave
 
 MOST_TOGETHER = 16  # prompts; what is kept of each takes as much memory
 

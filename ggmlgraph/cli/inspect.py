@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.core.boundary import CoreGraph, lib
 from ggmlgraph.core.importer import identify
 from ggmlgraph.core.limits import Limits
@@ -18,7 +19,6 @@ from ggmlgraph.table.dialect import LOSS, OUTPUT
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 from ggmlgraph.tracing import rotary
 from ggmlgraph.training import rundir
-from ggmlgraph.training.console import nbytes
 
 N_LARGEST = 5
 

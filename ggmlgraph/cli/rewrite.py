@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.core.importer import identify
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.graphfile.rewrite import rewrite
-from ggmlgraph.training.console import nbytes
 
 
 def command(source: Path, target: Path, dialect: str, source_dialect: str | None, limits: Limits) -> None:

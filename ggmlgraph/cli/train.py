@@ -14,25 +14,28 @@ from click.core import ParameterSource
 
 from ggmlgraph import machine
 from ggmlgraph.cli import precision
+from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.core.boundary import peak_flops
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.data.arrays import Samples
-from ggmlgraph.data.tokens import Dataset, prepare
+from ggmlgraph.data.arrays import ArrayData
+from ggmlgraph.data.text import TextData
+from ggmlgraph.data.tokens import prepare
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.roles import TARGETS, Roles
 from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.generation import wave
 from ggmlgraph.generation.generate import Generator, n_vocab_of
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 from ggmlgraph.tokenizers.plain import BytesTokenizer
-from ggmlgraph.training import rundir, wave
+from ggmlgraph.training import rundir
 from ggmlgraph.training.config import TrainConfig
-from ggmlgraph.training.console import Console, Rate, duration, nbytes
+from ggmlgraph.training.console import Console, Rate, duration
 from ggmlgraph.training.rundir import RunDirectory
-from ggmlgraph.training.trainer import Text, Trainer
+from ggmlgraph.training.trainer import Trainer
 
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 
@@ -139,7 +142,7 @@ def _roles(config: Mapping[str, Any], is_text: bool) -> Roles | None:
 def _for_samples(merged: dict[str, Any], runtime: Runtime) -> TrainConfig:
     if merged["data"]:
         raise UsageError("--data is a text: give --data or --input, not both")
-    rows = Samples(_files(merged), runtime, merged["seed"]).rows
+    rows = ArrayData(_files(merged), runtime, merged["seed"]).rows
     if merged.get("batch", rows) != rows or merged.get("ctx", 1) != 1:
         raise UsageError(f"a run of this graph takes {rows} samples, which only --accumulate can multiply")
     return TrainConfig(**{**merged, "batch": rows, "ctx": 1, "predict": 0})
@@ -153,7 +156,7 @@ def _train(
         return
     chosen = _tokenizer(runtime, run, start, tokenizer)
     tokens = prepare(config.data, chosen, run.tokens_path)
-    dataset = Dataset(tokens, config.ctx, config.seed, n_vocab=n_vocab_of(runtime))
+    data = TextData(tokens, config.ctx, config.seed, n_vocab=n_vocab_of(runtime))
     generator = Generator(runtime, chosen) if config.predict else None
     needs = _memory(runtime, config, generator)
     prompt = _prompt(config, runtime, chosen)
@@ -163,14 +166,13 @@ def _train(
         assert generator is not None
         return "".join(generator.text(prompt, config.predict, Sampling(seed=config.seed), f"sample {step}"))
 
-    source = Text(dataset, tokens.header.digest)
-    trainer = Trainer(runtime, source, config, run, sample=sample if generator else None)
+    trainer = Trainer(runtime, data, config, run, sample=sample if generator else None)
     if start is not None:
         trainer.resume(start)
     if runtime.tokenizer_bytes() is None:
         run.put_tokenizer(chosen.to_bytes())
-    data = f"text     {tokens.name}: {dataset.n_train:,} tokens to train on, {dataset.n_val:,} to validate"
-    if not _run(run, graph, trainer, start, data, needs):
+    told = f"text     {tokens.name}: {data.n_train:,} tokens to train on, {data.n_val:,} to validate"
+    if not _run(run, graph, trainer, start, told, needs):
         return
     click.echo(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
     if generator is not None:
@@ -183,13 +185,13 @@ def _train(
 def _train_on_samples(
     run: RunDirectory, graph: Path, runtime: Runtime, config: TrainConfig, start: Path | None
 ) -> None:
-    source = Samples(_files(msgspec.structs.asdict(config)), runtime, config.seed)
+    data = ArrayData(_files(msgspec.structs.asdict(config)), runtime, config.seed)
     needs = _memory(runtime, config, None)
-    trainer = Trainer(runtime, source, config, run, sample=None)
+    trainer = Trainer(runtime, data, config, run, sample=None)
     if start is not None:
         trainer.resume(start)
-    data = f"samples  {source.name}: {source.n_train:,} to train on, {source.n_val:,} to validate"
-    _run(run, graph, trainer, start, data, needs)
+    told = f"samples  {data.name}: {data.n_train:,} to train on, {data.n_val:,} to validate"
+    _run(run, graph, trainer, start, told, needs)
 
 
 def _run(

@@ -1,7 +1,7 @@
-"""Training data in numpy files: one file per input of a graph, the first axis counts samples.
+"""Training data from numpy files: one file per input of a graph, the first axis counts samples.
 
-`Samples` gives the trainer batches as `data.Dataset` does for text: which samples a step sees is a pure function of the
-seed and the step's number. Used by `ggmlgraph train --input`.
+Which samples a step sees is a pure function of the seed and the step's number. Used by `ggmlgraph train --input`;
+text.py is the same for text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.data.tokens import ROUNDS, permute
+from ggmlgraph.data.order import ROUNDS, permute
 from ggmlgraph.errors import DataError
 from ggmlgraph.execution.roles import TARGETS, answers_of
 from ggmlgraph.execution.runtime import Runtime
@@ -34,7 +34,7 @@ class _Input:
     shape: tuple[int, ...]  # of one sample, in the leaf
 
 
-class Samples:
+class ArrayData:
     """`files` by name of the graph's input; `rows` of them are a batch of the graph.
 
     Samples are for training but for the last tenth, at least one batch, which is for validation.

@@ -84,7 +84,7 @@ class Conversation:
 
     def answer(self, said: str, n: int, how: Sampling, stop: Sequence[str] = ()) -> Answer:
         """The model's answer, in pieces as they come, up to a control token. Where the caller stops, it ends too."""
-        tokenizer, ctx = self.generator.tokenizer, self.generator.decoder.ctx
+        tokenizer, ctx = self.generator.tokenizer, self.generator.reader.ctx
         ends = frozenset(tokenizer.specials.values())
         self.messages.append({"role": "user", "content": said})
         try:

@@ -1,15 +1,16 @@
 """Reading texts on and on: the logits of the next token, while what was read before is not computed again.
 
-A `CachedDecoder` keeps keys and values of every position; the runtime derives its programs from the graph (gg_cache),
+A `CachedReader` keeps keys and values of every position; the runtime derives its programs from the graph (gg_cache),
 whatever model it is. Where that cannot be done, because an op other than causal attention mixes positions or the graph
-has a fixed size, a `WindowDecoder` computes the whole window anew for each token. Used by `generate` and `evaluate`.
+has a fixed size, a `WindowReader` computes the whole window anew for each token. Used by `generate` and `evaluate`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,73 +26,80 @@ FLOPS_PER_THREAD = 2e6  # of a run; a thread with less to do costs more in waiti
 Logits = NDArray[np.float32]
 
 
-class Decoder(Protocol):
-    """Texts of one batch, read in step. Position n_past is the next to be read."""
+class TokenReader(ABC):
+    """Texts of one batch, read in step.
 
-    batch: int
-    ctx: int  # most positions
-    n_past: int
-    slow: str  # why each token computes the whole window anew; empty where it does not
+    batch: the most texts. ctx: the most positions. read: the first text's tokens so far. slow: why each token computes
+    the whole window anew; empty where it does not.
+    """
+
+    def __init__(self, batch: int, ctx: int, slow: str = "") -> None:
+        self.batch, self.ctx, self.slow = batch, ctx, slow
+        self.read: list[int] = []
+
+    @property
+    def n_past(self) -> int:
+        """Positions read: the number of the next."""
+        return len(self.read)
 
     def advance(self, tokens: NDArray[np.int32]) -> Logits:
-        """Read int32 (batch, n) further tokens; float32 (batch, n_vocab), of the token after them, until the next call.
-
-        n_past + n is at most ctx.
+        """Read further tokens, int32 (n_texts, n); float32 (n_texts, n_vocab), of the token after them, until the next
+        call. n_texts is at most batch, n_past + n at most ctx.
         """
+        logits = self._advance(tokens)
+        self.read += tokens[0].tolist()
+        return logits[: len(tokens)]
 
     def rewind(self, n_past: int) -> None:
         """Forget all but the first n_past positions."""
+        del self.read[n_past:]
 
+    def n_known(self, tokens: Sequence[int]) -> int:
+        """How many of a text's tokens, from the first on, the first text read begins with: where to rewind to."""
+        pairs = zip(self.read, tokens, strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.read), len(tokens)))
+
+    @abstractmethod
+    def _advance(self, tokens: NDArray[np.int32]) -> Logits:
+        """As `advance`; float32 (batch, n_vocab)."""
+
+    @abstractmethod
     def cost(self) -> Cost:
         """Memory and arithmetic of reading one token."""
 
 
-def n_in_common(read: Sequence[int], tokens: Sequence[int]) -> int:
-    """How many tokens, from the first on, a text has in common with what has been read: where to rewind to."""
-    pairs = zip(read, tokens, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(read), len(tokens)))
-
-
-def decoder_of(runtime: Runtime, batch: int = 1) -> Decoder:
-    """The fastest decoder the graph allows, for at least `batch` texts of up to the runtime's ctx tokens."""
+def reader_of(runtime: Runtime, batch: int = 1) -> TokenReader:
+    """The fastest reader the graph allows, for at least `batch` texts of up to the runtime's ctx tokens."""
     try:
-        return CachedDecoder(runtime, batch)
+        return CachedReader(runtime, batch)
     except UnsupportedError as error:
-        return WindowDecoder(runtime, batch, str(error))
+        return WindowReader(runtime, batch, str(error))
 
 
-class CachedDecoder:
+class CachedReader(TokenReader):
     """See the module. Raises UnsupportedError, naming the node, if the graph mixes positions."""
 
-    slow = ""
-
     def __init__(self, runtime: Runtime, batch: int = 1) -> None:
-        self.batch, self.ctx, self.n_past = batch, runtime.window[1], 0
+        super().__init__(batch, runtime.window[1])
         self._runtime = runtime
-        self._readers: dict[int, _Reader] = {}
-        self._reader(min(CHUNKS))  # with more than one position, which is what shows how the graph mixes them
-        self._step = self._reader(1)
+        self._chunks: dict[int, _Chunk] = {}
+        self._chunk(min(CHUNKS))  # with more than one position, which is what shows how the graph mixes them
+        self._step = self._chunk(1)
 
-    def _reader(self, n: int) -> _Reader:
-        if n not in self._readers:
-            first = next(iter(self._readers.values()), None)
-            self._readers[n] = _Reader(self._runtime, self.batch, n, self.ctx, first)
-        return self._readers[n]
+    def _chunk(self, n: int) -> _Chunk:
+        if n not in self._chunks:
+            first = next(iter(self._chunks.values()), None)
+            self._chunks[n] = _Chunk(self._runtime, self.batch, n, self.ctx, first)
+        return self._chunks[n]
 
-    def advance(self, tokens: NDArray[np.int32]) -> Logits:
-        n = tokens.shape[1]
-        while n > 1:  # the last token by itself: of the others no logits are needed
-            size = next((size for size in CHUNKS if n - 1 > size // 2), 1)
-            count = min(size, n - 1)
-            self._reader(size).read(tokens[:, -n : tokens.shape[1] - n + count], self.n_past)
-            self.n_past += count
-            n -= count
-        logits = self._step.logits(tokens[:, -1:], self.n_past)
-        self.n_past += 1
-        return logits
-
-    def rewind(self, n_past: int) -> None:
-        self.n_past = n_past
+    def _advance(self, tokens: NDArray[np.int32]) -> Logits:
+        done, last = 0, tokens.shape[1] - 1
+        while done < last:  # the last token by itself: of the others no logits are needed
+            size = next((size for size in CHUNKS if last - done > size // 2), 1)
+            part = tokens[:, done : min(done + size, last)]
+            self._chunk(size).read(part, self.n_past + done)
+            done += part.shape[1]
+        return self._step.logits(tokens[:, last:], self.n_past + last)
 
     def cost(self) -> Cost:
         return self._step.program.cost()
@@ -105,10 +113,10 @@ class CachedDecoder:
         spent += [(self._step.program.graph.op(i), float(s)) for i, s in enumerate(seconds) if s]
 
 
-class _Reader:
+class _Chunk:
     """The program that reads n positions of each text."""
 
-    def __init__(self, runtime: Runtime, batch: int, n: int, ctx: int, shared: _Reader | None) -> None:
+    def __init__(self, runtime: Runtime, batch: int, n: int, ctx: int, shared: _Chunk | None) -> None:
         fused = runtime.at(batch=batch, ctx=n).fused(OUTPUT)
         feeds = {kind: fused.find(name) for name, kind in runtime.metadata.inputs.items()}
         ids = [feeds[kind] for kind in ("tokens", "positions") if feeds.get(kind, -1) >= 0]
@@ -135,14 +143,14 @@ class _Reader:
         return self.program.leaf(self.program.graph.find(fused.name(tensor_id))).reshape(shape)
 
     def _feed(self, tokens: NDArray[np.int32], n_past: int) -> None:
-        """Places behind the tokens may hold anything: what is read from them is overwritten before it is seen."""
-        self._tokens[:, : tokens.shape[1]] = tokens
+        """Places behind the tokens, and other texts, may hold anything: it is overwritten before it is seen."""
+        self._tokens[: len(tokens), : tokens.shape[1]] = tokens
         self._n_past[0] = n_past
         if self._positions is not None:
             self._positions[:] = self._numbers[n_past : n_past + len(self._positions)]
 
     def read(self, tokens: NDArray[np.int32], n_past: int) -> None:
-        """Add at most n positions (batch, n) to the caches."""
+        """Add at most n positions to the caches."""
         self._feed(tokens, n_past)
         self.program.run(0, self._cached)
 
@@ -155,25 +163,20 @@ class _Reader:
         return self._logits
 
 
-class WindowDecoder:
+class WindowReader(TokenReader):
     """Computes every position of the window for each token. A graph of fixed batch may read more texts than asked."""
 
     def __init__(self, runtime: Runtime, batch: int = 1, slow: str = "") -> None:
-        self.slow = slow
         self._runtime = runtime.at(batch=batch) if "batch" in runtime.sizes else runtime
-        self.batch, self.ctx = self._runtime.window
-        self.n_past = 0
+        super().__init__(*self._runtime.window, slow)
         self._window = np.zeros((self.batch, self.ctx), np.int32)
 
-    def advance(self, tokens: NDArray[np.int32]) -> Logits:
-        self._window[: len(tokens), self.n_past : self.n_past + tokens.shape[1]] = tokens
-        self.n_past += tokens.shape[1]
+    def _advance(self, tokens: NDArray[np.int32]) -> Logits:
+        end = self.n_past + tokens.shape[1]
+        self._window[: len(tokens), self.n_past : end] = tokens
         logits = self._runtime.forward(OUTPUT, tokens=self._window)[0].reshape(self.batch, self.ctx, -1)
-        last: Logits = logits[:, self.n_past - 1]
+        last: Logits = logits[:, end - 1]
         return last
-
-    def rewind(self, n_past: int) -> None:
-        self.n_past = n_past
 
     def cost(self) -> Cost:
         return self._runtime.program(OUTPUT).cost()

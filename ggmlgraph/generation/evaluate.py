@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ggmlgraph.data.corpus import TextSource, open_source
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.execution.runtime import Runtime
-from ggmlgraph.generation.decoding import OUTPUT, decoder_of, n_in_common
+from ggmlgraph.generation.decoding import OUTPUT, reader_of
 from ggmlgraph.generation.generate import n_vocab_of
 from ggmlgraph.tokenizers.base import Ids, Tokenizer
 
@@ -212,8 +212,7 @@ class _Scorer:
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer) -> None:
         n_vocab_of(runtime)
-        self._decoder, self._tokenizer = decoder_of(runtime), tokenizer
-        self._read: list[int] = []
+        self._reader, self._tokenizer = reader_of(runtime), tokenizer
 
     def score(self, prompt: str, choice: str) -> float:
         space = "" if prompt[-1].isspace() or choice[0].isspace() else " "
@@ -221,23 +220,20 @@ class _Scorer:
         bos = self._tokenizer.beginning
         n_prompt = len(bos) + len(self._tokenizer.encode(text))
         ids = [*bos, *self._tokenizer.encode(prompt + space + choice).tolist()]
-        if len(ids) > self._decoder.ctx:
-            cut = len(ids) - self._decoder.ctx
+        if len(ids) > self._reader.ctx:
+            cut = len(ids) - self._reader.ctx
             ids, n_prompt = [*bos, *ids[cut + len(bos) :]], n_prompt - cut
         n_prompt = min(max(n_prompt, 1), len(ids) - 1)
         return self._log_likelihood(ids, n_prompt)
 
     def _log_likelihood(self, ids: list[int], first: int) -> float:
         """Of the tokens from `first` on, given those before."""
-        known = min(n_in_common(self._read, ids), first - 1)
-        del self._read[known:]
-        self._decoder.rewind(known)
+        tokens = np.array(ids, np.int32)
+        known = min(self._reader.n_known(ids), first - 1)
+        self._reader.rewind(known)
         total = 0.0
         for end in range(first, len(ids)):
-            rows = np.zeros((self._decoder.batch, end - known), np.int32)
-            rows[0] = ids[known:end]
-            logits = self._decoder.advance(rows)[:1]
-            self._read += ids[known:end]
-            total += float(log_probabilities(logits, np.array([ids[end]], np.int32))[0])
+            logits = self._reader.advance(tokens[None, known:end])
+            total += float(log_probabilities(logits, tokens[end : end + 1])[0])
             known = end
         return total

@@ -21,7 +21,7 @@ from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.program import Cost
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation.choice import choose
-from ggmlgraph.generation.decoding import OUTPUT, Decoder, decoder_of, n_in_common
+from ggmlgraph.generation.decoding import OUTPUT, reader_of
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.philox import philox
 from ggmlgraph.tokenizers.base import Ids, TextDecoder, Tokenizer
@@ -57,21 +57,20 @@ class Generator:
         if tokenizer.n_vocab > n_vocab:
             raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
         self.tokenizer = tokenizer
-        self.decoder: Decoder = decoder_of(runtime, batch)
-        self._read: list[int] = []  # the first text's tokens that the decoder has read
+        self.reader = reader_of(runtime, batch)
 
     def cost(self) -> Cost:
         """Memory and arithmetic of one token."""
-        return self.decoder.cost()
+        return self.reader.cost()
 
     def notes(self, prompts: Sequence[str]) -> Iterator[str]:
         """What a person should know before these prompts are continued: a line each."""
-        if self.decoder.slow:
-            yield f"slow: each token computes the whole window anew, because {self.decoder.slow}"
+        if self.reader.slow:
+            yield f"slow: each token computes the whole window anew, because {self.reader.slow}"
         for prompt in prompts:
-            if (n := len(self.ids(prompt))) > self.decoder.ctx:
+            if (n := len(self.ids(prompt))) > self.reader.ctx:
                 yield (
-                    f"a prompt of {n} tokens counts from its end: the window is {self.decoder.ctx} tokens; "
+                    f"a prompt of {n} tokens counts from its end: the window is {self.reader.ctx} tokens; "
                     "--ctx widens it as far as the model goes"
                 )
 
@@ -86,12 +85,12 @@ class Generator:
         have changed.
         """
         text = self._begin(prompt, n, how, stream)
-        for (token,) in self._steps([text], how, self._known(text) if reuse else 0):
+        for (token,) in self._steps([text], how, self.reader.n_known(text.window[:-1]) if reuse else 0):
             if token is not None:
                 yield token
 
     def _begin(self, prompt: Ids, n: int, how: Sampling, stream: str) -> _Text:
-        return _Text(self._window([int(token) for token in prompt], self.decoder.ctx), philox(how.seed, stream), n)
+        return _Text(self._window([int(token) for token in prompt], self.reader.ctx), philox(how.seed, stream), n)
 
     def _window(self, tokens: list[int], n: int) -> list[int]:
         """The last n tokens, the first of them begin-of-text if the model's texts begin so."""
@@ -100,35 +99,29 @@ class Generator:
         beginning = self.tokenizer.beginning
         return (beginning + tokens[len(tokens) - n + len(beginning) :])[:n]
 
-    def _known(self, text: _Text) -> int:
-        """How many of its tokens, not the last, the decoder has read already."""
-        return n_in_common(self._read, text.window[:-1])
-
     def _steps(self, texts: Sequence[_Text], how: Sampling, n_read: int = 0) -> Iterator[list[int | None]]:
         """The next token of each text, until all have ended; None after its end, and while its prompt is being read.
 
         Texts are read in step, position by position; the shortest prompt decides how much of all is read at first
         (as in Meta's generation code for LLaMA).
         """
-        ctx, n_vocab = self.decoder.ctx, self.tokenizer.n_vocab
+        ctx, n_vocab = self.reader.ctx, self.tokenizer.n_vocab
         while any(text.left for text in texts):
             end = min(len(text.window) for text in texts if text.left)
             if end > ctx:
                 for text in texts:
                     text.window = self._window(text.window[: end - 1], ctx // 2) + text.window[end - 1 :]
                 n_read, end = 0, ctx // 2 + 1
-            rows = np.zeros((self.decoder.batch, end - n_read), np.int32)
-            for row, text in zip(rows, texts, strict=False):
+            rows = np.zeros((len(texts), end - n_read), np.int32)
+            for row, text in zip(rows, texts, strict=True):
                 part = text.window[n_read:end]
                 row[: len(part)] = part
-            del self._read[n_read:]
-            self.decoder.rewind(n_read)
-            logits = self.decoder.advance(rows)
-            self._read += texts[0].window[n_read:end]
+            self.reader.rewind(n_read)
+            logits = self.reader.advance(rows)
             n_read = end
             yield [
                 text.draw(row[:n_vocab], how, self.tokenizer.eos_id) if text.left and len(text.window) == end else None
-                for row, text in zip(logits, texts, strict=False)
+                for row, text in zip(logits, texts, strict=True)
             ]
 
     # ------------------------------------------------------------ text
@@ -155,8 +148,8 @@ class Generator:
     ) -> list[str]:
         """What `text` gives for each prompt, computed together as far as the batch goes."""
         found: list[str] = []
-        for first in range(0, len(prompts), self.decoder.batch):
-            found += self._texts(prompts[first : first + self.decoder.batch], n, how, stream, stop)
+        for first in range(0, len(prompts), self.reader.batch):
+            found += self._texts(prompts[first : first + self.reader.batch], n, how, stream, stop)
         return found
 
     def _texts(self, prompts: Sequence[str], n: int, how: Sampling, stream: str, stop: Sequence[str]) -> list[str]:

@@ -16,9 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 
-from ggmlgraph.data.tokens import Dataset
 from ggmlgraph.errors import CheckpointError, GGError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.runtime import Batch, Runtime, StepResult
@@ -27,7 +25,6 @@ from ggmlgraph.training.console import Console
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
 from ggmlgraph.training.rundir import RunDirectory, prune, step_directory
 
-EVAL_TOKENS = 1 << 15  # of the validation part, at most, each time it is evaluated
 MAX_SKIPPED = 5  # updates in a row whose loss or gradient is not finite, before the run gives up
 
 
@@ -73,10 +70,10 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-class Source(Protocol):
-    """Where a run's data come from: a text (`Text`) or numpy files (samples.Samples)."""
+class TrainingData(Protocol):
+    """What a run is trained on: a text (data/text.py) or numpy files (data/arrays.py)."""
 
-    digest: str
+    digest: str  # of the content: the same wherever it lies
 
     def batch(self, step: int, n: int) -> Batch:
         """The n windows or samples of step 0, 1, ...: the same whenever they are asked for."""
@@ -85,42 +82,20 @@ class Source(Protocol):
         """Mean loss of the part kept for validation, and the share of right answers where that means something."""
 
 
-class Text:
-    """Windows of a text; see data.Dataset."""
-
-    def __init__(self, dataset: Dataset, digest: str) -> None:
-        self.dataset, self.digest = dataset, digest
-
-    def batch(self, step: int, n: int) -> Batch:
-        """n windows: tokens and targets."""
-        return self.dataset.batch(step, n)
-
-    def evaluate(self, runtime: Runtime) -> tuple[float, None]:
-        """Mean loss over the first EVAL_TOKENS of the validation part, nats per token."""
-        batch, ctx = runtime.window
-        total, n_windows = 0.0, 0
-        for tokens, targets, n_rows in self.dataset.validation_batches(batch, EVAL_TOKENS):
-            weights = np.zeros((batch, ctx), np.float32)
-            weights[:n_rows] = 1.0 / ctx
-            total += runtime.loss(tokens, targets, weights)
-            n_windows += n_rows
-        return total / n_windows, None
-
-
 class Trainer:
     """One run. `sample(step)` is a text the model makes up, or None for no samples."""
 
     def __init__(
         self,
         runtime: Runtime,
-        source: Source,
+        data: TrainingData,
         config: TrainConfig,
         run: RunDirectory,
         *,
         sample: Callable[[int], str] | None,
     ) -> None:
-        self.runtime, self.source, self.config, self.run_directory = runtime, source, config, run
-        self.origin = Origin(config.seed, config.windows_per_step, config.ctx, source.digest)
+        self.runtime, self.data, self.config, self.run_directory = runtime, data, config, run
+        self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data.digest)
         self.progress = Progress()
         self._sample = sample
 
@@ -159,7 +134,7 @@ class Trainer:
         config, progress = self.config, self.progress
         started = time.perf_counter()
         lr = config.lr_at(progress.step + 1)
-        batch = self.source.batch(progress.step, config.windows_per_step)
+        batch = self.data.batch(progress.step, config.windows_per_step)
         n_tokens = config.windows_per_step * config.ctx
         result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip, betas=config.betas)
         seconds = time.perf_counter() - started
@@ -200,8 +175,8 @@ class Trainer:
             )
 
     def evaluate(self) -> tuple[float | None, float | None]:
-        """What `source.evaluate` finds; a loss that is not finite is None."""
-        loss, accuracy = self.source.evaluate(self.runtime)
+        """What `data.evaluate` finds; a loss that is not finite is None."""
+        loss, accuracy = self.data.evaluate(self.runtime)
         return _finite(loss), accuracy
 
     # ------------------------------------------------------------ saving

@@ -21,7 +21,8 @@ from report import save, show
 from workloads import W1
 
 import ggmlgraph as gg
-from ggmlgraph.data.tokens import Dataset, prepare
+from ggmlgraph.data.text import TextData
+from ggmlgraph.data.tokens import prepare
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -116,12 +117,12 @@ def torch_weights(runtime: gg.Runtime) -> Iterator[Any]:
     yield from (weights["output_norm.weight"], weights["output.weight"])
 
 
-def losses(step: Step, dataset: Dataset, longest: float = math.inf) -> list[float]:
+def losses(step: Step, data: TextData, longest: float = math.inf) -> list[float]:
     """Of N_STEPS steps, or as many as `longest` seconds allow."""
     found: list[float] = []
     start = time.monotonic()
     while len(found) < N_STEPS and time.monotonic() - start < longest:
-        found.append(step(*dataset.batch(len(found), W1.batch), LR * min(1, (len(found) + 1) / WARMUP)))
+        found.append(step(*data.batch(len(found), W1.batch), LR * min(1, (len(found) + 1) / WARMUP)))
     return found
 
 
@@ -134,14 +135,14 @@ def main(out: Path, threads: int, rounds: int) -> None:
         graph = Path(directory) / "graph.bin"
         gg.trace(W1.loss, W1.config, W1.batch, W1.ctx).save(graph)
         tokens = prepare([str(TEXT)], load_tokenizer(TOKENIZER), Path(directory))
-        dataset = Dataset(tokens, W1.ctx, 0, n_vocab=W1.config.n_vocab)
+        data = TextData(tokens, W1.ctx, 0, n_vocab=W1.config.n_vocab)
         runs: dict[str, list[float]] = {}
         for precision in ("float32", "bf16"):
-            runs[f"ours {precision}"] = losses(ours(graph, threads, precision), dataset)
+            runs[f"ours {precision}"] = losses(ours(graph, threads, precision), data)
         try:
-            runs["torch float32"] = losses(torchs(graph, threads, False), dataset)
-            runs["torch bf16, rounded"] = losses(torchs(graph, threads, True, rounded=True), dataset)
-            runs["torch bf16 autocast"] = losses(torchs(graph, threads, True), dataset, LONGEST)
+            runs["torch float32"] = losses(torchs(graph, threads, False), data)
+            runs["torch bf16, rounded"] = losses(torchs(graph, threads, True, rounded=True), data)
+            runs["torch bf16 autocast"] = losses(torchs(graph, threads, True), data, LONGEST)
         except ImportError:
             print("\nbf16: torch is not installed")
     exact = np.array(runs["ours float32"])

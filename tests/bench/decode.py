@@ -70,14 +70,14 @@ def write_llama_110m(path: Path) -> None:
 def ours(path: Path, threads: int) -> Callable[[int], Step]:
     """What reads `depth` tokens and then gives the step."""
     from ggmlgraph.execution.runtime import Runtime
-    from ggmlgraph.generation.decoding import CachedDecoder
+    from ggmlgraph.generation.decoding import CachedReader
 
-    decoder = CachedDecoder(Runtime(path, threads=threads, ctx=CTX))
+    reader = CachedReader(Runtime(path, threads=threads, ctx=CTX))
 
     def begin(depth: int) -> Step:
-        decoder.rewind(0)
-        decoder.advance(np.ones((1, depth), np.int32))
-        return lambda token: int(decoder.advance(np.array([[token]], np.int32))[0].argmax())
+        reader.rewind(0)
+        reader.advance(np.ones((1, depth), np.int32))
+        return lambda token: int(reader.advance(np.array([[token]], np.int32))[0].argmax())
 
     return begin
 

@@ -148,10 +148,10 @@ def test_an_answer_stopped_early_is_kept_as_far_as_it_came(conversation: Convers
 
 def test_a_turn_reads_only_what_is_new(conversation: Conversation) -> None:
     list(conversation.answer("Hi", 3, GREEDY))
-    decoder: Any = conversation.generator.decoder
+    reader: Any = conversation.generator.reader
     read: list[int] = []
-    advance = decoder.advance
-    decoder.advance = lambda tokens: (read.append(tokens.shape[1]), advance(tokens))[1]
+    advance = reader.advance
+    reader.advance = lambda tokens: (read.append(tokens.shape[1]), advance(tokens))[1]
     list(conversation.answer("And now?", 1, GREEDY))
     whole = conversation.template.render(conversation.messages[:-1])
     assert 0 < sum(read) < len(whole) - len("<|system|>Be brief.\n<|user|>Hi\n<|assistant|>") + 12

@@ -1,4 +1,4 @@
-"""Decoders: a text read bit by bit gives the logits of the text read at once; what cannot be read so is refused."""
+"""Readers: a text read bit by bit gives the logits of the text read at once; what cannot be read so is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import ggmlgraph as gg
 from ggmlgraph.errors import MemoryLimitError, UnsupportedError
 from ggmlgraph.execution.runtime import Runtime
-from ggmlgraph.generation.decoding import CHUNKS, CachedDecoder, WindowDecoder, decoder_of
+from ggmlgraph.generation.decoding import CHUNKS, CachedReader, WindowReader, reader_of
 from ggmlgraph.models import gemma, gpt2, gpt_neox, llama, mistral, mixtral, phi2, qwen2, qwen3
 
 N_VOCAB, CTX = 61, 48
@@ -43,10 +43,10 @@ def texts(batch: int, n: int = CTX) -> Any:
 
 def assert_reads_as_at_once(runtime: Runtime, batch: int, cuts: list[int]) -> None:
     """Read texts in parts that end at `cuts`; after each, compare with the logits of the whole window."""
-    tokens, decoder = texts(batch, runtime.window[1]), CachedDecoder(runtime, batch)
+    tokens, reader = texts(batch, runtime.window[1]), CachedReader(runtime, batch)
     whole = runtime.at(batch=batch).forward("logits", tokens=tokens)[0].reshape(*tokens.shape, -1)
     for begin, end in zip([0, *cuts], cuts, strict=False):
-        logits = decoder.advance(tokens[:, begin:end])
+        logits = reader.advance(tokens[:, begin:end])
         np.testing.assert_allclose(logits, whole[:, end - 1], atol=2e-5 * np.abs(whole).max())
 
 
@@ -67,26 +67,26 @@ def test_the_logits_are_the_same_for_any_number_of_threads(tmp_path: Path) -> No
     found = []
     for threads in (1, 3):
         with Runtime(path, threads=threads) as rt:
-            decoder = CachedDecoder(rt)
-            assert decoder._step.program.cost().flops > 2e6
-            found.append(b"".join(decoder.advance(part).tobytes() for part in np.split(texts(1, 30), [20, 21], axis=1)))
+            reader = CachedReader(rt)
+            assert reader._step.program.cost().flops > 2e6
+            found.append(b"".join(reader.advance(part).tobytes() for part in np.split(texts(1, 30), [20, 21], axis=1)))
     assert found[0] == found[1]
 
 
 def test_what_was_rewound_is_read_anew(graph: Path) -> None:
     with Runtime(graph, threads=1) as rt:
-        decoder, tokens = CachedDecoder(rt), texts(1, 12)
-        first = decoder.advance(tokens).copy()
-        decoder.rewind(5)
-        decoder.advance(tokens[:, ::-1][:, :7])
-        decoder.rewind(5)
-        np.testing.assert_allclose(decoder.advance(tokens[:, 5:]), first, atol=1e-5)
+        reader, tokens = CachedReader(rt), texts(1, 12)
+        first = reader.advance(tokens).copy()
+        reader.rewind(5)
+        reader.advance(tokens[:, ::-1][:, :7])
+        reader.rewind(5)
+        np.testing.assert_allclose(reader.advance(tokens[:, 5:]), first, atol=1e-5)
 
 
 def test_programs_share_weights_and_caches(graph: Path) -> None:
     with Runtime(graph, threads=1) as rt:
-        decoder = CachedDecoder(rt)
-        one, many = decoder._step.program, decoder._reader(CHUNKS[-1]).program
+        reader = CachedReader(rt)
+        one, many = reader._step.program, reader._chunk(CHUNKS[-1]).program
         for name in ("token_embd.weight", "cache.k.0", "cache.v.1", "cache.n_past"):
             one.leaf(one.graph.find(name))[...] = 3
             assert (many.leaf(many.graph.find(name)) == 3).all()
@@ -94,19 +94,19 @@ def test_programs_share_weights_and_caches(graph: Path) -> None:
 
 def test_weights_changed_between_texts_are_used(graph: Path) -> None:
     with Runtime(graph, threads=1) as rt:
-        decoder = CachedDecoder(rt)
-        decoder.advance(texts(1, 3))
+        reader = CachedReader(rt)
+        reader.advance(texts(1, 3))
         rt.set("output.weight", np.zeros((N_VOCAB, 32), np.float32))
-        decoder.rewind(0)
-        assert (decoder.advance(texts(1, 3)) == 0).all()
+        reader.rewind(0)
+        assert (reader.advance(texts(1, 3)) == 0).all()
 
 
 def test_reading_a_prompt_computes_no_logits(graph: Path) -> None:
     with Runtime(graph, threads=1) as rt:
-        decoder = CachedDecoder(rt)
-        reader = decoder._reader(8)
-        assert reader.program.graph.op(reader._cached - 1) == "cached_attention"
-        assert reader._cached < reader._output
+        reader = CachedReader(rt)
+        chunk = reader._chunk(8)
+        assert chunk.program.graph.op(chunk._cached - 1) == "cached_attention"
+        assert chunk._cached < chunk._output
 
 
 # ---------------------------------------------------------------- what mixes positions
@@ -153,10 +153,10 @@ def test_an_op_that_mixes_positions_is_named_and_the_window_computed_anew(
 ) -> None:
     with Runtime(traced(tmp_path / "g.bin", mixing(mix), LLAMA), threads=1) as rt:
         with pytest.raises(UnsupportedError, match=rf"{op} \S* ?mixes positions"):
-            CachedDecoder(rt)
-        decoder = decoder_of(rt)
-        assert isinstance(decoder, WindowDecoder)
-        assert re.search(rf"{op} \S* ?mixes positions", decoder.slow)
+            CachedReader(rt)
+        reader = reader_of(rt)
+        assert isinstance(reader, WindowReader)
+        assert re.search(rf"{op} \S* ?mixes positions", reader.slow)
 
 
 def unmasked(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: llama.Config) -> gg.Tensor:
@@ -174,7 +174,7 @@ def test_attention_to_later_positions_is_refused(tmp_path: Path) -> None:
         Runtime(traced(tmp_path / "g.bin", unmasked, LLAMA), threads=1) as rt,
         pytest.raises(UnsupportedError, match="mixes positions"),
     ):
-        CachedDecoder(rt)
+        CachedReader(rt)
 
 
 def halves(x: Any) -> Any:
@@ -188,13 +188,13 @@ def test_ops_that_act_on_each_position_alone_are_not_refused(tmp_path: Path) -> 
         assert_reads_as_at_once(rt, 2, [3, 4, 30])
 
 
-def test_both_decoders_give_the_same_logits(graph: Path) -> None:
+def test_both_readers_give_the_same_logits(graph: Path) -> None:
     with Runtime(graph, threads=1) as rt:
-        cached, window = CachedDecoder(rt, 2), WindowDecoder(rt, 2)
+        cached, window = CachedReader(rt, 2), WindowReader(rt, 2)
         for part in np.split(texts(2), [4, 5, 30], axis=1):
             np.testing.assert_allclose(cached.advance(part), window.advance(part), atol=1e-5)
 
 
 def test_caches_count_against_the_memory_limit(graph: Path) -> None:
     with Runtime(graph, threads=1, memory_limit=100_000) as rt, pytest.raises(MemoryLimitError):
-        CachedDecoder(rt, batch=64)
+        CachedReader(rt, batch=64)

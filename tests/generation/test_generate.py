@@ -12,14 +12,13 @@ import ggmlgraph as gg
 from ggmlgraph.cli import main
 from ggmlgraph.data.corpus import SINE_ALPHABET
 from ggmlgraph.errors import CheckpointError, DataError, GGError, UsageError
-from ggmlgraph.generation import generate
+from ggmlgraph.generation import generate, wave
 from ggmlgraph.generation.choice import choose
-from ggmlgraph.generation.decoding import CachedDecoder, WindowDecoder
+from ggmlgraph.generation.decoding import CachedReader, WindowReader
 from ggmlgraph.generation.generate import Generator, Written
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.models import llama
 from ggmlgraph.tokenizers.plain import BytesTokenizer, CharsTokenizer
-from ggmlgraph.training import wave
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25], np.float32))
 GREEDY = Sampling(temperature=0)
@@ -127,7 +126,7 @@ def test_another_seed_gives_another_text(generator: Generator) -> None:
 def test_padding_behind_the_last_token_changes_nothing(tmp_path: Path) -> None:
     path = save(tmp_path / "g.bin")
     tokens = np.array([[65, 66, 67]], np.int32)
-    short, long = (WindowDecoder(gg.Runtime(path, threads=1, ctx=ctx)).advance(tokens) for ctx in (3, 32))
+    short, long = (WindowReader(gg.Runtime(path, threads=1, ctx=ctx)).advance(tokens) for ctx in (3, 32))
     np.testing.assert_allclose(short, long, atol=1e-6)
 
 
@@ -205,14 +204,14 @@ def recomputing(path: Path, batch: int = 1) -> Generator:
     """Computes the window anew for every token."""
     runtime = gg.Runtime(path, threads=1)
     generator = Generator(runtime, BytesTokenizer())
-    generator.decoder = WindowDecoder(runtime, batch, "it was asked for")
+    generator.reader = WindowReader(runtime, batch, "it was asked for")
     return generator
 
 
 def test_with_its_cache_a_model_says_what_it_says_without(tmp_path: Path) -> None:
     path = save(tmp_path / "g.bin")
     cached = Generator(gg.Runtime(path, threads=1), BytesTokenizer())
-    assert isinstance(cached.decoder, CachedDecoder)
+    assert isinstance(cached.reader, CachedReader)
     said = "".join(cached.text("abcd", 40, GREEDY))  # ctx is 8: the window is full again and again
     assert said == "".join(recomputing(path).text("abcd", 40, GREEDY))
 
@@ -293,13 +292,13 @@ def test_a_character_is_shown_when_all_its_bytes_are_there() -> None:
 def test_a_text_that_begins_like_the_last_is_read_from_where_it_differs(generator: Generator) -> None:
     first = list(generator.tokens(np.array([1, 2, 3], np.int32), 2, GREEDY))
     read: list[int] = []
-    advance = generator.decoder.advance
+    advance = generator.reader.advance
 
     def noting(tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         read.extend(tokens[0].tolist())
         return advance(tokens)
 
-    generator.decoder.advance = noting  # type: ignore[method-assign]
+    generator.reader.advance = noting  # type: ignore[method-assign]
     prompt = np.array([1, 2, 3, first[0], 9], np.int32)
     reused = list(generator.tokens(prompt, 1, GREEDY, reuse=True))
     assert read == [9]

@@ -11,7 +11,7 @@ import pytest
 import ggmlgraph as gg
 from ggmlgraph.errors import UsageError
 from ggmlgraph.execution.runtime import Runtime
-from ggmlgraph.generation.decoding import CachedDecoder, WindowDecoder
+from ggmlgraph.generation.decoding import CachedReader, WindowReader
 from ggmlgraph.models import llama
 from ggmlgraph.tracing import rotary
 
@@ -39,7 +39,7 @@ def test_what_is_read_bit_by_bit_has_the_logits_of_the_whole_text(kind: str, tmp
     gg.trace(llama.loss, llama.Config(**SIZES, **SCALINGS[kind]), batch=1, ctx=24).save(tmp_path / "graph.bin")
     ids = np.random.default_rng(0).integers(0, 31, (1, 24)).astype(np.int32)
     with Runtime(tmp_path / "graph.bin", threads=1) as runtime:
-        cached, whole = CachedDecoder(runtime), WindowDecoder(runtime)
+        cached, whole = CachedReader(runtime), WindowReader(runtime)
         for part in (ids[:, :13], ids[:, 13:14], ids[:, 14:]):
             np.testing.assert_allclose(cached.advance(part), whole.advance(part), atol=2e-5)
 

@@ -19,7 +19,7 @@ from places import DATA
 
 import ggmlgraph as gg
 from ggmlgraph.cli.main import run
-from ggmlgraph.data.arrays import Samples
+from ggmlgraph.data.arrays import ArrayData
 from ggmlgraph.errors import ShapeError, UsageError
 from ggmlgraph.execution.roles import TARGETS, Roles
 from ggmlgraph.table.dialect import LOSS, PARAM
@@ -179,7 +179,7 @@ def test_a_target_that_is_no_class_is_named_before_the_first_step(files: Path) -
 def test_every_epoch_of_samples_sees_each_once(files: Path) -> None:
     np.save(files / "x.npy", np.stack([np.arange(N)] * 2, 1).astype(np.float32))
     with gg.Runtime(MLP, roles=Roles(params=WEIGHTS, inputs=("x",), loss="logits", targets=True)) as rt:
-        samples = Samples({"x": files / "x.npy", TARGETS: files / "y.npy"}, rt, seed=5)
+        samples = ArrayData({"x": files / "x.npy", TARGETS: files / "y.npy"}, rt, seed=5)
         n = samples.n_train // BATCH
         seen = np.concatenate([samples.batch(step, BATCH)["x"][:, 0] for step in range(2 * n)]).reshape(2, -1)
         for epoch in seen:

@@ -23,7 +23,8 @@ from fulldisk import file_size_limit
 import ggmlgraph as gg
 from ggmlgraph.cli import main
 from ggmlgraph.data.corpus import SINE_ALPHABET
-from ggmlgraph.data.tokens import Dataset, prepare
+from ggmlgraph.data.text import TextData
+from ggmlgraph.data.tokens import prepare
 from ggmlgraph.errors import CheckpointError, GGError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.models import baby_llama
@@ -32,7 +33,7 @@ from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console, Rate
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
 from ggmlgraph.training.rundir import RunDirectory, steps
-from ggmlgraph.training.trainer import Text, Trainer
+from ggmlgraph.training.trainer import Trainer
 
 SIZES = {"batch": 2, "ctx": 16}
 OPTIONS = ["--batch", "2", "--ctx", "16", "--eval-every", "7", "--save-every", "5", "--sample-every", "6",
@@ -67,8 +68,8 @@ def trainer(graph: Path, path: Path, accumulate: int = 1, **options: Any) -> Tra
     config = TrainConfig(**{"steps": 8, "warmup": 2, "save_every": 4, "eval_every": 0, **SIZES, **options})
     runtime = gg.Runtime(graph, threads=1, batch=config.batch, accumulate=accumulate)
     tokens = prepare(["builtin:sine"], CharsTokenizer(SINE_ALPHABET), path / "tokens")
-    dataset = Dataset(tokens, config.ctx, config.seed, n_vocab=8)
-    return Trainer(runtime, Text(dataset, tokens.header.digest), config, RunDirectory(path), sample=None)
+    data = TextData(tokens, config.ctx, config.seed, n_vocab=8)
+    return Trainer(runtime, data, config, RunDirectory(path), sample=None)
 
 
 def console() -> Console:
