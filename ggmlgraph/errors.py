@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ggmlgraph.printable import escaped
+
 
 class GGError(Exception):
-    """Base of every error meant for a person; `str(error)` is one line.
+    """Base of every error meant for a person; `str(error)` is one line, and nothing in it steers a terminal.
 
     code: name of the rule that was broken, which does not change between versions (docs/cgraph.md lists those of graph
         files); None where there is none.
@@ -29,7 +31,7 @@ class GGError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *, code: str | None = None, offset: int | None = None) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(escaped(" ".join(message.split("\n"))))
         self.code = code
         self.offset = offset
 

@@ -1,8 +1,8 @@
 """The command line `ggmlgraph`: the group of the commands that commands.py declares, and where every error ends.
 
 Exit status: 0 success, a run stopped by Ctrl-C or SIGTERM included; 2 for a command line that makes no sense; 1 for
-every other error. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too. A reader of our output
-that leaves early (`| head`) ends the command quietly with 1.
+every other error, faults of our own too. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too. A
+reader of our output that leaves early (`| head`) ends the command quietly with 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -18,6 +21,10 @@ import click
 from ggmlgraph import __version__
 from ggmlgraph.cli.commands import COMMANDS
 from ggmlgraph.errors import GGError
+from ggmlgraph.printable import escaped
+
+PACKAGE = Path(__file__).resolve().parents[1]
+DEBUG = "GGMLGRAPH_DEBUG"
 
 
 class InOrder(click.Group):
@@ -44,7 +51,6 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _report("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet too
         return 1
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
@@ -56,20 +62,46 @@ def run(arguments: Sequence[str]) -> int:
     except MemoryError:
         return _report("out of memory", 1)
     except OSError as error:
-        return _report(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        return _report(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
+    except Exception as error:
+        return _report(_fault(error), 1)
+
+
+def _fault(error: Exception) -> str:
+    """What nobody foresaw, and where it happened, for whoever mends it."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
+    where = f" at {Path(ours[-1].filename).relative_to(PACKAGE)}:{ours[-1].lineno}" if ours else ""
+    return f"a fault of ggmlgraph{where}: {type(error).__name__}: {error}; {DEBUG}=1 shows the traceback, to report it"
 
 
 def _report(message: str, status: int) -> int:
-    if os.environ.get("GGMLGRAPH_DEBUG") == "1" and sys.exc_info()[0] is not None:
-        import traceback
-
-        traceback.print_exc()
-    print("ggmlgraph: error: " + " ".join(message.split()), file=sys.stderr)
+    with suppress(OSError):  # nobody listens
+        if os.environ.get(DEBUG) == "1" and sys.exc_info()[0] is not None:
+            traceback.print_exc()
+        print("ggmlgraph: error: " + escaped(" ".join(message.split())), file=sys.stderr, flush=True)
     return status
+
+
+def _open_standard_streams() -> None:
+    """Those that the caller has closed lead nowhere; else the next file opened would take the place of one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (till the end)
+
+
+def _flush_output() -> None:
+    """What a standard output that takes no more has not taken goes nowhere, so that the flush at exit is quiet."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> NoReturn:
     """The console script."""
+    _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # generated text has characters that not every terminal has
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    _flush_output()
+    sys.exit(status)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ggmlgraph.core import limits
 from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.errors import FormatError, UsageError
+from ggmlgraph.errors import FormatError
 from ggmlgraph.graphfile import metadata
 from ggmlgraph.graphfile.dim import evaluate
 from ggmlgraph.graphfile.metadata import Metadata
+from ggmlgraph.regular import map_regular
 from ggmlgraph.table.dialect import PARAM
 
 
@@ -32,7 +31,7 @@ def import_file(
     written into them is the process's own.
     Raises FormatError, ShapeError, UnsupportedError or LimitError with path, byte offset and the broken rule's code.
     """
-    content = _map(path, mmap.ACCESS_COPY if mapped else mmap.ACCESS_READ)
+    content = map_regular(path, mmap.ACCESS_COPY if mapped else mmap.ACCESS_READ)
     gg_import = lib.gg_import_mapped if mapped else lib.gg_import
     with ffi.from_buffer("uint8_t[]", content) as view:
         err = new_error()
@@ -44,7 +43,7 @@ def import_file(
 
 def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> str:
     """The dialect of a file: the one in which all of it is valid. Errors as of `import_file`."""
-    with ffi.from_buffer("uint8_t[]", _map(path, mmap.ACCESS_READ)) as view:
+    with ffi.from_buffer("uint8_t[]", map_regular(path)) as view:
         err = new_error()
         name = lib.gg_identify(view, len(view), _c_limits(limits), err)
     if name == ffi.NULL:
@@ -54,15 +53,6 @@ def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> s
 
 def _c_limits(limits: Limits) -> Any:
     return ffi.new("gg_limits *", (limits.n_tensors, limits.nbytes, limits.flops))
-
-
-def _map(path: str | os.PathLike[str], access: int) -> mmap.mmap | bytes:
-    """A regular file's content."""
-    with Path(path).open("rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{os.fspath(path)} is not a regular file")
-        return mmap.mmap(file.fileno(), 0, access=access) if status.st_size else b""
 
 
 def read_metadata(graph: CoreGraph) -> Metadata:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import io
 import math
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,12 +18,15 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.errors import DataError, UsageError
+from ggmlgraph.errors import DataError, GGError, UsageError
+from ggmlgraph.regular import open_regular
 
 SINE_ALPHABET = "▁▂▃▄▅▆▇█"
 SINE_PERIOD = 29  # samples; a prime, so that windows at any usual stride start at every phase
 _SINE_SAMPLES = 20000
 _BLOCK = 1 << 20  # bytes read at a time
+_SNIFFED = 1 << 10  # bytes at the start that say what a file is
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class TextSource:
 def open_source(spec: str | Path) -> TextSource:
     """The source a path or `builtin:NAME` names.
 
-    Raises UsageError for an unknown builtin; DataError if the file is missing, empty, unreadable or not a regular file.
+    Raises UsageError for an unknown builtin; DataError if the file is missing, empty, unreadable or not a regular file,
+    or begins as UTF-16 or as the JSON that its name says.
     """
     if isinstance(spec, str) and spec.startswith("builtin:"):
         text = _BUILTINS.get(spec.removeprefix("builtin:"))
@@ -90,17 +93,26 @@ def open_source(spec: str | Path) -> TextSource:
         return TextSource(spec, lambda: io.BytesIO(data))
     path = Path(spec)
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise DataError(f"{path}: is a directory, not a text file")
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: is not a regular file")
-        if status.st_size == 0:
-            raise DataError(f"{path}: the file is empty")
-        path.open("rb").close()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    return TextSource(str(path), lambda: path.open("rb"))
+        file, size = open_regular(path)
+    except GGError as error:
+        raise DataError(str(error)) from None
+    with file:
+        start = file.read(_SNIFFED)
+    if size == 0:
+        raise DataError(f"{path}: the file is empty")
+    _check_text(path, start)
+    return TextSource(str(path), lambda: open_regular(path)[0])
+
+
+def _check_text(path: Path, start: bytes) -> None:
+    """Raise DataError for a file whose start and name say that it is no plain UTF-8 text."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: UTF-16 text; make UTF-8 of it: iconv -f UTF-16 -t UTF-8 FILE > NEW")
+    if path.suffix.lower() in JSON_SUFFIXES and start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
+        raise DataError(
+            f"{path}: JSON, of which quotes, braces and names of fields would count as text; take its texts out first "
+            f"(such as jq -r .text FILE > NEW.txt), or rename it to .txt to take it as it is"
+        )
 
 
 def lines_of(specs: Iterable[str | Path]) -> Iterator[str]:

@@ -7,19 +7,15 @@ derive shapes again, which C does. The runtime never calls it; it serves what ne
 
 from __future__ import annotations
 
-import mmap
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from ggmlgraph.errors import FormatError, GGError, LimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.errors import FormatError, GGError, LimitError, ShapeError, UnsupportedError
 from ggmlgraph.graphfile.records import (
     CHUNK,
     N_OP_PARAMS,
-    NOT_IN_NAMES,
     WORDS,
     Buffer,
     CGraph,
@@ -30,6 +26,8 @@ from ggmlgraph.graphfile.records import (
     meant_otherwise,
     nodes_nbytes,
 )
+from ggmlgraph.printable import UNPRINTABLE
+from ggmlgraph.regular import map_regular
 from ggmlgraph.table.dialect import ALL_FLAGS, DIALECTS, MAGIC, NOTHING, V2, Dialect, Layout, Type, Variation
 
 MAX_TENSORS = 1 << 20
@@ -42,16 +40,11 @@ VIEWS = frozenset(("VIEW", "PERMUTE", "TRANSPOSE", "CPY"))  # ops whose strides 
 
 def read(path: str | os.PathLike[str], dialect: str = "v2") -> CGraph:
     """Read and check a file; its data are mapped, not loaded."""
-    source = Path(path)
-    if not stat.S_ISREG(source.stat().st_mode):
-        raise UsageError(f"{source} is not a regular file")
-    with source.open("rb") as file:
-        empty = os.fstat(file.fileno()).st_size == 0
-        mapped: Buffer = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    content = map_regular(path)
     try:
-        return parse(mapped, dialect)
+        return parse(content, dialect)
     except GGError as error:
-        text = f"{source}: byte {error.offset:#x}: {error} [{error.code}]"
+        text = f"{os.fspath(path)}: byte {error.offset:#x}: {error} [{error.code}]"
         raise type(error)(text, code=error.code, offset=error.offset) from None
 
 
@@ -282,7 +275,7 @@ class _Reader:
         if not text:
             raise self._bad("BadName", at, "the name is empty")
         name = text.decode(errors="surrogateescape")
-        found = NOT_IN_NAMES.search(name)
+        found = UNPRINTABLE.search(name)
         if found:
             is_text = not "\ud800" <= found[0] <= "\udfff"
             message = f"has the control character U+{ord(found[0]):04X}" if is_text else "is not UTF-8"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,8 +30,6 @@ LEAF_UNIT = 4  # bytes that a leaf of ours has a multiple of
 LEAF_ALIGNMENT = 16  # and those of bytes, so that tensors behind them stay aligned
 N_OP_PARAMS = 64  # bytes of a Record's op_params
 WORDS = struct.Struct(f"<{N_OP_PARAMS // 4}I")  # the same as words
-# Names reach terminals: no control characters, no line or paragraph separators, nothing that changes direction.
-NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

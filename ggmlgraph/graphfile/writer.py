@@ -19,7 +19,6 @@ from ggmlgraph.graphfile.records import (
     CHUNK,
     LEAF_UNIT,
     N_OP_PARAMS,
-    NOT_IN_NAMES,
     WORDS,
     Order,
     Record,
@@ -28,6 +27,7 @@ from ggmlgraph.graphfile.records import (
     nodes_nbytes,
     order,
 )
+from ggmlgraph.printable import UNPRINTABLE
 from ggmlgraph.table.dialect import DIALECTS, MAGIC, NOTHING, TYPES, Dialect, Layout, Variation
 
 N_THREADS = 64  # stock ggml's scratch memory is sized for this many
@@ -142,7 +142,7 @@ def _pack(record: Record, dialect: Dialect, layout: Layout, n_leafs: int) -> byt
 
 
 def _values(record: Record, dialect: Dialect, layout: Layout) -> dict[str, Any]:
-    if not record.name or NOT_IN_NAMES.search(record.name) or len(record.name.encode()) >= layout.n("name"):
+    if not record.name or UNPRINTABLE.search(record.name) or len(record.name.encode()) >= layout.n("name"):
         raise UsageError(
             f"name {record.name!r} is empty, has control characters, or is {layout.n('name')} bytes or longer"
         )

@@ -13,9 +13,10 @@ from typing import Any
 from ggmlgraph.errors import UsageError
 from ggmlgraph.interchange.formats import gguf as ggufformat
 from ggmlgraph.interchange.formats import safetensors, torch
-from ggmlgraph.interchange.formats.stored import Stored, open_regular
+from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.sources import ggml, gguf, huggingface, litgpt, llama2c, meta, plain, training
 from ggmlgraph.interchange.sources.base import Given, ModelSource
+from ggmlgraph.regular import open_regular
 
 __all__ = ["ModelSource", "find", "of_model"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ggmlgraph.errors import FormatError
 from ggmlgraph.interchange.formats import gguf
-from ggmlgraph.interchange.formats.stored import open_regular
+from ggmlgraph.regular import open_regular
 from ggmlgraph.tokenizers import settings, spm, vocabularies
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer

@@ -64,7 +64,7 @@ def test_lines_are_the_text_split_at_line_feeds(tmp_path: Path, monkeypatch: pyt
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no: No such file"):
+    with pytest.raises(DataError, match="no: no such file"):
         open_source(tmp_path / "no")
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from ggmlgraph.core import encoding
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.interchange.formats.stored import FLOATS, QUANTISED, Stored, check_shape, open_regular
+from ggmlgraph.interchange.formats.stored import FLOATS, QUANTISED, Stored, check_shape
+from ggmlgraph.regular import open_regular
 from ggmlgraph.table.dialect import V2
 
 MAGIC = b"GGUF"

@@ -8,8 +8,6 @@ values are read here, by `convert`, one tensor at a time.
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.core import encoding
-from ggmlgraph.errors import FormatError, GGError, UnsupportedError, UsageError
+from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.table.dialect import TYPES as ELEMENTS
 
 MAX_RANK = 8
@@ -235,19 +233,6 @@ def check_shape(path: Path, name: str, shape: tuple[int, ...]) -> None:
     """Raise FormatError unless a shape from a file is one we can count with."""
     if len(shape) > MAX_RANK or any(not 0 <= n < MAX_ELEMENTS for n in shape) or math.prod(shape) > MAX_ELEMENTS:
         raise FormatError(f"{path}: {name!r} has the impossible shape {list(shape)[: MAX_RANK + 1]}")
-
-
-def open_regular(path: Path) -> tuple[BinaryIO, int]:
-    """An open file and its size.
-
-    Raises GGError if it is not there, UsageError if it is no regular file: a pipe has no size to check against.
-    """
-    if not path.exists():
-        raise GGError(f"{path}: no such file")
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise UsageError(f"{path} is not a regular file")
-    file = path.open("rb")
-    return file, os.fstat(file.fileno()).st_size
 
 
 def read_into(file: BinaryIO, array: NDArray[Any]) -> None:

@@ -22,10 +22,10 @@ from ggmlgraph.interchange.formats.stored import (
     check_shape,
     dense_strides,
     itemsize,
-    open_regular,
     span,
 )
 from ggmlgraph.interchange.formats.zip import check_entry, read_entries
+from ggmlgraph.regular import open_regular
 
 MAX_PICKLE_NBYTES = 32 << 20
 MAX_STEPS = 1 << 22  # instructions of one pickle; a tensor takes about 35

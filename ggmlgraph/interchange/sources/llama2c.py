@@ -16,9 +16,10 @@ from pathlib import Path
 
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.interchange import naming
-from ggmlgraph.interchange.formats.stored import Scaled, Stored, Weight, open_regular
+from ggmlgraph.interchange.formats.stored import Scaled, Stored, Weight
 from ggmlgraph.interchange.sources.base import Given, ModelSource, begins_with_bos, try_tokenizer
 from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.regular import open_regular
 
 HEADER = struct.Struct("<7i")
 FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
