@@ -229,7 +229,7 @@ EXPORT_HF = command(
 
 INSPECT = command(
     "inspect",
-    argument("path", "GRAPH|RUN", type=PATH),
+    MODEL,
     option("--nodes", is_flag=True, help="Also every node of the file's graph."),
     option("--gradient", is_flag=True, help="Also every node of the training graph: gradients and optimiser."),
     option("--batch", type=SIZE, help="Plan for this batch.  [default: the graph's]"),

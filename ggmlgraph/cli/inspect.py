@@ -18,7 +18,7 @@ from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.table.dialect import LOSS, OUTPUT
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 from ggmlgraph.tracing import rotary
-from ggmlgraph.training import rundir
+from ggmlgraph.training.run import Run
 
 N_LARGEST = 5
 
@@ -27,10 +27,12 @@ def command(
     path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None, dialect: str | None, limits: Limits
 ) -> None:
     """Show what is in a graph file: model, inputs, parameters, memory plan."""
-    file = rundir.graph_path(path) if path.is_dir() else path
-    dialect = dialect or identify(file, limits)
-    with Runtime(file, batch=batch, ctx=ctx, memory_limit=1 << 62, dialect=dialect, limits=limits) as runtime:
-        sections = [_head(file, dialect, runtime), _parameters(runtime), _programs(runtime)]
+    run = Run.open(path)
+    dialect = dialect or identify(run.graph, limits)
+    with Runtime(
+        run.graph, batch=batch, ctx=ctx, memory_limit=1 << 62, dialect=dialect, limits=limits, roles=run.roles
+    ) as runtime:
+        sections = [_head(run.graph, dialect, runtime), _parameters(runtime), _programs(runtime)]
         if nodes:
             sections.append(_nodes("graph", runtime.graph, runtime.metadata.where))
         if gradient:

@@ -19,10 +19,9 @@ from ggmlgraph.core.boundary import peak_flops
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.arrays import ArrayData
 from ggmlgraph.data.text import TextData
-from ggmlgraph.data.tokens import prepare
+from ggmlgraph.data.tokens import TokenFile, keep, prepare, reopen
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.execution import checkpoint
-from ggmlgraph.execution.roles import TARGETS, Roles
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation import wave
 from ggmlgraph.generation.generate import Generator, n_vocab_of
@@ -34,8 +33,10 @@ from ggmlgraph.tokenizers.plain import BytesTokenizer
 from ggmlgraph.training import rundir
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console, Rate, duration
+from ggmlgraph.training.metrics import check_ours
+from ggmlgraph.training.run import files_of, roles_of
 from ggmlgraph.training.rundir import RunDirectory
-from ggmlgraph.training.trainer import Trainer
+from ggmlgraph.training.trainer import Trainer, origin_of
 
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 
@@ -58,16 +59,17 @@ def command(
         raise GGError(f"{graph}: no such file")
     with RunDirectory(output) as run:
         start = _start(run, resume)
-        before = rundir.read_config(start.parent if start else run.path, TrainConfig) if resume else None
+        before = rundir.read_config(start.absolute().parent if start else run.path) if resume else None
         config, runtime = _open(graph, before, given, options, threads, memory_limit, limits)
         with runtime:
             if init_from is not None and start is None:
-                checkpoint.load(runtime, init_from)
-            _train(run, graph, runtime, config, start, tokenizer)
+                _init(runtime, init_from)
+            _train(run, graph, runtime, config, start, tokenizer, anew="data" in given or tokenizer is not None)
 
 
 def _start(run: RunDirectory, resume: str | None) -> Path | None:
     """The checkpoint to go on from, None to begin; damaged later ones of this run are moved out of the way."""
+    check_ours(run.metrics_path)
     if resume is None:
         run.check_new()
         return None
@@ -82,6 +84,17 @@ def _start(run: RunDirectory, resume: str | None) -> Path | None:
             rundir.set_aside(path)
     run.check_next(rundir.step_of(found) if found.name.startswith("step_") else 0)
     return found
+
+
+def _init(runtime: Runtime, path: Path) -> None:
+    """Begin with the weights of a checkpoint, or of a run's latest, and with its optimiser's state where that fits."""
+    found, skipped = rundir.find_checkpoint(path)
+    for error in skipped:
+        click.echo(f"warning: skipped: {error}", err=True)
+    if not checkpoint.begin(runtime, found):
+        click.echo(
+            f"{found} was trained in other parameters: its weights are taken, the optimiser begins anew", err=True
+        )
 
 
 def _open(
@@ -99,63 +112,53 @@ def _open(
     else:
         merged = {k: v for k, v in options.items() if v is not None}
         merged.setdefault("warmup", min(100, merged["steps"] // WARMUP_SHARE))
-    is_text = not (merged["input"] or merged.get("targets"))
+    asked = TrainConfig(**merged)
     runtime = Runtime(
         graph,
-        roles=_roles(merged, is_text),
+        roles=roles_of(asked),
         threads=threads,
-        batch=merged.get("batch") if is_text else None,
-        ctx=merged.get("ctx") if is_text else None,
-        accumulate=merged["accumulate"],
+        batch=merged.get("batch") if asked.is_text else None,
+        ctx=merged.get("ctx") if asked.is_text else None,
+        accumulate=asked.accumulate,
         memory_limit=memory_limit,
-        matmul_precision=merged["matmul_precision"],
+        matmul_precision=asked.matmul_precision,
         limits=limits,
     )
-    if not is_text:
-        return _for_samples(merged, runtime), runtime
-    merged["batch"], merged["ctx"] = runtime.window
-    merged["data"] = tuple(merged["data"]) or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
-    if not merged["data"]:
+    if not asked.is_text:
+        return _for_samples(asked, merged, runtime), runtime
+    batch, ctx = runtime.window
+    data = asked.data or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
+    if not data:
         raise UsageError("no text to train on: give --data FILE")
-    return TrainConfig(**merged), runtime
+    return msgspec.structs.replace(asked, batch=batch, ctx=ctx, data=data), runtime
 
 
-def _files(config: Mapping[str, Any]) -> dict[str, Path]:
-    """Inputs' names and files, of --input and --targets. Raises UsageError."""
-    files: dict[str, Path] = {}
-    for word in config["input"]:
-        name, equals, path = word.partition("=")
-        if not (name and equals and path) or name in files:
-            raise UsageError(f"--input {word}: expected NAME=FILE.npy, each NAME once")
-        files[name] = Path(path)
-    return files | ({TARGETS: Path(config["targets"])} if config.get("targets") else {})
-
-
-def _roles(config: Mapping[str, Any], is_text: bool) -> Roles | None:
-    params, loss, targets = tuple(config["params"]), config.get("loss"), bool(config.get("targets"))
-    if is_text and not (params or loss):
-        return None
-    inputs = tuple(name for name in _files(config) if name != TARGETS)
-    return Roles(params=params, inputs=inputs, loss=loss, targets=targets)
-
-
-def _for_samples(merged: dict[str, Any], runtime: Runtime) -> TrainConfig:
-    if merged["data"]:
+def _for_samples(asked: TrainConfig, merged: Mapping[str, Any], runtime: Runtime) -> TrainConfig:
+    if asked.data:
         raise UsageError("--data is a text: give --data or --input, not both")
-    rows = ArrayData(_files(merged), runtime, merged["seed"]).rows
+    rows = ArrayData(files_of(asked), runtime, asked.seed).rows
     if merged.get("batch", rows) != rows or merged.get("ctx", 1) != 1:
         raise UsageError(f"a run of this graph takes {rows} samples, which only --accumulate can multiply")
-    return TrainConfig(**{**merged, "batch": rows, "ctx": 1, "predict": 0})
+    return msgspec.structs.replace(asked, batch=rows, ctx=1, predict=0)
 
 
 def _train(
-    run: RunDirectory, graph: Path, runtime: Runtime, config: TrainConfig, start: Path | None, tokenizer: Path | None
+    run: RunDirectory,
+    graph: Path,
+    runtime: Runtime,
+    config: TrainConfig,
+    start: Path | None,
+    tokenizer: Path | None,
+    *,
+    anew: bool,
 ) -> None:
-    if config.input or config.targets:
+    """anew: read the texts, even where the run that goes on has their tokens."""
+    if not config.is_text:
         _train_on_samples(run, graph, runtime, config, start)
         return
     chosen = _tokenizer(runtime, run, start, tokenizer)
-    tokens = prepare(config.data, chosen, run.tokens_path)
+    tokens = None if anew or start is None else _tokens_of(start, chosen, run)
+    tokens = tokens or prepare(config.data, chosen, run.tokens_path)
     data = TextData(tokens, config.ctx, config.seed, n_vocab=n_vocab_of(runtime))
     generator = Generator(runtime, chosen) if config.predict else None
     needs = _memory(runtime, config, generator)
@@ -185,7 +188,7 @@ def _train(
 def _train_on_samples(
     run: RunDirectory, graph: Path, runtime: Runtime, config: TrainConfig, start: Path | None
 ) -> None:
-    data = ArrayData(_files(msgspec.structs.asdict(config)), runtime, config.seed)
+    data = ArrayData(files_of(config), runtime, config.seed)
     needs = _memory(runtime, config, None)
     trainer = Trainer(runtime, data, config, run, sample=None)
     if start is not None:
@@ -212,10 +215,19 @@ def _run(
     return finished
 
 
+def _tokens_of(start: Path, tokenizer: Tokenizer, run: RunDirectory) -> TokenFile | None:
+    """What the run was trained on so far, so that it needs its text no more; None if that is not there."""
+    digest = origin_of(start).data
+    for folder in (run.tokens_path, start.absolute().parent / run.tokens_path.name):
+        if tokens := reopen(folder, digest, tokenizer):
+            return tokens if folder == run.tokens_path else keep(tokens, run.tokens_path)
+    return None
+
+
 def _tokenizer(runtime: Runtime, run: RunDirectory, start: Path | None, path: Path | None) -> Tokenizer:
     """The graph's tokenizer, else the one given, else that of the resumed run. Raises DataError if they do not fit."""
     n_vocab, inside = n_vocab_of(runtime), runtime.tokenizer_bytes()
-    beside = rundir.tokenizer_path(start.parent) if start else rundir.tokenizer_path(run.path)
+    beside = rundir.tokenizer_path(start.absolute().parent) if start else rundir.tokenizer_path(run.path)
     if path is not None:
         chosen = load_tokenizer(path)
         if inside is not None and chosen.to_bytes() != tokenizer_from_bytes(inside).to_bytes():
@@ -283,7 +295,7 @@ def _rate(runtime: Runtime, config: TrainConfig) -> Rate:
         flops=runtime.train_program.cost().flops * config.accumulate,
         peak=peak_flops(runtime.isa, runtime.threads, runtime.matmul_precision),
         measure_peak=partial(peak_flops, runtime.isa, runtime.threads, runtime.matmul_precision),
-        unit="samples" if config.input or config.targets else "tokens",
+        unit="tokens" if config.is_text else "samples",
     )
 
 

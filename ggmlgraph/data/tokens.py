@@ -6,8 +6,9 @@ Used by `train`; text.py cuts such a file into windows.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -34,6 +35,7 @@ class TokenHeader:
     n_vocab: int  # of the tokenizer
     max_id: int  # the highest id there is; -1 without tokens
     digest: str  # of the tokenizer and of the sources' content
+    tokenizer: str = ""  # digest of the tokenizer alone; empty in files that do not say it
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,30 @@ def prepare(sources: Sequence[str | Path], tokenizer: Tokenizer, cache_dir: str 
     return TokenFile(path, name, header, ids, reused=False)
 
 
+def reopen(folder: Path, digest: str, tokenizer: Tokenizer) -> TokenFile | None:
+    """The token file of a digest that `prepare` wrote to the folder with this tokenizer, without its sources.
+
+    None if it is not there, or damaged.
+    """
+    path = folder / f"{digest}.tokens"
+    try:
+        header, ids = _map(path)
+    except (FormatError, OSError):
+        return None
+    if (header.digest, header.tokenizer) != (digest, _digest([], tokenizer)):
+        return None
+    return TokenFile(path, str(path), header, ids, reused=True)
+
+
+def keep(tokens: TokenFile, folder: Path) -> TokenFile:
+    """The same file, copied to another folder. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / tokens.path.name
+    with replacing(path) as temporary:
+        shutil.copyfile(tokens.path, temporary)
+    return replace(tokens, path=path)
+
+
 def _digest(sources: Sequence[TextSource], tokenizer: Tokenizer) -> str:
     digest = blake2b(_MAGIC, digest_size=16)
     for part in (tokenizer.to_bytes(), *(source.digest().encode() for source in sources)):
@@ -102,7 +128,7 @@ def _write_ids(stream: BinaryIO, sources: Sequence[TextSource], tokenizer: Token
         except DataError as error:
             message = str(error) if str(error).startswith(source.name) else f"{source.name}: {error}"
             raise DataError(message, offset=error.offset) from None
-    return TokenHeader(dtype, n_tokens, tokenizer.n_vocab, max_id, digest)
+    return TokenHeader(dtype, n_tokens, tokenizer.n_vocab, max_id, digest, _digest([], tokenizer))
 
 
 def _map(path: Path) -> tuple[TokenHeader, NDArray[Any]]:

@@ -2,21 +2,21 @@
 
 A checkpoint is a directory `step_NNNNNN/` with
 
-    weights.safetensors    float32, by parameter name
-    optimizer.safetensors  AdamW's moments, float32, "m.NAME" and "v.NAME"
-    state.json             counters, the trainer's state, the graph's digest, size and SHA-256 of the other files
+    weights.safetensors    the model's weights, float32, by name, trained or not
+    optimizer.safetensors  AdamW's moments of the trained ones, float32, "m.NAME" and "v.NAME"
+    state.json             counters, the trainer's state, digests of the graph and of the values that stay in its file
+                           (those of other types), size and SHA-256 of the other files
 
 It is written into a temporary sibling, every file and directory is synced, then it is renamed, so a crash or a
 full disk at any moment leaves only whole checkpoints behind. Nothing is ever overwritten. `load` checks everything
-before it changes the first weight. Used by the trainer, by `generate` and by `Runtime.save` and `.load`.
+before it changes the first weight. Used by the trainer, by training/run.py and by `Runtime.save` and `.load`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ggmlgraph.durable import sync
+from ggmlgraph.durable import making, sync
 from ggmlgraph.errors import CheckpointError
 from ggmlgraph.table.dialect import INPUT, PARAM
 
@@ -52,6 +52,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = VERSION
     graph: str  # `graph_digest`
+    base: str = ""  # `base_digest`; empty in checkpoints that do not say it
     n_steps: int  # optimiser updates done
     sizes: dict[str, int]  # batch and ctx it was trained at; it loads at any
     files: dict[str, FileRecord]
@@ -78,31 +79,31 @@ def save(runtime: Runtime, directory: Path, state: dict[str, Any]) -> None:
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"{name} has values that are not finite; not saved")
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     try:
-        _write(temporary, runtime, weights, moments, state)
-        temporary.rename(directory)
-        sync(directory.parent)
+        with making(directory) as temporary:
+            _write(temporary, runtime, moments, state)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: cannot be written: {_reason(error)}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(directory: Path, runtime: Runtime, weights: Arrays, moments: Arrays, state: dict[str, Any]) -> None:
-    directory.mkdir(parents=True)
-    files = {}
+def _write(directory: Path, runtime: Runtime, moments: Arrays, state: dict[str, Any]) -> None:
+    weights, files = _weights(runtime), {}
     for name, arrays in ((WEIGHTS, weights), (OPTIMIZER, moments)):
         save_file(arrays, directory / name)  # writes from the arrays' own memory, without a copy
         sync(directory / name)
         files[name] = _record(directory / name)
     manifest = msgspec.json.encode(
-        Manifest(graph=graph_digest(runtime), n_steps=runtime.n_steps, sizes=runtime.sizes, files=files, state=state)
+        Manifest(
+            graph=graph_digest(runtime),
+            base=base_digest(runtime, weights),
+            n_steps=runtime.n_steps,
+            sizes=runtime.sizes,
+            files=files,
+            state=state,
+        )
     )
     sealed = _Sealed(hashlib.sha256(manifest).hexdigest(), msgspec.Raw(manifest))
     (directory / STATE).write_bytes(msgspec.json.encode(sealed) + b"\n")
-    sync(directory / STATE)
-    sync(directory)
 
 
 def _record(path: Path) -> FileRecord:
@@ -131,6 +132,33 @@ def graph_digest(runtime: Runtime) -> str:
     return digest.hexdigest()
 
 
+def _kept(runtime: Runtime) -> Iterator[int]:
+    """Leafs whose values belong to the model: neither inputs, nor caches that runs write, nor as large as the batch."""
+    graph = runtime.graph
+    written = {graph.tensor(i).root for i in runtime._writes()}
+    for i in range(len(graph)):
+        name, t = graph.name(i), graph.tensor(i)
+        is_value = t.op == 0 and not t.flags & INPUT and i not in written and name not in runtime.metadata.exprs
+        if is_value and name and not name.startswith("ggmlgraph."):
+            yield i
+
+
+def _weights(runtime: Runtime) -> Arrays:
+    """Views of what a checkpoint holds, by name: all values in float32, so that it is a whole model."""
+    graph = runtime.graph
+    return {graph.name(i): runtime.input(graph.name(i)) for i in _kept(runtime) if graph.dtype(i) == "f32"}
+
+
+def base_digest(runtime: Runtime, names: Iterable[str]) -> str:
+    """Hash of the values that a checkpoint of the weights `names` leaves to the graph file."""
+    graph, inside, digest = runtime.graph, set(names), hashlib.sha256()
+    for i in _kept(runtime):
+        if graph.name(i) not in inside:
+            digest.update(msgspec.json.encode([graph.name(i), graph.dtype(i), graph.shape(i)]))
+            digest.update(graph.leaf_bytes(i))
+    return digest.hexdigest()
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -140,35 +168,58 @@ def load(runtime: Runtime, directory: Path) -> dict[str, Any]:
     Raises CheckpointError, before anything changes, if the checkpoint is incomplete, damaged or of another graph.
     """
     manifest = verify(directory)
-    weights, moments = runtime.state()
-    copies = [
-        _check(runtime, directory, manifest, WEIGHTS, weights),
-        _check(runtime, directory, manifest, OPTIMIZER, moments),
-    ]
+    copies = [_check_weights(runtime, directory, manifest), _check(directory / OPTIMIZER, runtime.state()[1])]
     for copy in copies:
         copy()
     runtime.n_steps = manifest.n_steps
     return manifest.state
 
 
-def load_weights(runtime: Runtime, directory: Path) -> dict[str, Any]:
+def load_weights(runtime: Runtime, directory: Path) -> None:
     """As `load`, the weights only: for generation, which needs no memory for moments."""
-    manifest = verify(directory, (WEIGHTS,))
-    _check(runtime, directory, manifest, WEIGHTS, runtime.weights())()
-    return manifest.state
+    check(runtime, directory)()
 
 
-def _check(runtime: Runtime, directory: Path, manifest: Manifest, name: str, arrays: Arrays) -> Callable[[], None]:
-    """Compare a file with the arrays it is to fill; returns what fills them."""
-    path = directory / name
-    with safe_open(path, "numpy") as file:
-        stored = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-        wanted = {key: ("F32", list(array.shape)) for key, array in arrays.items()}
-        found = {key: (s.get_dtype(), list(s.get_shape())) for key, s in stored.items()}
-    if wanted != found:
-        raise CheckpointError(f"{path} is of another graph: {_difference(wanted, found)}")
+def begin(runtime: Runtime, directory: Path) -> bool:
+    """As `load`, for a run that may train other parameters: the optimiser then begins anew. Whether it goes on."""
+    manifest = verify(directory)
+    moments = runtime.state()[1]
+    copies, goes_on = (
+        [_check_weights(runtime, directory, manifest)],
+        moments.keys() == _contents(directory / OPTIMIZER).keys(),
+    )
+    if goes_on:
+        copies.append(_check(directory / OPTIMIZER, moments))
+    for copy in copies:
+        copy()
+    runtime.n_steps = manifest.n_steps if goes_on else 0
+    return goes_on
+
+
+def check(runtime: Runtime, directory: Path) -> Callable[[], None]:
+    """See that the weights of a checkpoint are those of the runtime's graph; returns what copies them into it.
+
+    Raises CheckpointError.
+    """
+    return _check_weights(runtime, directory, verify(directory, (WEIGHTS,)))
+
+
+def _check_weights(runtime: Runtime, directory: Path, manifest: Manifest) -> Callable[[], None]:
+    weights, path = _weights(runtime), directory / WEIGHTS
+    inside = {name: array for name, array in weights.items() if name in _contents(path)}
+    copy = _check(path, {name: runtime.input(name) for name in runtime.params} | inside)
     if manifest.graph != graph_digest(runtime):
         raise CheckpointError(f"{directory} is of another graph: same parameters, other operations")
+    if manifest.base not in ("", base_digest(runtime, inside)):
+        raise CheckpointError(f"{directory} is of another graph: same operations, other values of what it leaves to it")
+    return copy
+
+
+def _check(path: Path, arrays: Arrays) -> Callable[[], None]:
+    """Compare a file with the arrays it is to fill; returns what fills them."""
+    wanted, found = {key: ("F32", list(array.shape)) for key, array in arrays.items()}, _contents(path)
+    if wanted != found:
+        raise CheckpointError(f"{path} is of another graph: {_difference(wanted, found)}")
 
     def copy() -> None:
         with safe_open(path, "numpy") as file:
@@ -176,6 +227,13 @@ def _check(runtime: Runtime, directory: Path, manifest: Manifest, name: str, arr
                 array[...] = file.get_tensor(key)
 
     return copy
+
+
+def _contents(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of the file's tensors, by name."""
+    with safe_open(path, "numpy") as file:
+        stored = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        return {key: (s.get_dtype(), list(s.get_shape())) for key, s in stored.items()}
 
 
 def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:

@@ -146,7 +146,7 @@ class Question(msgspec.Struct, frozen=True):
 def read_questions(path: Path) -> list[Question]:
     """Lines of JSON. Raises DataError with the number of the line that is wrong."""
     found = []
-    for number, line in enumerate(open_source(path).lines(), 1):
+    for number, line in enumerate(open_source(path, json=True).lines(), 1):
         if not line.strip():
             continue
         try:

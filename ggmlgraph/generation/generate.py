@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from ggmlgraph.core.limits import DEFAULT, Limits
 from ggmlgraph.errors import DataError, UnsupportedError
-from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.program import Cost
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation.choice import choose
@@ -25,8 +24,7 @@ from ggmlgraph.generation.decoding import OUTPUT, reader_of
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.philox import philox
 from ggmlgraph.tokenizers.base import Ids, TextDecoder, Tokenizer
-from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
-from ggmlgraph.training import rundir
+from ggmlgraph.training.run import Run
 
 
 @dataclass
@@ -224,22 +222,13 @@ def n_vocab_of(runtime: Runtime) -> int:
 def open_model(
     path: Path, *, threads: int | None = None, ctx: int | None = None, limits: Limits = DEFAULT
 ) -> tuple[Runtime, Tokenizer]:
-    """A model and its tokenizer from a run directory (its latest whole checkpoint), a checkpoint or a graph file."""
-    graph, saved = rundir.locate(path)
-    if saved is None:
-        runtime = Runtime(graph, threads=threads, ctx=ctx, limits=limits)
-        return runtime, tokenizer_of(runtime, None)
-    ctx = ctx or checkpoint.verify(saved, ()).sizes.get("ctx")
-    runtime = Runtime(graph, threads=threads, ctx=ctx, limits=limits)
-    checkpoint.load_weights(runtime, saved)
-    return runtime, tokenizer_of(runtime, rundir.tokenizer_path(graph.parent))
+    """A model and its tokenizer from a run directory (its latest whole checkpoint), a checkpoint or a graph file.
 
-
-def tokenizer_of(runtime: Runtime, beside: Path | None) -> Tokenizer:
-    """The tokenizer in the graph, else the one beside it in the run directory. Raises DataError if there is none."""
-    data = runtime.tokenizer_bytes()
-    if data is None and beside is not None and beside.exists():
-        data = beside.read_bytes()
-    if data is None:
+    Raises DataError if there is no tokenizer.
+    """
+    run = Run.open(path)
+    runtime = run.runtime(threads=threads, ctx=ctx, limits=limits)
+    tokenizer = run.tokenizer(runtime.tokenizer_bytes())
+    if tokenizer is None:
         raise DataError("the graph has no tokenizer; export it with --tokenizer")
-    return tokenizer_from_bytes(data)
+    return runtime, tokenizer

@@ -7,16 +7,12 @@ file to file.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ggmlgraph.durable import sync
+from ggmlgraph.durable import making
 from ggmlgraph.errors import UsageError
 from ggmlgraph.interchange import trained
 from ggmlgraph.interchange.formats import safetensors
@@ -34,11 +30,13 @@ def export(model: Trained, folder: Path, shard_nbytes: int = SHARD_NBYTES) -> li
 
     Raises UsageError if the folder is there, UnsupportedError for a model that transformers would get wrong.
     """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already: choose another -o")
     known = model.format("huggingface")
     config = _config(model, trained.keys(model, known), known.id)
     outgoing = trained.outgoing(model, known)
     files, notes = tohf.files(model.tokenizer)
-    with _making(folder) as temporary:
+    with making(folder) as temporary:
         (temporary / CONFIG).write_bytes(_json(config))
         for name, content in files.items():
             (temporary / name).write_bytes(content)
@@ -100,21 +98,3 @@ ARCHITECTURES = {  # what transformers calls its classes
     "gemma": "GemmaForCausalLM",
     "phi": "PhiForCausalLM",
 }
-
-
-@contextmanager
-def _making(folder: Path) -> Iterator[Path]:
-    """A temporary folder, for the block to fill, which then gets the name; nothing is left behind if it fails."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already: choose another -o")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            sync(path)
-        sync(temporary)
-        temporary.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

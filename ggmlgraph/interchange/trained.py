@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.core.importer import identify
-from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
+from ggmlgraph.errors import UnsupportedError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.generation.decoding import OUTPUT
 from ggmlgraph.graphfile import metadata, reader
@@ -29,10 +29,9 @@ from ggmlgraph.interchange.formats import safetensors
 from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.naming import Format
 from ggmlgraph.tokenizers.base import Tokenizer
-from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 from ggmlgraph.tracing import architectures, export
 from ggmlgraph.tracing.tracer import Graph, trace
-from ggmlgraph.training import rundir
+from ggmlgraph.training.run import Run
 
 NOT_SAID = ("window",)  # what a kind need not say: within its n_ctx the model is the same
 ROUNDING = 1e-6  # relative, of a number that a kind of checkpoint says in another way
@@ -64,27 +63,26 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
 
     Raises UnsupportedError for a model that is not one of ours, CheckpointError, FormatError.
     """
-    graph_path, saved = rundir.locate(path)
-    if not graph_path.exists():
-        raise GGError(f"{path}: no such file")
-    graph = reader.read(graph_path, identify(graph_path))
+    run = Run.open(path)
+    graph = reader.read(run.graph, identify(run.graph))
     meta = metadata.decode(_leaf(graph, metadata.LEAF_NAME) or b"")
-    ours = _trace(graph_path, meta)
-    _check_same(graph_path, graph, ours)
+    ours = _trace(run.graph, meta)
+    _check_same(run.graph, graph, ours)
+    run.check()
     shapes = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
     constants = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.values}
-    stored = _inside(graph_path, graph, shapes)
-    if saved:
-        stored |= _saved(saved, {name: shapes[name] for name, s in stored.items() if s.dtype == "f32"})
-    sizes = checkpoint.verify(saved, ()).sizes if saved else meta.sizes
+    stored = _inside(run.graph, graph, shapes)
+    if run.checkpoint:
+        saved = safetensors.read(run.checkpoint / checkpoint.WEIGHTS)
+        stored |= {name: saved[name] for name in shapes if name in saved}
     return Trained(
         path=path,
         architecture=meta.model,
         config=_filled(dataclasses.asdict(ours.config), shapes),
         tensors=stored,
-        constants=_inside(graph_path, graph, constants),
-        tokenizer=_tokenizer(graph, rundir.tokenizer_path(graph_path.parent) if saved else None),
-        n_ctx=n_ctx or meta.limits.get("ctx") or sizes.get("ctx") or meta.sizes["ctx"],
+        constants=_inside(run.graph, graph, constants),
+        tokenizer=run.tokenizer(_leaf(graph, metadata.TOKENIZER_LEAF)),
+        n_ctx=n_ctx or meta.limits.get("ctx") or run.ctx or meta.sizes["ctx"],
     )
 
 
@@ -126,28 +124,12 @@ def _inside(path: Path, graph: CGraph, shapes: dict[str, tuple[int, ...]]) -> di
     return stored
 
 
-def _saved(directory: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:
-    """The weights of a checkpoint."""
-    checkpoint.verify(directory, (checkpoint.WEIGHTS,))
-    stored = safetensors.read(directory / checkpoint.WEIGHTS)
-    if {name: s.shape for name, s in stored.items()} != shapes:
-        raise CheckpointError(f"{directory} is of another graph")
-    return stored
-
-
 def _filled(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The fields, with those left open (0) as the model resolves them."""
     if "n_head_kv" in config:
         config["n_head_kv"] = config["n_head_kv"] or config["n_head"]
     config["n_ff"] = next(shapes[name][-2] for name in FEED_FORWARD if name in shapes)
     return config
-
-
-def _tokenizer(graph: CGraph, beside: Path | None) -> Tokenizer | None:
-    data = _leaf(graph, metadata.TOKENIZER_LEAF)
-    if data is None and beside is not None and beside.exists():
-        data = beside.read_bytes()
-    return None if data is None else tokenizer_from_bytes(data)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from ggmlgraph.errors import UsageError
 
 KEPT_CHECKPOINTS = 3  # the newest ones
+BUILTIN = "builtin:"  # begins the names of texts that are no files (data/corpus.py)
 FINAL_LR = 0.1  # of the peak, where cosine and linear schedules end, as in nanoGPT
 
 
@@ -19,7 +21,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[str, ...] = ()
     input: tuple[str, ...] = ()  # NAME=FILE.npy, instead of a text
     targets: str | None = None  # FILE.npy
-    params: tuple[str, ...] = ()  # see roles.Roles
+    params: tuple[str, ...] = ()  # see execution/roles.py
     loss: str | None = None
     steps: int = 300
     batch: int = 16  # windows of a micro-batch
@@ -51,6 +53,20 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise UsageError(f"--{name.replace('_', '-')} {value} must be 0 or more")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"--betas {' '.join(map(str, self.betas))} must be from 0 to below 1")
+
+    def absolute(self) -> TrainConfig:
+        """The same options with the files named by absolute paths."""
+        return msgspec.structs.replace(
+            self,
+            data=tuple(each if each.startswith(BUILTIN) else str(Path(each).absolute()) for each in self.data),
+            input=tuple(f"{name}={Path(path).absolute()}" for name, _, path in (x.partition("=") for x in self.input)),
+            targets=self.targets and str(Path(self.targets).absolute()),
+        )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are a text and not numpy files."""
+        return not (self.input or self.targets)
 
     @property
     def windows_per_step(self) -> int:

@@ -1,7 +1,7 @@
 """`run/metrics.jsonl`: one JSON object per optimiser step, in order, without gaps after a resume.
 
 Written by the trainer. A resumed run first cuts off the lines after its checkpoint, so that the file ends up as an
-uninterrupted run would have left it, timings aside.
+uninterrupted run would have left it, timings aside. A file of that name that no run wrote is left alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 import msgspec
+
+from ggmlgraph.errors import UsageError
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,11 +29,19 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     val_accuracy: float | None = None  # share of answers that are right, where the data are samples with targets
 
 
+START = b'{"step":'  # of every line
+LONGEST = 1 << 12  # bytes of a line
+
+
 class MetricsFile:
     """Appends lines; a context manager. What cannot be written (disk full) is tried again with the next line."""
 
     def __init__(self, path: Path, last_step: int) -> None:
-        """Open for appending after dropping every line beyond `last_step`. Raises OSError."""
+        """Open for appending after dropping every line beyond `last_step`.
+
+        Raises OSError, UsageError for a file of another program.
+        """
+        check_ours(path)
         self._file = path.open("a+b", buffering=0)
         self._end = _end_of(path, last_step)
         self._file.truncate(self._end)
@@ -65,15 +75,36 @@ class MetricsFile:
         self._file.close()
 
 
+def check_ours(path: Path) -> None:
+    """Raise UsageError for a file that does not begin as this module writes it, if only with a part of a line."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        line = file.readline(LONGEST)
+    if line.endswith(b"\n"):
+        ours = _step_of(line) is not None
+    else:
+        torn = line.rstrip(b"\0")  # which a loss of power leaves where data were to come
+        ours = torn.startswith(START) or START.startswith(torn)
+    if not ours:
+        raise UsageError(f"{path} is not of a training run: choose another -o, or move it away")
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line; None for one that is torn, or of another program."""
+    try:
+        return msgspec.json.decode(line, type=StepMetrics).step if line.endswith(b"\n") else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 def _end_of(path: Path, last_step: int) -> int:
     """Bytes up to and including the line of `last_step`; a torn or foreign line ends the file."""
     end = 0
     with path.open("rb") as file:
         for line in file:
-            try:
-                if not line.endswith(b"\n") or msgspec.json.decode(line, type=StepMetrics).step > last_step:
-                    break
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            step = _step_of(line)
+            if step is None or step > last_step:
                 break
             end += len(line)
     return end

@@ -7,27 +7,30 @@
     run/step_NNNNNN/    checkpoints (execution/checkpoint.py)
     run/tokens/         the training text as token ids (data/tokens.py)
 
-Used by the training command; `generate` finds a model's parts through `graph_path` and `tokenizer_path`.
+Used by the training command; everyone else opens a run through run.py.
 """
 
 from __future__ import annotations
 
 import fcntl
+import filecmp
+import json
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import msgspec
 
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import CheckpointError, FormatError, GGError, UsageError
 from ggmlgraph.execution import checkpoint
-from ggmlgraph.training.config import KEPT_CHECKPOINTS
+from ggmlgraph.regular import read_regular
+from ggmlgraph.training.config import KEPT_CHECKPOINTS, TrainConfig
 
-Config = TypeVar("Config", bound=msgspec.Struct)
+MAX_CONFIG_NBYTES = 1 << 20
+MARKS = {"steps", "lr", "weight_decay", "betas"}  # by which the options of a run are known
 
 
 def graph_path(run: Path) -> Path:
@@ -80,6 +83,7 @@ class RunDirectory:
         """Raises UsageError if a run began here already: it must not be written over."""
         if self.metrics_path.exists() or steps(self.path):
             raise UsageError(f"{self.path} already holds a run: go on with --resume auto, or choose another -o")
+        read_config(self.path)  # one of another program is not written over
 
     def check_next(self, step: int) -> None:
         """Raises UsageError if there are checkpoints later than `step`, which going on from there would write again."""
@@ -88,18 +92,24 @@ class RunDirectory:
             raise UsageError(f"{later[0]} is later than step {step}: choose another -o to go on from there")
 
     def put_graph(self, source: Path) -> None:
-        """Copy the graph in: a copy, since a link would change with what it links to. A resumed run has it already."""
+        """Copy the graph in: a copy, since a link would change with what it links to. A resumed run has it already.
+
+        Raises UsageError if there is another: what the run's checkpoints belong to must stay.
+        """
         to = graph_path(self.path)
-        if to.exists():
-            return
-        with replacing(to) as temporary:
-            shutil.copyfile(source, temporary)
+        if not to.exists():
+            with replacing(to) as temporary:
+                shutil.copyfile(source, temporary)
+        elif not (to.samefile(source) or filecmp.cmp(to, source, shallow=False)):
+            raise UsageError(f"{to} is another graph than {source}: train that one, or choose another -o")
 
     def put_tokenizer(self, data: bytes) -> None:
         _replace(tokenizer_path(self.path), data)
 
-    def put_config(self, config: msgspec.Struct) -> None:
-        _replace(self.config_path, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
+    def put_config(self, config: TrainConfig) -> None:
+        """Write the options; the files they name by absolute paths, so that a run can go on from anywhere."""
+        text = json.dumps(msgspec.to_builtins(config.absolute()), indent=2)  # names need not be UTF-8: escaped
+        _replace(self.config_path, text.encode() + b"\n")
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -107,14 +117,17 @@ def _replace(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def read_config(run: Path, kind: type[Config]) -> Config | None:
-    """The options a run was started with; None if it has none."""
+def read_config(run: Path) -> TrainConfig | None:
+    """The options a run was started with; None if it has none. Raises FormatError, also for another program's file."""
     path = run / "config.json"
     if not path.exists():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        content = json.loads(read_regular(path, MAX_CONFIG_NBYTES))
+        if not isinstance(content, dict) or not content.keys() >= MARKS:
+            raise FormatError(f"{path} is not of a training run")
+        return msgspec.convert(content, TrainConfig)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise FormatError(f"{path}: {error}") from None
 
 
@@ -171,27 +184,19 @@ def prune(run: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def locate(path: Path) -> tuple[Path, Path | None]:
-    """The graph file of a run directory, a checkpoint or a graph file, and the checkpoint to take the weights from.
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is that of a checkpoint, whole or not, and not of a run directory."""
+    return (path / checkpoint.STATE).exists() or path.name.startswith("step_")
 
-    None: those in the graph. Of a run directory it is the latest whole checkpoint. Raises CheckpointError.
+
+def find_checkpoint(path: Path, names: Iterable[str] = checkpoint.FILES) -> tuple[Path, list[CheckpointError]]:
+    """The checkpoint at a path, or the latest whole one of a run directory, and why newer ones were skipped.
+
+    Raises CheckpointError.
     """
-    if not path.is_dir():
-        return path, None
-    run = path if graph_path(path).exists() else path.absolute().parent
-    if not graph_path(run).exists():
-        raise CheckpointError(f"{path} is no run directory: it has no graph.bin")
-    found = path if run != path else latest(run, (checkpoint.WEIGHTS,))[0]
+    if is_checkpoint(path):
+        return path, []
+    found, skipped = latest(path, names)
     if found is None:
         raise CheckpointError(f"{path} has no checkpoint yet")
-    return graph_path(run), found
-
-
-def find_checkpoint(path: Path) -> tuple[Path, list[CheckpointError]]:
-    """The checkpoint that a run directory's latest or a checkpoint's own path names, and what was skipped."""
-    if (path / checkpoint.STATE).exists() or path.name.startswith("step_"):
-        return path, []
-    found, skipped = latest(path)
-    if found is None:
-        raise CheckpointError(f"{path} has no checkpoint")
     return found, skipped

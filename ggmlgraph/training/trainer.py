@@ -101,12 +101,7 @@ class Trainer:
 
     def resume(self, directory: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError if it is not one of this graph, text and data options."""
-        state = checkpoint.verify(directory, ()).state
-        try:
-            progress = msgspec.convert(state["progress"], Progress)
-            origin = msgspec.convert(state["origin"], Origin)
-        except (msgspec.ValidationError, KeyError):
-            raise CheckpointError(f"{directory} was not written by a training run") from None
+        progress, origin = _state_of(directory)
         if origin != self.origin:
             raise CheckpointError(f"{directory} cannot be continued: {_difference(origin, self.origin)}")
         checkpoint.load(self.runtime, directory)
@@ -192,6 +187,19 @@ class Trainer:
             console.say(f"warning: no checkpoint of step {self.progress.step}: {error}")
             return
         prune(self.run_directory.path)
+
+
+def origin_of(directory: Path) -> Origin:
+    """What decided which tokens the steps before a checkpoint saw. Raises CheckpointError."""
+    return _state_of(directory)[1]
+
+
+def _state_of(directory: Path) -> tuple[Progress, Origin]:
+    state = checkpoint.verify(directory, ()).state
+    try:
+        return msgspec.convert(state["progress"], Progress), msgspec.convert(state["origin"], Origin)
+    except (msgspec.ValidationError, KeyError):
+        raise CheckpointError(f"{directory} was not written by a training run") from None
 
 
 def _finite(value: float) -> float | None:
