@@ -169,8 +169,10 @@ CONVERT = command(
     option(
         "--tokenizer",
         type=PATH,
-        help="A sentencepiece model, tokenizer.json or tokenizer.bin.  [default: the checkpoint's]",
+        help="A sentencepiece model, tokenizer.json, vocab.json, tokenizer.bin, GGUF file or a folder with one.  "
+        "[default: the checkpoint's]",
     ),
+    option("--no-tokenizer", "without", is_flag=True, help="Convert the weights alone."),
     BATCH_AT_FIRST,
     option(
         "--ctx",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from ggmlgraph.cli.commands import MOST_CTX
-from ggmlgraph.errors import UsageError
+from ggmlgraph.errors import GGError, UsageError
 from ggmlgraph.interchange import checkpoints, convert
 from ggmlgraph.interchange.convert import Converted
-from ggmlgraph.interchange.sources.base import ModelSource, Moments, scalar
-from ggmlgraph.interchange.tokenizer import load_tokenizer
-from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.interchange.sources.base import ModelSource, Moments, completed, scalar
+from ggmlgraph.interchange.tokenizer import Found, find_tokenizer
 from ggmlgraph.tracing import architectures
 from ggmlgraph.tracing.tracer import Graph
 
@@ -26,6 +26,7 @@ def command(
     checkpoint: Path | None,
     order: str | None,
     tokenizer: Path | None,
+    without: bool,
     batch: int,
     ctx: int | None,
     dtype: str,
@@ -34,17 +35,39 @@ def command(
     """Write a checkpoint of another program as a graph file with its weights."""
     if frozen and dtype != "f32":
         raise UsageError("--frozen keeps types as they are: leave --dtype out")
+    if without and tokenizer is not None:
+        raise UsageError("give either --tokenizer or --no-tokenizer")
     found = _found(source, name, fields, order)
-    chosen = found.tokenizer if tokenizer is None else load_tokenizer(tokenizer)
+    chosen = None if without else _tokenizer(found, tokenizer)
     ctx = ctx or min(found.n_ctx or MOST_CTX, MOST_CTX)
     stored_as = None if frozen else dtype
-    converted = convert.convert(found, output, batch=batch, ctx=ctx, tokenizer=chosen, dtype=stored_as)
+    converted = convert.convert(
+        found, output, batch=batch, ctx=ctx, tokenizer=chosen.tokenizer if chosen else None, dtype=stored_as
+    )
     click.echo(_summary(output, found, converted.graph, chosen))
+    if chosen is not None:
+        click.echo(_of_tokenizer(chosen))
     if checkpoint is not None:
         kept = convert.keep_moments(found, output, checkpoint)
         click.echo(f"{checkpoint}: the optimiser's state after {kept.n_steps:,} steps{_settings(kept)}")
-    for line in _advice(converted, found, chosen):
+    for line in _advice(converted, found, chosen, without):
         click.echo(line, err=True)
+
+
+def _tokenizer(source: ModelSource, given: Path | None) -> Found | None:
+    """The tokenizer at a path, else the checkpoint's, completed by what the checkpoint says; None if it has none."""
+    try:
+        found = source.find_tokenizer() if given is None else find_tokenizer(given, source.config["n_vocab"])
+    except GGError as error:
+        if given is not None:
+            raise
+        ways = "--tokenizer FILE takes another, --no-tokenizer converts without"
+        raise type(error)(f"{error} ({ways})", offset=error.offset) from None
+    if found is None:
+        if given is not None:
+            raise UsageError(f"{given}: no tokenizer is there")
+        return None
+    return replace(found, tokenizer=completed(found.tokenizer, source.said))
 
 
 def _found(source: Path, name: str | None, fields: tuple[str, ...], order: str | None) -> ModelSource:
@@ -59,12 +82,23 @@ def _found(source: Path, name: str | None, fields: tuple[str, ...], order: str |
     return checkpoints.of_model(source, architecture, {**architectures.defaults(loaded), **values})
 
 
-def _summary(path: Path, source: ModelSource, graph: Graph, tokenizer: Tokenizer | None) -> str:
+def _summary(path: Path, source: ModelSource, graph: Graph, found: Found | None) -> str:
     n_params = sum(math.prod(map(int, node.shape)) for node in graph.nodes if node.initializer)
-    ids = f"tokenizer {tokenizer.kind}, {tokenizer.n_vocab:,} ids" if tokenizer else "no tokenizer"
+    ids = f"tokenizer {found.tokenizer.kind}, {found.tokenizer.n_vocab:,} ids" if found else "no tokenizer"
     types = sorted({node.dtype for node in graph.nodes if node.initializer} - {"f32"})
     frozen = f" (matrices in {', '.join(types)}, not trained)" if types else ""
     return f"{path}: {graph.model} from a {source.kind}, {n_params:,} parameters{frozen}, {ids}"
+
+
+def _of_tokenizer(found: Found) -> str:
+    """Which files it was made of, and what it has."""
+    tokenizer = found.tokenizer
+    named = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id, "pad": tokenizer.pad_id}
+    tokens = [f"{what} {tokenizer.name_of(token)!r} ({token})" for what, token in named.items() if token is not None]
+    if tokenizer.adds_bos:
+        tokens[0] += " before each text"
+    template = "chat template" if tokenizer.chat_template else "no chat template"
+    return f"tokenizer: {', '.join([*found.files, f'{found.n_added} added tokens', *tokens, template])}"
 
 
 def _settings(moments: Moments) -> str:
@@ -73,14 +107,16 @@ def _settings(moments: Moments) -> str:
     return f", trained with {said}" if said else ""
 
 
-def _advice(converted: Converted, source: ModelSource, tokenizer: Tokenizer | None) -> list[str]:
+def _advice(converted: Converted, source: ModelSource, found: Found | None, without: bool) -> list[str]:
     """What the user should know: a vocabulary that does not fill the model's, and how the model reads plain text."""
-    if tokenizer is None:
+    if found is None:
+        if without:
+            return ["no tokenizer, as asked: weights not checked on text"]
         return [f"no tokenizer ({source.no_tokenizer}): give one with --tokenizer; weights not checked on text"]
-    lines = []
-    n_vocab = source.config["n_vocab"]
-    if tokenizer.n_vocab < n_vocab:
-        lines.append(f"the model has {n_vocab - tokenizer.n_vocab} ids more than the tokenizer; they are never used")
+    lines = list(found.notes)
+    n_missing = source.config["n_vocab"] - found.tokenizer.n_vocab
+    if n_missing > 0:
+        lines.append(f"the model has {n_missing} ids more than the tokenizer; they are never used")
     result = converted.check
     if result is None:
         return [*lines, f"not checked on text: {converted.unchecked}"]

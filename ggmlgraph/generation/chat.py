@@ -37,8 +37,8 @@ class Template:
     """A chat template. Raises DataError, in one line, if it is none."""
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
-        ends = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-        self._names = {name: tokenizer.name_of(token) for name, token in ends.items()}
+        tokens = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id, "pad": tokenizer.pad_id}
+        self._names = {f"{name}_token": tokenizer.name_of(token) for name, token in tokens.items() if token is not None}
         self._source = source
         self._run(None)
 
@@ -127,7 +127,7 @@ class Conversation:
 def encode(text: str, tokenizer: Tokenizer) -> Ids:
     """Ids of a rendered conversation: names of control tokens become these tokens, as the template means them."""
     specials = tokenizer.specials
-    if not specials:
+    if tokenizer.reads_names or not specials:
         return tokenizer.encode(text)
     names = re.compile("|".join(re.escape(name) for name in sorted(specials, key=len, reverse=True)))
     ids, at = [], 0

@@ -17,6 +17,7 @@ from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.sources import ggml, gguf, huggingface, litgpt, llama2c, meta, plain, training
 from ggmlgraph.interchange.sources.base import Given, ModelSource
 from ggmlgraph.regular import open_regular
+from ggmlgraph.strangers import refuse_stranger
 
 __all__ = ["ModelSource", "find", "of_model"]
 
@@ -71,7 +72,8 @@ def _gguf_tensors(path: Path) -> dict[str, Stored]:
 
 
 def _kind(path: Path) -> str:
-    """What a file is, by how it begins."""
+    """What a file is, by how it begins. Raises FormatError for one that is something else."""
+    refuse_stranger(path)
     file, size = open_regular(path)
     with file:
         start = file.read(llama2c.LATER_NBYTES)

@@ -64,7 +64,9 @@ def convert(
         graph = trace(loaded.loss, config, batch, ctx, _types(graph, source, dtype))
     n_vocab = source.config["n_vocab"]
     if tokenizer is not None and tokenizer.n_vocab > n_vocab:
-        raise DataError(f"the tokenizer has {tokenizer.n_vocab} ids, the model's n_vocab is {n_vocab}")
+        last = tokenizer.name_of(tokenizer.n_vocab - 1)
+        ids = f"{tokenizer.n_vocab} ids{f', the last {last!r}' if last else ''}"
+        raise DataError(f"the tokenizer has {ids}; the model's n_vocab is {n_vocab}")
     found = Converted(graph, None)
 
     def check(written: Path) -> None:

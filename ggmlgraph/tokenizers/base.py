@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.errors import DataError
+from ggmlgraph.errors import DataError, FormatError
 from ggmlgraph.tokenizers.settings import Settings
 
 Ids = NDArray[np.int32]
@@ -32,8 +32,11 @@ class Tokenizer(ABC):
     bos_id: int | None = None
     eos_id: int | None = None
     adds_bos: bool = False  # the model was trained on texts that begin with bos_id
+    unk_id: int | None = None  # stands for what has no ids, pad_id for nothing at all
+    pad_id: int | None = None
     settings: Settings = Settings()  # what is known beyond the vocabulary; `apply` it
     prefixes_space: bool = False  # encoding puts a space before the text and decoding takes it away
+    reads_names: ClassVar[bool] = False  # encoding takes the names of control tokens in a text for these tokens
 
     @property
     @abstractmethod
@@ -91,16 +94,27 @@ class Tokenizer(ABC):
         """Name of a control token, as chat templates want it; "" if it has none."""
         return next((name for name, i in self.specials.items() if i == token), "")
 
+    def token_named(self, name: str) -> int | None:
+        """The id of a token that settings name; None if there is none."""
+        return self.specials.get(name)
+
     def apply(self, settings: Settings) -> Self:
-        """Take settings over; returns the tokenizer. Tokens that the vocabulary does not have are not taken."""
+        """Take settings over; returns the tokenizer. Raises FormatError if they name a token that it does not have."""
         self.settings = settings
-        self.bos_id, self.eos_id = self._token(settings.bos, self.bos_id), self._token(settings.eos, self.eos_id)
+        self.bos_id = self._token("begin-of-text", settings.bos, self.bos_id)
+        self.eos_id = self._token("end-of-text", settings.eos, self.eos_id)
+        self.unk_id = self._token("unknown", settings.unk, self.unk_id)
+        self.pad_id = self._token("padding", settings.pad, self.pad_id)
         self.adds_bos = (self.adds_bos if settings.adds_bos is None else settings.adds_bos) and self.bos_id is not None
         return self
 
-    def _token(self, said: str | int | None, otherwise: int | None) -> int | None:
-        token = self.specials.get(said) if isinstance(said, str) else said
-        return token if token is not None and 0 <= token < self.n_vocab else otherwise
+    def _token(self, what: str, said: str | int | None, otherwise: int | None) -> int | None:
+        if said is None:
+            return otherwise
+        token = self.token_named(said) if isinstance(said, str) else said
+        if token is None or not 0 <= token < self.n_vocab:
+            raise FormatError(f"its {what} token is said to be {said!r}, which is none of its tokens")
+        return token
 
     def to_bytes(self) -> bytes:
         """The leaf `ggmlgraph.tokenizer`."""

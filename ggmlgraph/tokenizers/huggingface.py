@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ggmlgraph.errors import UnsupportedError
+from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.tokenizers import pipeline, spm
 from ggmlgraph.tokenizers.base import Ids, Tokenizer, checked, encodable
 
@@ -26,12 +26,16 @@ class HuggingFaceTokenizer(Tokenizer):
     """
 
     kind = "tokenizer.json"
+    reads_names = True
 
     def __init__(self, data: bytes) -> None:
         """Raises FormatError, or UnsupportedError if the file needs what is not supported or installed."""
         self.json = pipeline.read(data)
         self._data = data
         self._encoder = pipeline.Encoder(data)
+        for token in self.json.file.added_tokens:
+            if (found := self._encoder.id_of(token.content)) != token.id:
+                raise FormatError(f"the added token {token.content!r} is {token.id}, the next free id is {found}")
         self.bos_id, self.eos_id, self.adds_bos = self.json.bos_id, self.json.eos_id, self.json.adds_bos
         self._byte_level = self.json.file.is_byte_level
         added = self.json.file.added_tokens
@@ -47,6 +51,12 @@ class HuggingFaceTokenizer(Tokenizer):
     def specials(self) -> Mapping[str, int]:
         return self.json.specials
 
+    def name_of(self, token: int | None) -> str:
+        return "" if token is None else self.json.names[token]
+
+    def token_named(self, name: str) -> int | None:
+        return self.json.file.tokens().get(name)
+
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
         before, rest = "", ""  # the character before the rest, and text not encoded yet
         for chunk in chunks:
@@ -59,8 +69,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @cached_property
     def _may_cut(self) -> bool:
-        names = [token.content for token in self.json.file.added_tokens] if self._byte_level else self.json.names
-        return not any(_LETTER_THEN_SPACE.search(name) for name in names)
+        added = self.json.file.added_tokens
+        names = [token.content for token in added] if self._byte_level else self.json.names
+        return not any(_LETTER_THEN_SPACE.search(name) for name in names) and not any(t.single_word for t in added)
 
     @staticmethod
     def _cut(text: str) -> int | None:

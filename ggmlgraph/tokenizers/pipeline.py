@@ -20,24 +20,11 @@ from typing import Any
 import msgspec
 
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.tokenizers import spm
+from ggmlgraph.tokenizers import splitting, spm
 
 MAX_NBYTES = 64 << 20
 MAX_TOKENS = 1 << 20
 MAX_DEPTH = 32
-CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_CASED = (
-    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{0}|"
-    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{0}|"
-    r"\p{{N}}{1}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|"
-)
-LLAMA3 = rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_END}"
-QWEN2 = LLAMA3.replace("{1,3}", "")
-GPT4O = _CASED.format(CONTRACTIONS + "?", "{1,3}") + _END
-TEKKEN = _CASED.format("", "") + _END
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-PATTERNS = {LLAMA3, QWEN2, GPT4O, TEKKEN, GPT2, " {2,}"}  # the last: how unigram models join spaces
 BOS = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
 EOS = ("</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 PROBE = " a\n\u00e9 \u65e5\U0001f600  1"  # a text that makes a pipeline show what it cannot do
@@ -49,6 +36,10 @@ class Added(msgspec.Struct):
     id: int
     content: str
     special: bool = False
+    lstrip: bool = False  # takes the spaces before it along, `rstrip` those behind it
+    rstrip: bool = False
+    single_word: bool = False  # is not found inside a word
+    normalized: bool = False  # is looked for in the normalised text
 
 
 class Model(msgspec.Struct):
@@ -102,6 +93,14 @@ class TokenizerJson:
     bos_id: int | None
     eos_id: int | None
     adds_bos: bool
+    has_template: bool  # of what is put around a text
+    first_added: str  # the token that it puts before one; "" for none
+
+
+def checked(data: bytes) -> bytes:
+    """A file, unless `read` refuses it."""
+    read(data)
+    return data
 
 
 def read(data: bytes) -> TokenizerJson:
@@ -117,14 +116,18 @@ def read(data: bytes) -> TokenizerJson:
             _check(item)
     _check_model(file.model)
     special = {token.content: token.id for token in file.added_tokens if token.special}
-    bos_id = next((special[name] for name in BOS if name in special), None)
+    templates = [step for step in steps(file.post_processor) if step["type"] == "TemplateProcessing"]
+    first = _first_added(templates)
+    bos_id = next((special[name] for name in (first, *BOS) if name in special), None)
     return TokenizerJson(
         file=file,
         names=_names(file),
         specials=special,
         bos_id=bos_id,
         eos_id=next((special[name] for name in EOS if name in special), None),
-        adds_bos=bos_id is not None and special.get(_first_added(file.post_processor)) == bos_id,
+        adds_bos=first in special,
+        has_template=bool(templates),
+        first_added=first,
     )
 
 
@@ -148,8 +151,11 @@ def _objects(root: Any) -> Iterator[dict[str, Any]]:
 
 def _check(item: dict[str, Any]) -> None:
     pattern = item.get("Regex")
-    if pattern is not None and pattern not in PATTERNS:
-        raise UnsupportedError("a tokenizer.json with a regular expression that is not a known one")
+    if pattern is not None and pattern not in splitting.PATTERNS:
+        raise UnsupportedError(
+            f"a tokenizer.json with the regular expression {str(pattern)[:60]!r}, which is not a known one: how "
+            "long it takes is not known either"
+        )
     if item.get("type") == "Precompiled":
         charsmap(item)
 
@@ -174,14 +180,19 @@ def charsmap(step: dict[str, Any]) -> bytes:
     return table
 
 
-def _first_added(processor: dict[str, Any] | None) -> str:
-    """The token that the post-processor puts before a text; "" if it puts none there."""
-    for step in steps(processor):
-        template = step.get("single") if step.get("type") == "TemplateProcessing" else None
-        if isinstance(template, list) and template and isinstance(template[0], dict):
-            token = template[0].get("SpecialToken")
-            return str(token.get("id")) if isinstance(token, dict) else ""
-    return ""
+def _first_added(templates: list[dict[str, Any]]) -> str:
+    """The token that is put before a text; "" if none is. Raises UnsupportedError if several are."""
+    names: list[str] = []
+    for template in templates:
+        parts = template.get("single")
+        for part in parts if isinstance(parts, list) else ():
+            token = part.get("SpecialToken") if isinstance(part, dict) else None
+            if not isinstance(token, dict):
+                break
+            names.append(str(token.get("id")))
+    if len(names) > 1:
+        raise UnsupportedError(f"a tokenizer.json that puts {len(names)} tokens before a text: {', '.join(names)}")
+    return names[0] if names else ""
 
 
 def _names(file: File) -> list[str]:
@@ -242,6 +253,10 @@ class Encoder:
 
         with _silenced():
             self._tokenizer = _guarded(start)
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a token."""
+        return _guarded(lambda: self._tokenizer.token_to_id(name))  # type: ignore[no-any-return]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without those the pipeline puts around it."""

@@ -40,6 +40,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.prefixes_space = self.model.add_dummy_prefix
         self.bos_id = _id_or_none(self._processor.bos_id())
         self.eos_id = _id_or_none(self._processor.eos_id())
+        self.unk_id = self.model.types.index(spm.UNKNOWN)
         self._pieces = [_piece_bytes(self.model, i) for i in range(self.n_vocab)]
         self._lossless = self.model.lossless
 
@@ -65,6 +66,12 @@ class SentencePieceTokenizer(Tokenizer):
     def specials(self) -> Mapping[str, int]:
         typed = enumerate(zip(self.model.pieces, self.model.types, strict=True))
         return {piece: i for i, (piece, kind) in typed if kind == spm.CONTROL}
+
+    def name_of(self, token: int | None) -> str:
+        return "" if token is None else self.model.pieces[token]
+
+    def token_named(self, name: str) -> int | None:
+        return self.model.pieces.index(name) if name in self.model.pieces else None
 
     def piece(self, token: int) -> bytes:
         return self._pieces[checked(token, self)]

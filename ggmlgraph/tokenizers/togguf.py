@@ -11,14 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.tokenizers import pipeline, spm, spmfromjson, vocabularies
+from ggmlgraph.tokenizers import pipeline, splitting, spm, spmfromjson
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
-from ggmlgraph.tokenizers.pipeline import File
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 from ggmlgraph.tokenizers.sentencepiece import SentencePieceTokenizer
+from ggmlgraph.tokenizers.splitting import Splitting
 from ggmlgraph.tokenizers.spm import SpmModel
-from ggmlgraph.tokenizers.vocabularies import Splitting
 
 Section = tuple[dict[str, Any], list[str]]  # keys and values; what the user should know
 
@@ -116,10 +115,12 @@ def _byte_level(tokenizer: HuggingFaceTokenizer) -> Section:
         )
     if normalizers:
         notes.append("the tokenizer composes characters (NFC), llama.cpp does not: decomposed text differs")
-    splitting = Splitting(_pattern(file), bool(file.model.ignore_merges))
-    pre = next((name for name, known in vocabularies.PRE.items() if known == splitting), None)
+    patterns = splitting.patterns_of(pipeline.steps(file.pre_tokenizer))
+    pre = splitting.label_of(Splitting(patterns, bool(file.model.ignore_merges)))
     if pre is None:
         raise UnsupportedError("llama.cpp has no name for the way this tokenizer splits text: ids would differ")
+    if loose := [token.content for token in file.added_tokens if token.lstrip or token.rstrip or token.single_word]:
+        notes.append(f"llama.cpp takes no spaces off beside {', '.join(loose[:4])}: texts with these differ")
     added = {token.id: spm.CONTROL if token.special else spm.USER_DEFINED for token in file.added_tokens}
     special = [(name, i) for name, i in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)) if i is not None]
     return {
@@ -130,17 +131,3 @@ def _byte_level(tokenizer: HuggingFaceTokenizer) -> Section:
         "merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in file.model.merges] or [NO_MERGE],
         **{f"{name}_token_id": i for name, i in special},
     }, notes
-
-
-def _pattern(file: File) -> str:
-    """The one regular expression that splits a text; "" if the pre-tokenizer is of another form."""
-    steps = [step for step in pipeline.steps(file.pre_tokenizer) if step["type"] != "Sequence"]
-    byte_level = steps.pop() if steps else {}
-    if byte_level.get("type") != "ByteLevel" or byte_level.get("add_prefix_space") is True or len(steps) > 1:
-        return ""
-    uses_own = byte_level.get("use_regex", True)
-    if not steps:
-        return pipeline.GPT2 if uses_own else ""
-    split, pattern = steps[0], steps[0].get("pattern", {})
-    plain = split["type"] == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
-    return str(pattern.get("Regex")) if plain and not uses_own and isinstance(pattern, dict) else ""

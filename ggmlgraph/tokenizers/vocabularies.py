@@ -2,13 +2,15 @@
 
 The first, and GGUF's kinds "llama" and "t5", hold what is left of a sentencepiece model: pieces, scores, types.
 Put back into a model, sentencepiece encodes with them as it did before. GGUF's kind "gpt2" and tiktoken's files
-are what is left of byte-level BPE, and become a tokenizer.json. Used by `load`; `togguf` reads PRE the other way.
+are what is left of byte-level BPE, as are the vocab.json and merges.txt of old folders, and become a tokenizer.json.
+Used by `interchange.tokenizer`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -19,7 +21,8 @@ import msgspec
 import numpy as np
 
 from ggmlgraph.errors import FormatError, UnsupportedError
-from ggmlgraph.tokenizers import pipeline, spm
+from ggmlgraph.tokenizers import pipeline, splitting, spm
+from ggmlgraph.tokenizers.splitting import Splitting
 from ggmlgraph.tokenizers.spm import SpmModel
 
 _LLAMA2C_SPECIAL = {0: ("<unk>", spm.UNKNOWN), 1: ("<s>", spm.CONTROL), 2: ("</s>", spm.CONTROL)}
@@ -64,74 +67,25 @@ def _fault(reason: str, offset: int) -> FormatError:
 # ---------------------------------------------------------------- byte-level BPE
 
 
-@dataclass(frozen=True)
-class Splitting:
-    """How byte-level BPE splits a text into words, and whether a word that is a token stays whole whatever the
-    merges."""
-
-    pattern: str = pipeline.GPT2
-    keeps_tokens: bool = False
-
-    def steps(self) -> dict[str, Any]:
-        """The pre_tokenizer of a tokenizer.json."""
-        use_regex = self.pattern == pipeline.GPT2
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-        if use_regex:
-            return byte_level
-        split = {"type": "Split", "pattern": {"Regex": self.pattern}, "behavior": "Isolated", "invert": False}
-        return {"type": "Sequence", "pretokenizers": [split, byte_level]}
-
-
-PRE = {  # tokenizer.ggml.pre: the names that llama.cpp knows these ways by
-    "gpt-2": Splitting(),
-    "llama-bpe": Splitting(pipeline.LLAMA3, keeps_tokens=True),
-    "dbrx": Splitting(pipeline.LLAMA3),
-    "qwen2": Splitting(pipeline.QWEN2),
-    "gpt-4o": Splitting(pipeline.GPT4O),
-    "tekken": Splitting(pipeline.TEKKEN, keeps_tokens=True),
-}
-SAME_PRE = {  # other names of theirs for the same
-    "olmo": "gpt-2", "phi-2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "smaug-bpe": "dbrx",
-    "deepseek-r1-qwen": "qwen2", "stablelm2": "qwen2", "llama4": "gpt-4o",
-}  # fmt: skip
-PRE_OF = {"gptneox": "gpt-2", "gpt2": "gpt-2"}  # of files from before there was a name, by architecture
-
-
-def json_from_gguf(pairs: Mapping[str, Any]) -> bytes:
-    """The tokenizer.json of a GGUF file whose tokenizer is "gpt2", byte-level BPE."""
-    tokens, merges = pairs.get("tokenizer.ggml.tokens"), pairs.get("tokenizer.ggml.merges")
-    types = pairs.get("tokenizer.ggml.token_type")
-    pre = pairs.get("tokenizer.ggml.pre", PRE_OF.get(str(pairs.get("general.architecture"))))
-    splitting = PRE.get(SAME_PRE.get(str(pre), str(pre)))
-    if splitting is None:
-        raise UnsupportedError(f"a GGUF tokenizer of model 'gpt2' that splits words as {pre!r} does")
-    if not isinstance(tokens, list) or not isinstance(merges, list) or not isinstance(types, np.ndarray):
-        raise FormatError("a GGUF tokenizer without tokens, merges or types")
-    if len(tokens) != len(types):
-        raise FormatError(f"a GGUF tokenizer of {len(tokens)} tokens and {len(types)} types")
-    texts = [token.decode(errors="replace") for token in tokens]
-    return byte_level_json(
-        vocabulary={text: i for i, text in enumerate(texts)},
-        merges=[merge.decode(errors="replace") for merge in merges],
-        added=[(i, texts[i], kind == spm.CONTROL) for i, kind in enumerate(types.tolist())
-               if kind in (spm.CONTROL, spm.USER_DEFINED)],
-        splitting=splitting,
-    )  # fmt: skip
-
-
 def byte_level_json(
-    vocabulary: Mapping[str, int], merges: list[str], added: list[tuple[int, str, bool]], splitting: Splitting
+    vocabulary: Mapping[str, int],
+    merges: list[str],
+    added: list[tuple[int, str, bool]],
+    way: Splitting,
+    *,
+    composes: bool = False,
 ) -> bytes:
-    """The tokenizer.json of byte-level BPE. added: id, name, whether a control token."""
+    """The tokenizer.json of byte-level BPE. added: id, name, whether a control token; composes: NFC comes first."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     decoder = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return msgspec.json.encode(
         {
             "version": "1.0",
             "added_tokens": [{"id": i, "content": name, "special": special, **flags} for i, name, special in added],
-            "pre_tokenizer": splitting.steps(),
+            "normalizer": {"type": "NFC"} if composes else None,
+            "pre_tokenizer": way.steps(),
             "decoder": decoder,
-            "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "ignore_merges": splitting.keeps_tokens},
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "ignore_merges": way.keeps_tokens},
         }
     )
 
@@ -143,7 +97,7 @@ def byte_level_json(
 class _Encoding:
     """A published encoding of tiktoken; its file has ranks only."""
 
-    splitting: Splitting
+    way: Splitting
     specials: tuple[str, ...]  # from the first id behind the ranks on; "" for none
 
 
@@ -154,16 +108,16 @@ def _reserved(first: int, end: int) -> tuple[str, ...]:
 TIKTOKEN = {  # by the number of ranks
     50256: _Encoding(Splitting(), ("<|endoftext|>",)),
     100256: _Encoding(
-        Splitting(pipeline.LLAMA3, True),
+        Splitting((splitting.LLAMA3,), True),
         ("", "<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
     ),
     128000: _Encoding(
-        Splitting(pipeline.LLAMA3, True),
+        Splitting((splitting.LLAMA3,), True),
         ("<|begin_of_text|>", "<|end_of_text|>", *_reserved(0, 4), "<|start_header_id|>", "<|end_header_id|>",
          *_reserved(4, 5), "<|eot_id|>", *_reserved(5, 251)),
     ),
-    151643: _Encoding(Splitting(pipeline.QWEN2), ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
-    199998: _Encoding(Splitting(pipeline.GPT4O), ("", "<|endoftext|>")),
+    151643: _Encoding(Splitting((splitting.QWEN2,)), ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
+    199998: _Encoding(Splitting((splitting.GPT4O,)), ("", "<|endoftext|>")),
 }  # fmt: skip
 _RANK = re.compile(rb"([A-Za-z0-9+/]+={0,2}) (\d{1,7})")
 
@@ -203,50 +157,194 @@ def json_from_tiktoken(data: bytes) -> bytes:
         if token[:i] in ranks and token[i:] in ranks
     ]
     added = [(len(ranks) + i, name, True) for i, name in enumerate(encoding.specials) if name]
-    return byte_level_json({spelt[raw]: rank for raw, rank in ranks.items()}, merges, added, encoding.splitting)
+    return byte_level_json({spelt[raw]: rank for raw, rank in ranks.items()}, merges, added, encoding.way)
 
 
-# ---------------------------------------------------------------- sentencepiece
+# ---------------------------------------------------------------- vocab.json and merges.txt
+
+_COMPOSES = ("Qwen2Tokenizer", "GPTNeoXTokenizer")
+_OF_CLASS = {  # transformers' classes whose way to split is not in their files
+    "GPT2Tokenizer": Splitting(),
+    "GPTNeoXTokenizer": Splitting(),
+    "Qwen2Tokenizer": Splitting((splitting.QWEN2,)),
+}
+_CLASS_OF = {  # that transformers takes for a model whose folder names none
+    "gpt2": "GPT2Tokenizer", "phi": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer", "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+}  # fmt: skip
+_NO_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # names that say nothing of a way to split
 
 
-def from_gguf(pairs: Mapping[str, Any]) -> bytes:
-    """The keys tokenizer.ggml.* of a GGUF file: "llama" is sentencepiece's BPE, "t5" its unigram."""
-    kind = pairs.get("tokenizer.ggml.model")
+def json_from_merges(vocabulary: Any, merges: str, kind: str | None, model: str | None) -> bytes:
+    """The tokenizer.json of a vocab.json, decoded, and the text of a merges.txt.
+
+    kind: the class of transformers they are for, if that is known; model: what their folder calls the model.
+    Raises FormatError; UnsupportedError if it is not known how such a tokenizer splits text.
+    """
+    name = (kind or "").removesuffix("Fast")
+    name = _CLASS_OF.get(model or "", "") if name in ("", *_NO_CLASSES) else name
+    way = _OF_CLASS.get(name)
+    if way is None:
+        raise UnsupportedError(f"how a {name or kind or model or 'tokenizer'} splits text is not known here")
+    if not isinstance(vocabulary, dict) or not all(type(token) is int for token in vocabulary.values()):
+        raise FormatError("not an object of ids by token")
+    lines = [line for line in merges.splitlines() if line and not line.startswith("#version")]
+    wrong = next((line for line in lines if line.count(" ") != 1), None)
+    if wrong is not None:
+        raise FormatError(f"a merge {wrong[:60]!r} that is not two tokens")
+    return byte_level_json(vocabulary, lines, [], way, composes=name in _COMPOSES)
+
+
+# ---------------------------------------------------------------- GGUF
+
+_SPM_KINDS = {"llama": spm.BPE, "t5": spm.UNIGRAM}
+_DEFAULTS = {  # ids that llama.cpp takes where a file says none
+    "llama": {"unknown": 0, "bos": 1, "eos": 2}, "t5": {"unknown": 2, "bos": 2, "eos": 1}, "gpt2": {},
+}  # fmt: skip
+_NAMED = ("bos", "eos", "unknown")
+_TOKENS, _SCORES, _TYPES, _MERGES, _PRE = (
+    f"tokenizer.ggml.{key}" for key in ("tokens", "scores", "token_type", "merges", "pre")
+)
+
+
+@dataclass
+class _Vocabulary:
+    """The tokens of a GGUF file, each text once; what a person should know of them."""
+
+    kind: str
+    texts: list[str]
+    types: list[int]
+    special: dict[str, int]  # ids of _NAMED, where there are such
+    notes: list[str]
+
+
+def _vocabulary(pairs: Mapping[str, Any], kind: str) -> _Vocabulary:
+    tokens = pairs.get(_TOKENS)
+    if not isinstance(tokens, list) or not tokens:
+        raise FormatError(f"no {_TOKENS}")
+    texts = [_utf8(token, i) for i, token in enumerate(tokens)]
+    special = {name: _special(pairs, name, kind, len(texts)) for name in _NAMED}
+    known = {name: token for name, token in special.items() if token is not None}
+    types = _types(pairs, texts, known, kind)
+    last = {text: i for i, text in enumerate(texts)}
+    notes = []
+    for i, text in enumerate(texts):
+        if text and last[text] == i:
+            continue
+        if text:
+            notes.append(f"the token {text!r} is there twice, as {i} and {last[text]}: text becomes {last[text]}")
+        texts[i], types[i] = f"[PAD{i}]", spm.UNUSED
+        if texts[i] in last:
+            raise FormatError(f"{_TOKENS}: {text!r} ({i}) is there twice, and so is {texts[i]!r}")
+    return _Vocabulary(kind, texts, types, known, notes)
+
+
+def _utf8(token: bytes, i: int) -> str:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"{_TOKENS}: token {i}, {token[:40]!r}, is not UTF-8") from None
+
+
+def _special(pairs: Mapping[str, Any], name: str, kind: str, n: int) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    token = pairs.get(key, _DEFAULTS[kind].get(name))
+    if token is not None and (type(token) is not int or not 0 <= token < n):
+        raise FormatError(f"{key} is {token!r}, the file has tokens 0 to {n - 1}")
+    return token
+
+
+def _types(pairs: Mapping[str, Any], texts: list[str], special: Mapping[str, int], kind: str) -> list[int]:
+    """The type of each token. Where the file says none, what its name and the special ids make it."""
+    said = pairs.get(_TYPES)
+    if said is None:
+        types = [spm.BYTE if kind != "gpt2" and spm.BYTE_PIECE.fullmatch(text) else spm.NORMAL for text in texts]
+        for token in special.values():
+            types[token] = spm.CONTROL
+    elif not isinstance(said, np.ndarray) or said.dtype.kind not in "iu" or len(said) != len(texts):
+        raise FormatError(f"{_TYPES} is no list of {len(texts)} numbers, one for each token")
+    else:
+        types = [spm.NORMAL if t == 0 else int(t) for t in said.tolist()]
+    for text, t in zip(texts, types, strict=True):
+        if not spm.NORMAL <= t <= spm.BYTE:
+            raise FormatError(f"{_TYPES} of {text!r} is {t}")
+    return types
+
+
+def json_from_gguf(pairs: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    """The tokenizer.json of a GGUF file whose tokenizer is "gpt2", byte-level BPE; what to know of it."""
+    label = pairs.get(_PRE, splitting.OF_ARCHITECTURE.get(str(pairs.get("general.architecture"))))
+    if label is None:
+        raise UnsupportedError(f"{_PRE} is missing: how it splits text into words is not known")
+    way = splitting.labelled(str(label))
+    if way is None:
+        raise UnsupportedError(f"{_PRE} is {label!r}, a way to split text into words that is not known here")
+    found = _vocabulary(pairs, "gpt2")
+    said = pairs.get(_MERGES)
+    if not isinstance(said, list):
+        raise FormatError(f"no {_MERGES}")
+    vocabulary = {text: i for i, text in enumerate(found.texts)}
+    merges = [_utf8(merge, i) for i, merge in enumerate(said)]
+    kept = [merge for merge in merges if _makes_token(merge, vocabulary)]
+    if len(kept) < len(merges):
+        lost = next(merge for merge in merges if not _makes_token(merge, vocabulary))
+        found.notes.append(f"{len(merges) - len(kept)} merges are of tokens that are not there, such as {lost!r}")
+    added = [
+        (i, found.texts[i], t == spm.CONTROL) for i, t in enumerate(found.types) if t in (spm.CONTROL, spm.USER_DEFINED)
+    ]
+    return byte_level_json(vocabulary, kept, added, way), found.notes
+
+
+def _makes_token(merge: str, vocabulary: Mapping[str, int]) -> bool:
+    left, _, right = merge.partition(" ")
+    return left in vocabulary and right in vocabulary and left + right in vocabulary
+
+
+def spm_from_gguf(pairs: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    """The sentencepiece model of a GGUF file: "llama" is BPE, "t5" unigram; what to know of it."""
+    kind = str(pairs.get("tokenizer.ggml.model"))
     if kind not in _SPM_KINDS:
-        raise UnsupportedError(f"a GGUF tokenizer of model {kind!r}; read are 'llama', 't5' and 'gpt2'")
-    tokens, scores = pairs.get("tokenizer.ggml.tokens"), pairs.get("tokenizer.ggml.scores")
-    types = pairs.get("tokenizer.ggml.token_type")
-    if not isinstance(tokens, list) or not isinstance(scores, np.ndarray) or not isinstance(types, np.ndarray):
-        raise FormatError("a GGUF tokenizer without tokens, scores or types")
-    if not len(tokens) == len(scores) == len(types):
-        raise FormatError(f"a GGUF tokenizer of {len(tokens)} tokens, {len(scores)} scores and {len(types)} types")
+        raise UnsupportedError(f"tokenizer.ggml.model is {kind!r}; read are 'llama', 't5' and 'gpt2'")
+    found = _vocabulary(pairs, kind)
     model = SpmModel(
-        pieces=[token.decode(errors="replace") for token in tokens],
-        scores=[float(score) for score in scores],
-        types=[int(t) for t in types],
+        pieces=found.texts,
+        scores=_scores(pairs, found.texts),
+        types=_with_one_unknown(found),
         model_type=_SPM_KINDS[kind],
         charsmap=_charsmap(pairs),
         add_dummy_prefix=bool(pairs.get("tokenizer.ggml.add_space_prefix", True)),
         remove_extra_whitespaces=bool(pairs.get("tokenizer.ggml.remove_extra_whitespaces", False)),
     )
+    for text, t in zip(model.pieces, model.types, strict=True):
+        if len(text.encode()) > spm.MAX_PIECE_NBYTES or "\0" in text:
+            raise FormatError(f"{_TOKENS}: {text[:40]!r} has more than {spm.MAX_PIECE_NBYTES} bytes, or a NUL")
+        if t == spm.BYTE and not spm.BYTE_PIECE.fullmatch(text):
+            raise FormatError(f"{_TYPES} says that {text!r} is a byte, which is spelt <0xNN>")
     model.byte_fallback = model.types.count(spm.BYTE) == 256
-    special = [_special(pairs, name, default, model) for name, default in _SPM_DEFAULTS[kind].items()]
-    return spm.write(model, *special)
+    return spm.write(model, *(found.special[name] for name in ("unknown", "bos", "eos"))), found.notes
 
 
-_SPM_KINDS = {"llama": spm.BPE, "t5": spm.UNIGRAM}
-_SPM_DEFAULTS = {"llama": {"unknown": 0, "bos": 1, "eos": 2}, "t5": {"unknown": 2, "bos": 2, "eos": 1}}
+def _with_one_unknown(found: _Vocabulary) -> list[int]:
+    """The types, where just the token that stands for what is unknown says so."""
+    types = [spm.CONTROL if t == spm.UNKNOWN else t for t in found.types]
+    types[found.special["unknown"]] = spm.UNKNOWN
+    return types
+
+
+def _scores(pairs: Mapping[str, Any], texts: list[str]) -> list[float]:
+    said = pairs.get(_SCORES)
+    if said is None:
+        raise UnsupportedError(f"{_SCORES} is missing: which pieces are joined first is not known")
+    if not isinstance(said, np.ndarray) or said.dtype.kind not in "fiu" or len(said) != len(texts):
+        raise FormatError(f"{_SCORES} is no list of {len(texts)} numbers, one for each token")
+    for text, score in zip(texts, said.tolist(), strict=True):
+        if not math.isfinite(score):
+            raise FormatError(f"{_SCORES} of {text!r} is {score}")
+    return [float(score) for score in said.tolist()]
 
 
 def _charsmap(pairs: Mapping[str, Any]) -> bytes:
     table = pairs.get("tokenizer.ggml.precompiled_charsmap", np.empty(0, np.uint8))
     if not isinstance(table, np.ndarray) or table.dtype.itemsize != 1:
-        raise FormatError("a GGUF tokenizer whose precompiled_charsmap is no array of bytes")
+        raise FormatError("tokenizer.ggml.precompiled_charsmap is no array of bytes")
     return table.tobytes()
-
-
-def _special(pairs: Mapping[str, Any], name: str, default: int, model: SpmModel) -> int:
-    token = pairs.get(f"tokenizer.ggml.{name}_token_id", default)
-    if type(token) is not int or not 0 <= token < len(model.pieces):
-        raise FormatError(f"a GGUF tokenizer whose {name} token is {token!r}")
-    return token

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from ggmlgraph.data.corpus import lines_of
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
-from ggmlgraph.interchange.tokenizer import load_tokenizer, tokenizer_from_gguf
+from ggmlgraph.interchange.tokenizer import in_gguf, load_tokenizer
 from ggmlgraph.tokenizers import spm, vocabularies
-from ggmlgraph.tokenizers.base import TextDecoder
+from ggmlgraph.tokenizers.base import TextDecoder, Tokenizer
 from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
-from ggmlgraph.tokenizers.pipeline import LLAMA3, read, spelt
+from ggmlgraph.tokenizers.pipeline import read, spelt
 from ggmlgraph.tokenizers.sentencepiece import SentencePieceTokenizer
+from ggmlgraph.tokenizers.splitting import LLAMA3, Splitting
 from ggmlgraph.tokenizers.tohf import files
 from ggmlgraph.tokenizers.training import train_tokenizer
 
@@ -221,7 +222,7 @@ def tiktoken_bytes(ranks: list[bytes]) -> bytes:
 
 @pytest.fixture
 def small_tiktoken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    encoding = vocabularies._Encoding(vocabularies.Splitting(LLAMA3, True), ("<|end|>",))
+    encoding = vocabularies._Encoding(Splitting((LLAMA3,), True), ("<|end|>",))
     monkeypatch.setitem(vocabularies.TIKTOKEN, len(RANKS), encoding)
     (tmp_path / "x.tiktoken").write_bytes(tiktoken_bytes(RANKS))
     return tmp_path / "x.tiktoken"
@@ -263,6 +264,12 @@ def test_a_malformed_file_of_ranks_is_refused(data: bytes, reason: str, tmp_path
     (tmp_path / "x.tiktoken").write_bytes(data)
     with pytest.raises(GGError, match=reason):
         load_tokenizer(tmp_path / "x.tiktoken")
+
+
+def tokenizer_from_gguf(pairs: dict[str, Any]) -> Tokenizer:
+    found = in_gguf(pairs, Path("x.gguf"))
+    assert found is not None
+    return found.tokenizer
 
 
 def pairs_of(tokenizer: SentencePieceTokenizer, kind: str) -> dict[str, Any]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
+from ggmlgraph.errors import FormatError, GGError
 from ggmlgraph.interchange.formats.stored import Stored, Weight
 from ggmlgraph.interchange.naming import Format
-from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.interchange.tokenizer import Found
 from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.sentencepiece import SentencePieceTokenizer
+from ggmlgraph.tokenizers.settings import NOTHING_SAID, Settings
 
-MAX_JSON_NBYTES = 64 << 20
 MAX_YAML_NBYTES = 1 << 20
 YAML_INDENT = 2
-TOKENIZERS = ("tokenizer.model", "tokenizer.json")
+BEGINS_WITH_BOS = Settings(adds_bos=True)  # of formats whose models are all trained on texts that do
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,19 @@ class ModelSource:
     config: dict[str, Any]  # fields of the model's Config
     tensors: Mapping[str, Weight]
     n_ctx: int | None  # how many tokens the model was trained to look back on
-    tokenizer: Tokenizer | None
-    no_tokenizer: str = "it has none"  # why there is none
+    find_tokenizer: Callable[[], Found | None] = lambda: None  # reads it, None if there is none
+    no_tokenizer: str = "it has none"  # then
+    said: Settings = NOTHING_SAID  # of special tokens, apart from any tokenizer
     moments: Callable[[], Moments] | None = None  # reads them: most who convert do not want them
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Its tokenizer, read. Raises as `find_tokenizer`."""
+        found = self.find_tokenizer()
+        return None if found is None else completed(found.tokenizer, self.said)
 
 
 Given = Mapping[str, Any]  # fields of the Config that the user gave
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from anyone. Raises FormatError."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    if path.stat().st_size > MAX_JSON_NBYTES:
-        raise FormatError(f"{path}: {path.stat().st_size} bytes of JSON, at most {MAX_JSON_NBYTES} are read")
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"{path}: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -98,25 +93,20 @@ def scalar(text: str) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else text
 
 
-def try_tokenizer(load: Callable[[], Tokenizer]) -> tuple[Tokenizer | None, str]:
-    """A tokenizer, or why there is none: weights can be used without."""
-    try:
-        return load(), ""
-    except (DataError, FormatError, UnsupportedError) as error:
-        return None, str(error)
+def completed(tokenizer: Tokenizer, said: Settings) -> Tokenizer:
+    """A tokenizer, where it says nothing itself with what a checkpoint says of special tokens."""
+    own, known = tokenizer.settings, set(tokenizer.specials.values())
+    adds_bos = said.adds_bos if own.adds_bos is None and isinstance(tokenizer, SentencePieceTokenizer) else own.adds_bos
+    ids = {"bos": (tokenizer.bos_id, own.bos, said.bos), "eos": (tokenizer.eos_id, own.eos, said.eos)}
+    names = {name: other if ours is None and it is None and other in known else it
+             for name, (ours, it, other) in ids.items()}  # fmt: skip
+    template = own.chat_template or said.chat_template
+    return tokenizer.apply(msgspec.structs.replace(own, chat_template=template, adds_bos=adds_bos, **names))
 
 
-def begins_with_bos(tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer of a format whose models are all trained on texts that begin with bos."""
-    return tokenizer.apply(msgspec.structs.replace(tokenizer.settings, adds_bos=True))
-
-
-def find_tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:
-    """The tokenizer among the files of a checkpoint, or why there is none."""
-    for name in TOKENIZERS:
-        if (path := folder / name).is_file():
-            return try_tokenizer(partial(load_tokenizer, path))
-    return None, "it has none"
+def first_file(*candidates: Path) -> Path | None:
+    """The first of some files that is there."""
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def named(path: Path, work: Callable[[], Any]) -> Any:

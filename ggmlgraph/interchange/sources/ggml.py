@@ -115,7 +115,6 @@ def file(path: Path, given: Given) -> ModelSource:
         config=fields,
         tensors=tensors,
         n_ctx=None,
-        tokenizer=None,
         no_tokenizer="give the sentencepiece model it was made with",
         moments=None if state is None else lambda: state,
     )

@@ -12,8 +12,9 @@ from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats import gguf
 from ggmlgraph.interchange.formats.gguf import GgufFile
 from ggmlgraph.interchange.sources import ggml
-from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, named, try_tokenizer
-from ggmlgraph.interchange.tokenizer import tokenizer_from_gguf
+from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, named
+from ggmlgraph.interchange.tokenizer import in_gguf
+from ggmlgraph.tokenizers import settings
 
 
 def file(path: Path, given: Given, order: str | None = None) -> ModelSource:
@@ -22,7 +23,6 @@ def file(path: Path, given: Given, order: str | None = None) -> ModelSource:
     identifier = content.pairs.get("general.architecture")
     checkpoint = naming.Checkpoint(content.pairs, content.tensors)
     architecture, known, fields = named(path, lambda: naming.find("gguf", identifier, checkpoint, given))
-    tokenizer, reason = try_tokenizer(lambda: tokenizer_from_gguf(content.pairs))
     return ModelSource(
         kind="GGUF file",
         path=path,
@@ -31,8 +31,8 @@ def file(path: Path, given: Given, order: str | None = None) -> ModelSource:
         config=fields,
         tensors=content.tensors,
         n_ctx=count(content.pairs.get(f"{identifier}.context_length")),
-        tokenizer=tokenizer,
-        no_tokenizer=reason,
+        find_tokenizer=partial(in_gguf, content.pairs, path),
+        said=settings.from_gguf(content.pairs),
         moments=partial(_moments, path, content, fields, order) if order else None,
     )
 

@@ -18,7 +18,12 @@ from ggmlgraph.interchange.formats import safetensors, torch
 from ggmlgraph.interchange.formats.stored import Stored, Weight
 from ggmlgraph.interchange.naming import Format
 from ggmlgraph.interchange.sources import adam
-from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, find_tokenizer, named, read_json
+from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, named
+from ggmlgraph.interchange.tokenizer import find_tokenizer
+from ggmlgraph.strangers import refuse_stranger
+from ggmlgraph.tokenizers import settings
+from ggmlgraph.tokenizers.jsonfile import read_json
+from ggmlgraph.tokenizers.settings import Settings
 
 CONFIG = "config.json"
 OPTIMIZER = "optimizer.pt"  # that Trainer writes into the checkpoints of a run
@@ -32,6 +37,7 @@ def folder(path: Path, given: Given) -> ModelSource:
     """The checkpoint in a folder."""
     for name, read in WEIGHTS:
         if (path / name).exists():
+            refuse_stranger(path / name)
             return _source(path, read(path / name), given)
         if (index := path / f"{name}.index.json").exists():
             return _source(path, _shards(path, index, read), given)
@@ -51,7 +57,6 @@ def _source(path: Path, tensors: dict[str, Stored], given: Given) -> ModelSource
     architecture, known, fields = named(
         path / CONFIG, lambda: naming.find("huggingface", identifier, checkpoint, given)
     )
-    tokenizer, reason = find_tokenizer(path)
     arranged = named(path, lambda: known.arranged(tensors))
     has_state = (path / OPTIMIZER).is_file()
     return ModelSource(
@@ -62,10 +67,16 @@ def _source(path: Path, tensors: dict[str, Stored], given: Given) -> ModelSource
         config=fields,
         tensors=arranged,
         n_ctx=count(config.get("max_position_embeddings", config.get("n_positions"))),
-        tokenizer=tokenizer,
-        no_tokenizer=reason,
+        find_tokenizer=partial(find_tokenizer, path, fields["n_vocab"]),
+        said=_said(path, identifier),
         moments=partial(_moments, path, known, fields, arranged) if has_state else None,
     )
+
+
+def _said(path: Path, model: Any) -> Settings:
+    """What the configuration says of special tokens."""
+    ids = settings.ids_beside(path)
+    return Settings(bos=ids.get("bos"), eos=ids.get("eos"), adds_bos=True if model in settings.BOS_MODELS else None)
 
 
 def _moments(path: Path, known: Format, fields: Mapping[str, Any], tensors: Mapping[str, Weight]) -> Moments:
@@ -88,6 +99,7 @@ def _shards(path: Path, index: Path, read: Callable[[Path], dict[str, Stored]]) 
         raise FormatError(f"{index}: {unsafe[0][:80]!r} is no plain file name")
     tensors: dict[str, Stored] = {}
     for shard in shards:
+        refuse_stranger(path / shard)
         found = read(path / shard)
         wanted = {name for name, place in table.items() if place == shard}
         if found.keys() != wanted:

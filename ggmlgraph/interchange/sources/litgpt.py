@@ -4,6 +4,7 @@ configuration: the number of heads follows from the width for the published size
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ggmlgraph.errors import UsageError
@@ -12,7 +13,9 @@ from ggmlgraph.interchange.formats import torch
 from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.formats.torch import TorchFile
 from ggmlgraph.interchange.sources import adam
-from ggmlgraph.interchange.sources.base import Given, ModelSource, count, find_tokenizer, named, read_json, read_yaml
+from ggmlgraph.interchange.sources.base import Given, ModelSource, count, named, read_yaml
+from ggmlgraph.interchange.tokenizer import find_tokenizer
+from ggmlgraph.tokenizers.jsonfile import read_json
 
 WEIGHTS = "lit_model.pth"
 CONFIGS = (("model_config.yaml", read_yaml), ("lit_config.json", read_json))
@@ -39,7 +42,6 @@ def file(content: TorchFile, given: Given) -> ModelSource:
     checkpoint = naming.Checkpoint(config, tensors)
     identifier = kind.partition(",")[0]
     architecture, known, fields = named(path, lambda: naming.find(kind, identifier, checkpoint, given))
-    tokenizer, reason = find_tokenizer(path.parent)
     return ModelSource(
         kind="Lit-LLaMA checkpoint" if kind == "lit-llama" else "LitGPT checkpoint",
         path=path,
@@ -48,8 +50,7 @@ def file(content: TorchFile, given: Given) -> ModelSource:
         config=fields,
         tensors=tensors,
         n_ctx=count(config.get("block_size")),
-        tokenizer=tokenizer,
-        no_tokenizer=reason,
+        find_tokenizer=partial(find_tokenizer, path.parent, fields["n_vocab"]),
         moments=adam.beside(content, tensors, known),
     )
 

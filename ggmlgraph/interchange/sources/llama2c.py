@@ -17,8 +17,8 @@ from pathlib import Path
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats.stored import Scaled, Stored, Weight
-from ggmlgraph.interchange.sources.base import Given, ModelSource, begins_with_bos, try_tokenizer
-from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.interchange.sources.base import BEGINS_WITH_BOS, Given, ModelSource, first_file
+from ggmlgraph.interchange.tokenizer import find_tokenizer
 from ggmlgraph.regular import open_regular
 
 HEADER = struct.Struct("<7i")
@@ -102,11 +102,7 @@ def file(path: Path, given: Given) -> ModelSource:
         at += _size(shape, n_group)
     keys = dict(zip(FIELDS, map(abs, header), strict=True))
     architecture, known, fields = naming.find("llama2.c", "llama2.c", naming.Checkpoint(keys, tensors), given)
-    beside = [path.with_name(name) for name in (f"tok{keys['vocab_size']}.bin", "tokenizer.bin")]
-    found = next((candidate for candidate in beside if candidate.is_file()), None)
-    tokenizer, reason = (
-        try_tokenizer(lambda: begins_with_bos(load_tokenizer(found))) if found else (None, "it has none")
-    )
+    beside = first_file(*(path.with_name(name) for name in (f"tok{keys['vocab_size']}.bin", "tokenizer.bin")))
     return ModelSource(
         kind="llama2.c checkpoint",
         path=path,
@@ -115,8 +111,8 @@ def file(path: Path, given: Given) -> ModelSource:
         config=fields,
         tensors=tensors,
         n_ctx=keys["seq_len"],
-        tokenizer=tokenizer,
-        no_tokenizer=reason,
+        find_tokenizer=lambda: None if beside is None else find_tokenizer(beside),
+        said=BEGINS_WITH_BOS,
     )
 
 

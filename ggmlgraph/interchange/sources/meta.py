@@ -14,15 +14,15 @@ from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats import torch
 from ggmlgraph.interchange.formats.stored import Stored, Weight, joined
 from ggmlgraph.interchange.sources.base import (
+    BEGINS_WITH_BOS,
     Given,
     ModelSource,
-    begins_with_bos,
     count,
+    first_file,
     named,
-    read_json,
-    try_tokenizer,
 )
-from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.interchange.tokenizer import find_tokenizer
+from ggmlgraph.tokenizers.jsonfile import read_json
 
 CONFIG = "params.json"
 TOKENS = "tok_embeddings.weight"  # a tensor that tells these checkpoints from others
@@ -47,11 +47,7 @@ def file(path: Path, tensors: dict[str, Stored], given: Given) -> ModelSource:
         whole = dict(tensors)
     checkpoint = naming.Checkpoint(params, whole)
     architecture, known, fields = named(path.parent / CONFIG, lambda: naming.find("meta", "llama", checkpoint, given))
-    beside = [folder / "tokenizer.model" for folder in (path.parent, path.absolute().parent.parent)]
-    found = next((candidate for candidate in beside if candidate.is_file()), None)
-    tokenizer, reason = (
-        try_tokenizer(lambda: begins_with_bos(load_tokenizer(found))) if found else (None, "it has none")
-    )
+    beside = first_file(*(folder / "tokenizer.model" for folder in (path.parent, path.absolute().parent.parent)))
     return ModelSource(
         kind="Meta checkpoint",
         path=path,
@@ -60,8 +56,8 @@ def file(path: Path, tensors: dict[str, Stored], given: Given) -> ModelSource:
         config=fields,
         tensors=whole,
         n_ctx=count(params.get("max_seq_len")),
-        tokenizer=tokenizer,
-        no_tokenizer=reason,
+        find_tokenizer=lambda: None if beside is None else find_tokenizer(beside),
+        said=BEGINS_WITH_BOS,
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.naming import Format
-from ggmlgraph.interchange.sources.base import ModelSource, find_tokenizer, named
+from ggmlgraph.interchange.sources.base import ModelSource, named
+from ggmlgraph.interchange.tokenizer import find_tokenizer
 
 TOKENS = "token_embd.weight"
 
@@ -21,7 +22,6 @@ def file(path: Path, tensors: dict[str, Stored], architecture: str, config: dict
     known = next(
         (f for f in candidates if f.theirs(TOKENS) in named(path, partial(f.arranged, tensors))), candidates[0]
     )
-    tokenizer, reason = find_tokenizer(path.parent)
     return ModelSource(
         kind="file of tensors",
         path=path,
@@ -30,6 +30,5 @@ def file(path: Path, tensors: dict[str, Stored], architecture: str, config: dict
         config=config,
         tensors=named(path, lambda: known.arranged(tensors)),
         n_ctx=config.get("n_ctx"),
-        tokenizer=tokenizer,
-        no_tokenizer=reason,
+        find_tokenizer=partial(find_tokenizer, path.parent, config.get("n_vocab")),
     )

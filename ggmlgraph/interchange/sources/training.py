@@ -32,7 +32,6 @@ def file(content: TorchFile, given: Given) -> ModelSource:
         config=fields,
         tensors=tensors,
         n_ctx=count(arguments.get("max_seq_len" if is_llama else "block_size")),
-        tokenizer=None,
         no_tokenizer="training checkpoints have none",
         moments=adam.beside(content, tensors, known),
     )
