@@ -3,7 +3,8 @@
     python gen.py OUTPUT_DIR
 
 `Rule` operands turn a vjp into calls that append nodes; `Formula` operands turn a scalar formula into vector C.
-The templates beside this file hold the rest. Output: gg_ops.h, ops.c, elementwise.c, kernels.c.
+The templates beside this file hold the rest. Output: gg_ops.h, types.c, ops.c, rules.c,
+elementwise.c, kernels.c.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def main(out: Path) -> None:
         finite_words=finite_words, make_signature=make_signature, file_op=file_op, file_ops=file_ops,
         layout=layout, types=types(), type_numbers=type_numbers, unread=unread,
     )  # fmt: skip
-    for name in ("gg_ops.h", "ops.c", "elementwise.c", "kernels.c"):
+    for name in ("gg_ops.h", "types.c", "ops.c", "rules.c", "elementwise.c", "kernels.c"):
         (out / name).write_text(environment.get_template(name + ".j2").render(), encoding="utf-8")
 
 

@@ -10,6 +10,8 @@
 
 enum { GG_MAX_SRC = 10, GG_MAX_DIMS = 4, GG_MAX_NAME = 64, GG_N_PARAMS = 16, GG_ALIGN = 64, GG_MAX_THREADS = 256 };
 
+#define GG_MAX_ELEMENTS ((int64_t)1 << 48) /* of a tensor: a product of two sizes fits 64 bits */
+
 /* Each returns false on overflow and then leaves *out undefined. */
 static inline bool gg_add_i64(int64_t a, int64_t b, int64_t *out) { return !__builtin_add_overflow(a, b, out); }
 static inline bool gg_mul_i64(int64_t a, int64_t b, int64_t *out) { return !__builtin_mul_overflow(a, b, out); }

@@ -224,7 +224,7 @@ static int32_t add_leaf(const cacher *c, int32_t type, const int64_t *ne, const 
 
 static int32_t copy_attention(cacher *c, const gg_tensor *t, const int32_t *operands)
 {
-    gg_builder to = {c->r->out, c->r->err};
+    gg_builder to = {.g = c->r->out, .err = c->r->err};
     const gg_tensor *k = gg_at(c->r->in, t->src[1]);
     const int64_t n_blocks = (c->capacity + GG_ATTENTION_KEYS - 1) / GG_ATTENTION_KEYS, n_heads = k->ne[1] * k->ne[3];
     const int64_t keys[GG_MAX_DIMS] = {GG_ATTENTION_KEYS, k->ne[0], n_blocks, n_heads};
@@ -232,9 +232,9 @@ static int32_t copy_attention(cacher *c, const gg_tensor *t, const int32_t *oper
     int32_t src[6] = {operands[0], operands[1], operands[2]};
     char name[GG_MAX_NAME];
     snprintf(name, sizeof name, "cache.k.%d", c->n_caches);
-    src[3] = add_leaf(c, GG_TYPE_F32, keys, name);
+    src[3] = gg_made(&to, add_leaf(c, GG_TYPE_F32, keys, name));
     snprintf(name, sizeof name, "cache.v.%d", c->n_caches++);
-    src[4] = add_leaf(c, GG_TYPE_F32, values, name);
+    src[4] = gg_made(&to, add_leaf(c, GG_TYPE_F32, values, name));
     src[5] = c->n_past;
     return gg_build(&to, GG_OP_CACHED_ATTENTION, 6, src, t->op_params, NULL, NULL);
 }

@@ -2,7 +2,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "graph.h"
+#include "error.h"
 
 /* The code of an error that names no rule of its own. */
 static const char *const codes[] = {

@@ -4,8 +4,6 @@
  * kernel. A kernel that meets a bad value reports it with gg_fault; the run then ends after that node. A profiled run
  * reads the clock after each barrier, on thread 0 only: a node's time is that of its slowest thread.
  */
-#include <limits.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "gg_ops.h"
@@ -26,27 +24,8 @@ struct gg_program {
     char             *arena; /* allocated by the first run; the scratch memory lies behind the tensors */
     int32_t           begin, end;
     double           *seconds; /* the caller's, per tensor; NULL unless profiled */
-    atomic_int        fault; /* first node with a bad value, or INT_MAX */
-    _Atomic int64_t   fault_value, fault_limit;
+    gg_fault_note     fault;
 };
-
-/* A task and where it comes from, so that gg_fault can find its way back. */
-typedef struct exec_task {
-    gg_task     task;
-    gg_program *p;
-    int32_t     id;
-} exec_task;
-
-void gg_barrier(const gg_task *task) { gg_pool_barrier(task->pool); }
-
-void gg_fault(const gg_task *task, int64_t value, int64_t limit)
-{
-    const exec_task *t = (const exec_task *)task;
-    int none = INT_MAX;
-    if (!atomic_compare_exchange_strong(&t->p->fault, &none, t->id)) return;
-    atomic_store(&t->p->fault_value, value);
-    atomic_store(&t->p->fault_limit, limit);
-}
 
 /* ---------------------------------------------------------------- life */
 
@@ -117,15 +96,15 @@ static char *data_of(const gg_program *p, int32_t id)
 static void run_node(gg_program *p, int32_t id, int ith, gg_kernel *kernel)
 {
     const gg_tensor *y = gg_at(p->g, id);
-    exec_task t = {.p = p, .id = id};
-    t.task = (gg_task){.y = y, .y_data = data_of(p, id), .work = p->arena + p->plan.arena_nbytes,
-                       .matmul_precision = p->matmul_precision, .ith = ith, .nth = p->n_threads, .pool = p->pool};
+    gg_task t = {.y = y, .y_data = data_of(p, id), .work = p->arena + p->plan.arena_nbytes,
+                 .matmul_precision = p->matmul_precision, .ith = ith, .nth = p->n_threads, .id = id,
+                 .fault = &p->fault, .pool = p->pool};
     for (int k = 0; k < GG_MAX_SRC; k++) {
         if (y->src[k] < 0) continue;
-        t.task.src[k] = gg_at(p->g, y->src[k]);
-        t.task.src_data[k] = data_of(p, y->src[k]);
+        t.src[k] = gg_at(p->g, y->src[k]);
+        t.src_data[k] = data_of(p, y->src[k]);
     }
-    kernel(&t.task);
+    kernel(&t);
 }
 
 /* Adds the time since `before`; returns the time now. */
@@ -147,7 +126,7 @@ static void walk(void *arg, int ith)
         gg_pool_barrier(p->pool);
         if (seconds) before = add_elapsed(&seconds[id], before);
         /* <= : a faster thread may already have met a fault in the next node */
-        if (atomic_load(&p->fault) <= id) return;
+        if (atomic_load(&p->fault.node) <= id) return;
     }
 }
 
@@ -160,12 +139,12 @@ int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err)
     if (prepare(p, err) < 0) return -1;
     p->begin = begin;
     p->end = end;
-    atomic_store(&p->fault, INT_MAX);
+    atomic_store(&p->fault.node, GG_NO_FAULT);
     gg_pool_run(p->pool, walk, p);
-    int32_t fault = atomic_load(&p->fault);
-    if (fault == INT_MAX) return 0;
+    int32_t fault = atomic_load(&p->fault.node);
+    if (fault == GG_NO_FAULT) return 0;
     return gg_fail(err, GG_ERR_DATA, fault, "%s: id %lld is not in 0..%lld", gg_ops[gg_at(p->g, fault)->op].name,
-                   (long long)atomic_load(&p->fault_value), (long long)atomic_load(&p->fault_limit) - 1);
+                   (long long)atomic_load(&p->fault.value), (long long)atomic_load(&p->fault.limit) - 1);
 }
 
 /* ---------------------------------------------------------------- questions */
@@ -186,25 +165,6 @@ int64_t gg_program_work_nbytes(const gg_program *p) { return p->plan.work_nbytes
 int64_t gg_program_offset(const gg_program *p, int32_t id)
 {
     return gg_graph_tensor(p->g, id) ? p->plan.offsets[id] : -1;
-}
-
-double gg_node_flops(const gg_graph *g, const gg_tensor *y)
-{
-    const gg_tensor *a = y->n_src > 0 ? gg_at(g, y->src[0]) : NULL, *b = y->n_src > 1 ? gg_at(g, y->src[1]) : NULL;
-    switch (y->op) {
-    case GG_OP_MUL_MAT: return 2.0 * (double)gg_nelements(y) * (double)a->ne[0];
-    case GG_OP_MUL_MAT_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
-    case GG_OP_MUL_MAT_ID:
-    case GG_OP_MUL_MAT_ID_ROWS_BACK: return 2.0 * (double)gg_nelements(y) * (double)b->ne[0];
-    case GG_OP_MUL_MAT_ID_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
-    case GG_OP_OUT_PROD: return 2.0 * (double)gg_nelements(y) * (double)a->ne[1];
-    /* a masked score counts like any other */
-    case GG_OP_ATTENTION: return 4.0 * (double)gg_nelements(y) * (double)b->ne[2];
-    case GG_OP_ATTENTION_BACK: return 8.0 * (double)gg_nelements(y) * (double)b->ne[2];
-    case GG_OP_LINEAR_CROSS_ENTROPY:
-        return 2.0 * (double)gg_nelements(a) * (double)gg_nrows(b) * (y->src[5] < 0 ? 1 : y->src[4] < 0 ? 2 : 3);
-    default: return 0;
-    }
 }
 
 double gg_program_flops(const gg_program *p, int32_t begin, int32_t end)

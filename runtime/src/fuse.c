@@ -290,7 +290,7 @@ static void find_matches(fusion *f, match *matches)
 /* Old node `heads` as a view of `whole`; see set_heads. */
 static int32_t view_heads(gg_rebuild *r, int32_t heads, int32_t whole)
 {
-    gg_builder to = {r->out, r->err};
+    gg_builder to = {.g = r->out, .err = r->err};
     const gg_tensor *t = gg_at(r->in, heads), *slice = gg_at(r->in, gg_at(r->in, t->src[0])->src[0]);
     const int64_t nb[GG_MAX_DIMS] = {slice->nb[0], t->ne[0] * slice->nb[0], slice->nb[1], slice->nb[2]};
     return gg_build(&to, GG_OP_VIEW, 1, &whole, slice->op_params, t->ne, nb);
@@ -318,11 +318,11 @@ static bool add_written(gg_builder *to, int32_t op, int32_t *src, int32_t *n_src
 
 static int32_t copy_fused(gg_rebuild *r, int32_t id, const match *m, int32_t train)
 {
-    gg_builder to = {r->out, r->err};
+    gg_builder to = {.g = r->out, .err = r->err};
     int32_t src[GG_MAX_SRC], n_src = m->n_src;
     for (int k = 0; k < n_src; k++) {
         src[k] = m->src[k] < 0 ? -1 : r->map[m->src[k]];
-        if (m->heads[k]) src[k] = view_heads(r, m->heads[k], src[k]);
+        if (m->heads[k] && (src[k] = view_heads(r, m->heads[k], src[k])) < 0) return -1;
     }
     if (train && !add_written(&to, m->op, src, &n_src)) return -1;
     const int64_t *ne = gg_ops[m->op].sized ? gg_at(r->in, id)->ne : NULL;

@@ -46,7 +46,7 @@ static int32_t check_rules(const sweep *s, const gg_graph *g)
     int32_t first = -1;
     for (int32_t id = 0; id < s->n_forward; id++) {
         int32_t op = gg_at(g, id)->op;
-        if (!s->wants[id] || op == GG_OP_NONE || gg_ops[op].vjp || missing[op]) continue;
+        if (!s->wants[id] || op == GG_OP_NONE || gg_vjps[op] || missing[op]) continue;
         size_t used = strlen(names);
         snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", gg_ops[op].name);
         missing[op] = true;
@@ -73,7 +73,7 @@ static int32_t seed(sweep *s, int32_t loss)
 /* Undo the repetition of source `src` that gave cotangent `g` a larger shape, and add it to what src has. */
 static int32_t collect(sweep *s, int32_t src, int32_t g)
 {
-    if (g < 0) return -1;
+    if (g < 0) return gg_missing(&s->to, GG_OP_ADD);
     if (!gg_same_shape(gg_at(s->to.g, g), gg_at(s->to.g, src))) g = gg_make_repeat_back(&s->to, g, src);
     if (s->cotangent[src] >= 0) g = gg_make_add(&s->to, s->cotangent[src], g);
     return s->cotangent[src] = g;
@@ -104,7 +104,7 @@ static int32_t differentiate(sweep *s, int32_t id)
         want[k] = t.src[k] >= 0 && s->wants[t.src[k]] && has_influence(&gg_ops[t.op], k);
         grad[k] = -2; /* a rule that leaves it so has no derivative with respect to this source */
     }
-    gg_ops[t.op].vjp(&s->to, id, s->cotangent[id], want, grad);
+    gg_vjps[t.op](&s->to, id, s->cotangent[id], want, grad);
     for (int k = 0; k < GG_MAX_SRC; k++) {
         if (!want[k]) continue;
         if (grad[k] == -2)
@@ -145,7 +145,7 @@ int32_t gg_grad(gg_graph *g, int32_t loss, gg_error *err)
 {
     if (!gg_graph_tensor(g, loss)) return gg_fail(err, GG_ERR_ARGUMENT, loss, "no tensor %d", loss);
     size_t n = (size_t)g->n_tensors;
-    sweep s = {.to = {g, err}, .n_forward = g->n_tensors};
+    sweep s = {.to = {.g = g, .err = err}, .n_forward = g->n_tensors};
     bool *influences = calloc(n, sizeof *influences);
     s.wants = calloc(n, sizeof *s.wants);
     s.cotangent = malloc(n * sizeof *s.cotangent);

@@ -20,8 +20,6 @@ void gg_graph_free(gg_graph *g)
 
 int32_t gg_graph_size(const gg_graph *g) { return g->n_tensors; }
 
-gg_tensor *gg_at(const gg_graph *g, int32_t id) { return &g->tensors[id]; }
-
 const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id)
 {
     return id >= 0 && id < g->n_tensors ? gg_at(g, id) : NULL;
@@ -43,8 +41,6 @@ int32_t gg_graph_find(const gg_graph *g, const char *name)
     }
     return found;
 }
-
-bool gg_is_leaf(const gg_tensor *t) { return t->op == GG_OP_NONE; }
 
 int64_t gg_nbytes(const gg_graph *g, int32_t id)
 {
@@ -220,23 +216,35 @@ bool gg_is_overwritten(const gg_graph *g, int32_t id, int32_t until)
 
 /* ---------------------------------------------------------------- building inside passes */
 
+bool gg_fits(const gg_tensor *t, int32_t op, int k)
+{
+    if (gg_ops[op].dense >> k & 1) return gg_is_contiguous(t);
+    return !(gg_ops[op].rows >> k & 1) || gg_is_row_contiguous(t);
+}
+
+int32_t gg_missing(gg_builder *b, int32_t op)
+{
+    if (!b->failed) gg_fail(b->err, GG_ERR_ARGUMENT, -1, "%s is to be made without an operand", gg_ops[op].name);
+    b->failed = true;
+    return -1;
+}
+
 int32_t gg_contiguous(gg_builder *b, int32_t id)
 {
-    if (id < 0 || gg_is_contiguous(gg_at(b->g, id))) return id;
-    return gg_node(b->g, GG_OP_CONT, 1, &id, NULL, NULL, NULL, b->err);
+    if (id < 0) return gg_missing(b, GG_OP_CONT);
+    if (gg_is_contiguous(gg_at(b->g, id))) return id;
+    return gg_made(b, gg_node(b->g, GG_OP_CONT, 1, &id, NULL, NULL, NULL, b->err));
 }
 
 int32_t gg_build(gg_builder *b, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
                  const int64_t *ne, const int64_t *nb)
 {
-    const gg_op_info *info = &gg_ops[op];
     int32_t fixed[GG_MAX_SRC];
     for (int k = 0; k < n_src; k++) {
         fixed[k] = src[k];
-        if (src[k] < 0 && !(info->optional >> k & 1)) return -1;
-        bool fits = src[k] < 0 || !(info->rows >> k & 1) || gg_is_row_contiguous(gg_at(b->g, src[k]));
-        if ((info->dense >> k & 1) || !fits) fixed[k] = gg_contiguous(b, src[k]);
-        if (src[k] >= 0 && fixed[k] < 0) return -1;
+        if (src[k] < 0 && !(gg_ops[op].optional >> k & 1)) return gg_missing(b, op);
+        if (src[k] >= 0 && !gg_fits(gg_at(b->g, src[k]), op, k)) fixed[k] = gg_contiguous(b, src[k]);
     }
-    return gg_node(b->g, op, n_src, fixed, op_params, ne, nb, b->err);
+    if (b->failed) return -1;
+    return gg_made(b, gg_node(b->g, op, n_src, fixed, op_params, ne, nb, b->err));
 }

@@ -8,6 +8,7 @@
 #ifndef GG_GRAPH_H
 #define GG_GRAPH_H
 
+#include "error.h"
 #include "work.h"
 
 /* Memory of one leaf, shared by the graphs derived from one another. */
@@ -30,10 +31,11 @@ struct gg_graph {
 /* What the generator knows of an op (gg_op_info in the generated ops.c). */
 typedef int32_t gg_shape_rule(const gg_graph *g, gg_tensor *y, gg_error *err);
 
-/* Where a rule appends its nodes. A failed step returns -1 and every later one passes it on. */
+/* Where a rule appends its nodes. A failed step fills err and returns -1; every later one just returns -1. */
 typedef struct gg_builder {
     gg_graph *g;
     gg_error *err;
+    bool      failed;
 } gg_builder;
 
 /* Fill grad[k] with the cotangent of source k where want[k]; -1 where the rule has none. */
@@ -60,23 +62,20 @@ typedef struct gg_op_info {
     bool           exact;      /* ggml approximates it; the file shows another op of the same ggml_op */
     int32_t        ggml;       /* the op as a file shows it: for an exact form, the row it refines; else its own */
     gg_shape_rule *shape;
-    gg_vjp_rule   *vjp;
     gg_work       *work;
 } gg_op_info;
 
-extern const gg_op_info gg_ops[]; /* generated; GG_OP_COUNT rows */
+/* Generated; GG_OP_COUNT rows each. */
+extern const gg_op_info   gg_ops[];
+extern gg_vjp_rule *const gg_vjps[]; /* NULL: no derivative */
 
 enum { GG_RESULT_F16 = GG_MAX_SRC }; /* the result may be half precision in a file */
 
 enum { GG_MAX_TENSORS = 1 << 20 };
 
-/* shape.c: the size and dense strides of t, checked. gg_bad_size: the first dimension out of range, or GG_MAX_DIMS. */
-int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err);
-int gg_bad_size(const int64_t *ne);
+static inline gg_tensor *gg_at(const gg_graph *g, int32_t id) { return &g->tensors[id]; }
+static inline bool gg_is_leaf(const gg_tensor *t) { return t->op == 0; }
 
-/* graph.c */
-gg_tensor *gg_at(const gg_graph *g, int32_t id);
-bool gg_is_leaf(const gg_tensor *t);
 gg_buffer *gg_buffer_new(int64_t nbytes);
 gg_buffer *gg_buffer_at(char *bytes); /* somebody else's */
 void gg_buffer_release(gg_buffer *buffer);
@@ -86,19 +85,13 @@ int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err);
 int32_t gg_build(gg_builder *b, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
                  const int64_t *ne, const int64_t *nb);
 int32_t gg_contiguous(gg_builder *b, int32_t id);
+/* Whether tensor t lies as the kernel of op reads its source k: without gaps, or at least in every row. */
+bool gg_fits(const gg_tensor *t, int32_t op, int k);
+/* id, the result of a step that was not made by gg_build. */
+static inline int32_t gg_made(gg_builder *b, int32_t id) { return b->failed |= id < 0, id; }
+/* A step without an operand that it needs: because an earlier step failed, or else the error says so. Always -1. */
+int32_t gg_missing(gg_builder *b, int32_t op);
 /* Whether a node before `until` writes to memory of tensor id after id was made. */
 bool gg_is_overwritten(const gg_graph *g, int32_t id, int32_t until);
-
-/* order.c: the same graph, in which what reads memory after a CPY has written it depends on that CPY. */
-gg_graph *gg_order_writes(const gg_graph *g, gg_error *err);
-
-/* exec.c: floating-point operations of a matrix product, 0 for other nodes. */
-double gg_node_flops(const gg_graph *g, const gg_tensor *y);
-
-/* error.c: fill err (may be NULL) printf-style; always returns -1. `code` is the broken rule's, default the kind's. */
-int32_t gg_fail(gg_error *err, int32_t kind, int32_t node, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
-int32_t gg_fail_as(gg_error *err, int32_t kind, const char *code, int32_t node, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
 
 #endif

@@ -12,6 +12,7 @@
  */
 #include "dialect.h"
 #include "graph.h"
+#include "order.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -483,7 +484,7 @@ static int32_t compare(reader *r, int32_t id)
 
 static int32_t add_cast(reader *r, int32_t id, int32_t type)
 {
-    gg_builder to = {r->g, r->err};
+    gg_builder to = {.g = r->g, .err = r->err};
     return gg_make_cast(&to, id, type);
 }
 
@@ -545,7 +546,7 @@ static bool is_inplace(const reader *r, int32_t row)
 /* Result `id` written over source 0. */
 static int32_t write_back(reader *r, int32_t id)
 {
-    gg_builder to = {r->g, r->err};
+    gg_builder to = {.g = r->g, .err = r->err};
     return gg_make_cpy(&to, id, r->ids[r->rec.t.src[0]]);
 }
 

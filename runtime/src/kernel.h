@@ -8,10 +8,21 @@
 #ifndef GG_KERNEL_H
 #define GG_KERNEL_H
 
+#include <limits.h>
+#include <stdatomic.h>
+
 #include "tensor.h"
 
 typedef struct gg_pool gg_pool;
 typedef struct gg_kernels gg_kernels;
+
+/* The first bad value of a run: the node that met it, or GG_NO_FAULT. */
+typedef struct gg_fault_note {
+    atomic_int      node;
+    _Atomic int64_t value, limit;
+} gg_fault_note;
+
+enum { GG_NO_FAULT = INT_MAX };
 
 typedef struct gg_task {
     const gg_tensor *y;
@@ -21,6 +32,8 @@ typedef struct gg_task {
     char            *work; /* scratch shared by the threads, 64-byte aligned, of the size work.c gave for the node */
     int32_t          matmul_precision; /* GG_MATMUL_* */
     int              ith, nth;
+    int32_t          id; /* of the node */
+    gg_fault_note   *fault;
     gg_pool         *pool;
 } gg_task;
 
@@ -29,7 +42,7 @@ typedef void gg_kernel(const gg_task *task);
 /* All threads of the task's pool wait for each other here. */
 void gg_barrier(const gg_task *task);
 
-/* Report a run-time value out of range (a token id, say); the run then fails with GG_ERR_DATA for this node. */
+/* Note a run-time value that is not in 0..limit - 1 (a token id, say); the run then fails with GG_ERR_DATA for this node. */
 void gg_fault(const gg_task *task, int64_t value, int64_t limit);
 
 /* This thread's part [*begin, *end) of n units, in multiples of `grain` but for the last. */

@@ -15,18 +15,18 @@ static bool has_gradient(const gg_graph *g, int32_t id)
 static int32_t state_leaf(gg_builder *to, int32_t like)
 {
     const gg_tensor t = *gg_at(to->g, like);
-    return gg_leaf(to->g, GG_TYPE_F32, t.ne, 0, "", to->err);
+    return gg_made(to, gg_leaf(to->g, GG_TYPE_F32, t.ne, 0, "", to->err));
 }
 
 static int32_t input_leaf(gg_builder *to, int64_t n, const char *name)
 {
     const int64_t ne[GG_MAX_DIMS] = {n, 1, 1, 1};
-    return gg_leaf(to->g, GG_TYPE_F32, ne, GG_FLAG_INPUT, name, to->err);
+    return gg_made(to, gg_leaf(to->g, GG_TYPE_F32, ne, GG_FLAG_INPUT, name, to->err));
 }
 
 int32_t gg_accumulate(gg_graph *g, gg_error *err)
 {
-    gg_builder to = {g, err};
+    gg_builder to = {.g = g, .err = err};
     int32_t n = g->n_tensors, keep = input_leaf(&to, 1, "accumulate.keep");
     if (keep < 0) return -1;
     for (int32_t id = 0; id < n; id++) {
@@ -40,7 +40,7 @@ int32_t gg_accumulate(gg_graph *g, gg_error *err)
 
 int32_t gg_adamw(gg_graph *g, gg_error *err)
 {
-    gg_builder to = {g, err};
+    gg_builder to = {.g = g, .err = err};
     int32_t n = g->n_tensors, hyper = input_leaf(&to, 8, "adamw.hyper"), sum_sqr = -1, last = -1;
     for (int32_t id = 0; id < n; id++) {
         if (!has_gradient(g, id)) continue;

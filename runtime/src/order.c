@@ -14,6 +14,8 @@
  * then, so every computed tensor that is written to has a version after the last write; versions have the tensor's name,
  * and the last one its flags. Called by the importer.
  */
+#include "order.h"
+
 #include "rebuild.h"
 
 #include <stdlib.h>

@@ -43,7 +43,7 @@ int32_t gg_copy_leaf(gg_rebuild *r, int32_t id, const int64_t *ne)
 
 int32_t gg_copy_node(gg_rebuild *r, const gg_tensor *t, const int32_t *src)
 {
-    gg_builder to = {r->out, r->err};
+    gg_builder to = {.g = r->out, .err = r->err};
     return gg_build(&to, t->op, t->n_src, src, t->op_params, gg_ops[t->op].sized ? t->ne : NULL,
                     t->op == GG_OP_VIEW ? t->nb : NULL);
 }

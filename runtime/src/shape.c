@@ -3,40 +3,6 @@
 
 #include "blocks.h"
 
-#define MAX_NE ((int64_t)1 << 40)
-#define MAX_ELEMENTS ((int64_t)1 << 48)
-
-static void set_dense_strides(gg_tensor *t)
-{
-    t->nb[0] = gg_type_size(t->type);
-    t->nb[1] = gg_row_nbytes(t->type, t->ne[0]);
-    for (int i = 2; i < GG_MAX_DIMS; i++) t->nb[i] = t->nb[i - 1] * t->ne[i - 1];
-}
-
-int gg_bad_size(const int64_t *ne)
-{
-    int i = 0;
-    while (i < GG_MAX_DIMS && ne[i] >= 1 && ne[i] <= MAX_NE) i++;
-    return i;
-}
-
-int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err)
-{
-    int64_t n = 1;
-    int bad = gg_bad_size(ne);
-    if (bad < GG_MAX_DIMS)
-        FAIL_AS("BadSize", "size %lld of dimension %d is not in 1..2^40", (long long)ne[bad], bad);
-    for (int i = 0; i < GG_MAX_DIMS; i++) {
-        if (!gg_mul_i64(n, ne[i], &n) || n > MAX_ELEMENTS) FAIL_AS("BadSize", "more than 2^48 elements");
-        t->ne[i] = ne[i];
-    }
-    const gg_type_info *type = &gg_types[t->type];
-    if (ne[0] % type->block)
-        FAIL_AS("BadSize", "rows of %lld are not whole blocks of %d of %s", (long long)ne[0], type->block, type->name);
-    set_dense_strides(t);
-    return 0;
-}
-
 /* ---------------------------------------------------------------- elementwise and row-wise */
 
 /* All float32 sources of one shape, which is the result's. */
@@ -366,8 +332,8 @@ static int32_t check_experts(const gg_tensor *a, const gg_tensor *b, const gg_te
     if (ids->ne[0] % b->ne[1])
         FAIL("%lld rows do not repeat into %lld ids", (long long)b->ne[1], (long long)ids->ne[0]);
     int64_t n_in, n_out; /* of the rows that are gathered for the products, and of those that these give */
-    if (!gg_mul_i64(gg_nelements(ids), a->ne[0], &n_in) || n_in > MAX_ELEMENTS ||
-        !gg_mul_i64(gg_nelements(ids), a->ne[1], &n_out) || n_out > MAX_ELEMENTS)
+    if (!gg_mul_i64(gg_nelements(ids), a->ne[0], &n_in) || n_in > GG_MAX_ELEMENTS ||
+        !gg_mul_i64(gg_nelements(ids), a->ne[1], &n_out) || n_out > GG_MAX_ELEMENTS)
         FAIL_AS("BadSize", "more than 2^48 elements in the rows of %lld ids", (long long)gg_nelements(ids));
     return 0;
 }

@@ -101,6 +101,11 @@ static inline bool gg_is_injective(const int64_t *ne, const int64_t *nb, int64_t
     return true;
 }
 
+/* The size and dense strides of t, of the type it has; -1 after filling err where they are none. */
+int32_t gg_set_ne(gg_tensor *t, const int64_t *ne, gg_error *err);
+/* The first dimension whose size is out of range, or GG_MAX_DIMS. */
+int gg_bad_size(const int64_t *ne);
+
 static inline int32_t gg_param_i32(const gg_tensor *t, int word) { return t->op_params[word]; }
 
 static inline float gg_param_f32(const gg_tensor *t, int word)

@@ -1,5 +1,5 @@
-/* work.c - bytes of scratch memory per node, by the block sizes its kernel uses. Called by the planner through the
- * op table.
+/* work.c - what a node costs: bytes of scratch memory, by the block sizes its kernel uses, which the planner asks for
+ * through the op table, and operations of its matrix product.
  */
 #include "gg_ops.h"
 
@@ -83,4 +83,25 @@ int64_t gg_work_linear_cross_entropy(const gg_tensor *y, const gg_tensor *const 
     int64_t n_rows = gg_nrows(src[1]), n_vocab = src[0]->ne[1];
     int64_t logits = gg_align(gg_logits_rows(n_rows, n_vocab) * n_vocab * 4);
     return gg_gemm_nbytes(n_threads) + gg_slab_nbytes(src[0]) + logits + n_rows * (int64_t)sizeof(double);
+}
+
+/* ---------------------------------------------------------------- matrix products */
+
+double gg_node_flops(const gg_graph *g, const gg_tensor *y)
+{
+    const gg_tensor *a = y->n_src > 0 ? gg_at(g, y->src[0]) : NULL, *b = y->n_src > 1 ? gg_at(g, y->src[1]) : NULL;
+    switch (y->op) {
+    case GG_OP_MUL_MAT: return 2.0 * (double)gg_nelements(y) * (double)a->ne[0];
+    case GG_OP_MUL_MAT_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
+    case GG_OP_MUL_MAT_ID:
+    case GG_OP_MUL_MAT_ID_ROWS_BACK: return 2.0 * (double)gg_nelements(y) * (double)b->ne[0];
+    case GG_OP_MUL_MAT_ID_BACK: return 2.0 * (double)gg_nelements(a) * (double)b->ne[0];
+    case GG_OP_OUT_PROD: return 2.0 * (double)gg_nelements(y) * (double)a->ne[1];
+    /* a masked score counts like any other */
+    case GG_OP_ATTENTION: return 4.0 * (double)gg_nelements(y) * (double)b->ne[2];
+    case GG_OP_ATTENTION_BACK: return 8.0 * (double)gg_nelements(y) * (double)b->ne[2];
+    case GG_OP_LINEAR_CROSS_ENTROPY:
+        return 2.0 * (double)gg_nelements(a) * (double)gg_nrows(b) * (y->src[5] < 0 ? 1 : y->src[4] < 0 ? 2 : 3);
+    default: return 0;
+    }
 }
