@@ -187,10 +187,7 @@ class Runtime:
 
     def _writes(self) -> Iterator[int]:
         """Nodes that write into leafs, a key-value cache say: every run does them."""
-        for i in range(len(self.graph)):
-            t = self.graph.tensor(i)
-            if self.graph.op(i) == "cpy" and self.graph.tensor(t.root).op == 0:
-                yield i
+        return (i for i in range(len(self.graph)) if lib.gg_writes_leaf(self.graph.handle, i))
 
     def _find(self, name: str) -> int:
         tensor_id = self.graph.find(name)

@@ -70,11 +70,11 @@ class Op:
     vjp: Callable[..., tuple[Any, ...]] | None
     no_gradient: bool  # deliberately not differentiable: its sources are indices or masks
     by_row: bool  # a row of the result (last axis) follows from the same row of each source; elementwise ops: always
-    inplace: str | None  # source whose memory the result may take when that dies here
+    inplace: str | None  # source whose memory the result may take when that dies here and no other source lies there
     infinite: tuple[str, ...]  # float params that need not be finite
     rows: tuple[str, ...]  # sources whose last axis must be contiguous
     dense: tuple[str, ...]  # sources that must be contiguous as a whole
-    writes: tuple[str, ...]  # sources the kernel writes
+    writes: tuple[str, ...]  # sources the kernel writes; passes learn of writes from here alone
     layouts: tuple[str, ...]  # sources of which only the place in memory matters
     decoded: tuple[str, ...]  # sources that files hold in any type with a decoder, and kernels read as float32
     result: str | None  # in a file the result's type may be that of this source, or "f16"; the kernel's is float32

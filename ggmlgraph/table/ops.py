@@ -738,7 +738,7 @@ def _attention_cotangents(
     g: Tensor, y: Any, q: Tensor, k: Tensor, v: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, None]:
     dk, dv = empty(shape=k), empty(shape=v)
-    dq = attention_back(empty(shape=q), dk, dv, g, y, q, k, v, lse, y.scale, y.n_past)
+    dq = attention_back(empty(shape=q), dk, dv, g, y, q, k, v, written(lse, y), y.scale, y.n_past)
     return dq, written(dk, dq), written(dv, dq), None
 
 
@@ -903,7 +903,8 @@ def cross_entropy_back(g: Tensor, logits: Tensor, targets: Tensor, weights: Tens
 
 @op(shape="linear_cross_entropy", dense=("w", "x", "targets", "weights"), writes=("dw", "dx"),
     work="linear_cross_entropy",
-    vjp=lambda g, y, w, x, targets, weights, dw, dx: (dw * g, dx * g, None, None, None, None))  # fmt: skip
+    vjp=lambda g, y, w, x, targets, weights, dw, dx: (
+        written(dw, y) * g, written(dx, y) * g, None, None, None, None))  # fmt: skip
 def linear_cross_entropy(
     w: Tensor,
     x: Tensor,

@@ -60,6 +60,8 @@ const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id); /* valid until 
 int32_t gg_graph_find(const gg_graph *g, const char *name);
 /* 1 if tensor `id` is what `old`, of the same name, became when others wrote its memory (order.c), 0 if not */
 int32_t gg_is_version(const gg_graph *g, int32_t id, int32_t old);
+/* 1 if node `id` writes memory of a leaf, which a run without it would leave as it was; else 0 */
+int32_t gg_writes_leaf(const gg_graph *g, int32_t id);
 int32_t gg_leaf(gg_graph *g, int32_t type, const int64_t *ne, int32_t flags, const char *name, gg_error *err);
 /* ne: size for sized ops, else NULL. nb: strides for view, else NULL. op_params may be NULL. */
 int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, const int32_t *op_params,
@@ -127,7 +129,8 @@ int32_t gg_adamw(gg_graph *g, gg_error *err);
 /* ---- running ---- */
 /* How matrix products read their operands: as they are, or each rounded to the nearest bfloat16. They add in float32. */
 enum { GG_MATMUL_FLOAT32 = 0, GG_MATMUL_BF16 = 1 };
-/* A graph ready to run: plans, allocates nothing. isa: a level's name, or NULL for the best. */
+/* A graph ready to run: plans, allocates nothing. isa: a level's name, or NULL for the best. An imported graph has to
+ * have gone through gg_fuse, which puts copies where a kernel cannot read a tensor as it lies; else this fails. */
 gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err);
 void gg_program_free(gg_program *p);
 int64_t gg_program_arena_nbytes(const gg_program *p); /* memory of all non-leaf tensors */

@@ -29,6 +29,19 @@ struct gg_program {
 
 /* ---------------------------------------------------------------- life */
 
+/* The graph passes put copies where they are needed; one that comes from a file has none. */
+static int32_t check_sources_fit(const gg_graph *g, gg_error *err)
+{
+    for (int32_t id = 0; id < g->n_tensors; id++)
+        for (int k = 0; k < GG_MAX_SRC; k++) {
+            const gg_tensor *t = gg_at(g, id);
+            if (t->src[k] < 0 || gg_fits(gg_at(g, t->src[k]), t->op, k)) continue;
+            return gg_fail(err, GG_ERR_ARGUMENT, id, "source %d of %s %s has gaps; gg_fuse puts a copy between", k,
+                           gg_ops[t->op].name, t->name);
+        }
+    return 0;
+}
+
 gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err)
 {
     const gg_kernels *kernels = gg_isa_find(isa, err);
@@ -41,6 +54,7 @@ gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precisio
         gg_fail(err, GG_ERR_ARGUMENT, -1, "matmul precision %d is not one of GG_MATMUL_*", matmul_precision);
         return NULL;
     }
+    if (check_sources_fit(g, err) < 0) return NULL;
     gg_program *p = calloc(1, sizeof *p);
     if (!p) {
         gg_fail(err, GG_ERR_MEMORY, -1, "no memory for a program");
@@ -170,6 +184,6 @@ int64_t gg_program_offset(const gg_program *p, int32_t id)
 double gg_program_flops(const gg_program *p, int32_t begin, int32_t end)
 {
     double flops = 0;
-    for (int32_t id = begin; id < end && id < p->g->n_tensors; id++) flops += gg_node_flops(p->g, gg_at(p->g, id));
+    for (int32_t id = begin < 0 ? 0 : begin; id < end && id < p->g->n_tensors; id++) flops += gg_node_flops(p->g, gg_at(p->g, id));
     return flops;
 }

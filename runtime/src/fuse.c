@@ -16,6 +16,7 @@ typedef struct fusion {
     int32_t        *n_uses;
     bool           *reached; /* from the roots, before any fusion */
     bool           *needed;  /* after it */
+    bool           *trained; /* see gg_find_trained */
     int32_t         enable, train;
 } fusion;
 
@@ -212,7 +213,7 @@ static bool match_part(const fusion *f, int32_t id, match *m)
             *m = (match){.op = GG_OP_VIEW_BACK, .n_src = 4, .src = {src[0], src[1], src[2], total}};
             return true;
         }
-        if (rows >= 0 && gg_at(f->g, total)->root != gg_at(f->g, gg_at(f->g, rows)->src[0])->root) {
+        if (rows >= 0) {
             *m = (match){.op = GG_OP_ADD_ROWS, .n_src = 3,
                          .src = {gg_at(f->g, rows)->src[0], gg_at(f->g, rows)->src[1], total}};
             return true;
@@ -248,7 +249,7 @@ static match find_match(const fusion *f, int32_t id)
 static bool comes_too_late(const fusion *f, int32_t id, const match *m)
 {
     for (int k = 0; k < m->n_src; k++)
-        if (m->src[k] >= 0 && gg_is_overwritten(f->g, m->src[k], id)) return true;
+        if (m->src[k] >= 0 && gg_overwriter(f->g, m->src[k], m->src[k], id) >= 0) return true;
     return false;
 }
 
@@ -296,27 +297,20 @@ static int32_t view_heads(gg_rebuild *r, int32_t heads, int32_t whole)
     return gg_build(&to, GG_OP_VIEW, 1, &whole, slice->op_params, t->ne, nb);
 }
 
-/* Memory that a fused op leaves something in for its derivative, as its further sources. False on failure. */
-static bool add_written(gg_builder *to, int32_t op, int32_t *src, int32_t *n_src)
+/* Memory that a fused op leaves something in for its derivative, as its further sources. */
+static void add_written(gg_builder *to, const fusion *f, const match *m, int32_t *src, int32_t *n_src)
 {
-    if (op == GG_OP_LINEAR_CROSS_ENTROPY) {
-        const gg_tensor *w = gg_at(to->g, src[0]);
-        bool frozen = w->type != GG_TYPE_F32 || (gg_is_leaf(w) && !(w->flags & GG_FLAG_PARAM));
-        src[*n_src] = frozen ? -1 : gg_make_empty(to, src[0]);
-        src[*n_src + 1] = gg_make_empty(to, src[1]);
-        *n_src += 2;
-        return (frozen || src[*n_src - 2] >= 0) && src[*n_src - 1] >= 0;
-    }
-    if (op == GG_OP_ATTENTION) {
+    if (m->op == GG_OP_LINEAR_CROSS_ENTROPY) {
+        src[(*n_src)++] = f->trained[m->src[0]] ? gg_make_empty(to, src[0]) : -1;
+        src[(*n_src)++] = gg_make_empty(to, src[1]);
+    } else if (m->op == GG_OP_ATTENTION) {
         const gg_tensor *q = gg_at(to->g, src[0]);
         const int64_t one_per_query[GG_MAX_DIMS] = {q->ne[2], q->ne[1], q->ne[3], 1};
-        src[*n_src] = gg_build(to, GG_OP_EMPTY, 0, NULL, NULL, one_per_query, NULL);
-        return src[(*n_src)++] >= 0;
+        src[(*n_src)++] = gg_build(to, GG_OP_EMPTY, 0, NULL, NULL, one_per_query, NULL);
     }
-    return true;
 }
 
-static int32_t copy_fused(gg_rebuild *r, int32_t id, const match *m, int32_t train)
+static int32_t copy_fused(gg_rebuild *r, const fusion *f, int32_t id, const match *m)
 {
     gg_builder to = {.g = r->out, .err = r->err};
     int32_t src[GG_MAX_SRC], n_src = m->n_src;
@@ -324,7 +318,7 @@ static int32_t copy_fused(gg_rebuild *r, int32_t id, const match *m, int32_t tra
         src[k] = m->src[k] < 0 ? -1 : r->map[m->src[k]];
         if (m->heads[k] && (src[k] = view_heads(r, m->heads[k], src[k])) < 0) return -1;
     }
-    if (train && !add_written(&to, m->op, src, &n_src)) return -1;
+    if (f->train) add_written(&to, f, m, src, &n_src);
     const int64_t *ne = gg_ops[m->op].sized ? gg_at(r->in, id)->ne : NULL;
     int32_t y = gg_build(&to, m->op, n_src, src, m->op_params, ne, NULL);
     if (y < 0 || gg_same_shape(gg_at(r->out, y), gg_at(r->in, id))) return y;
@@ -344,7 +338,7 @@ static bool copy_needed(gg_rebuild *r, const fusion *f, const match *matches)
         const gg_tensor *t = gg_at(f->g, id);
         if (!f->needed[id]) continue;
         int32_t copy = gg_is_leaf(t)     ? gg_copy_leaf(r, id, NULL)
-                       : matches[id].op ? copy_fused(r, id, &matches[id], f->train)
+                       : matches[id].op ? copy_fused(r, f, id, &matches[id])
                                         : copy_plain(r, t);
         if (copy < 0 || gg_copied(r, id, copy) < 0) return false;
     }
@@ -358,8 +352,10 @@ static bool fuse(gg_rebuild *r, fusion *f, int32_t n_roots, const int32_t *roots
     f->n_uses = calloc(n, sizeof *f->n_uses);
     f->reached = calloc(n, sizeof *f->reached);
     f->needed = calloc(n, sizeof *f->needed);
-    bool ok = matches && f->n_uses && f->reached && f->needed;
+    f->trained = calloc(n, sizeof *f->trained);
+    bool ok = matches && f->n_uses && f->reached && f->needed && f->trained;
     if (ok) {
+        gg_find_trained(f->g, f->g->n_tensors, f->trained);
         count_roots(f, n_roots, roots);
         count_uses(f);
         find_matches(f, matches);
@@ -373,6 +369,7 @@ static bool fuse(gg_rebuild *r, fusion *f, int32_t n_roots, const int32_t *roots
     free(f->n_uses);
     free(f->reached);
     free(f->needed);
+    free(f->trained);
     return ok;
 }
 

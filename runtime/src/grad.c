@@ -20,22 +20,14 @@ typedef struct sweep {
 
 static bool is_param(const gg_tensor *t) { return gg_is_leaf(t) && (t->flags & GG_FLAG_PARAM); }
 
-/* Neither what a source held before the op writes it, nor the values of one whose place alone matters. */
-static bool has_influence(const gg_op_info *op, int k) { return !((op->writes | op->layouts) >> k & 1); }
-
 static void mark(sweep *s, const gg_graph *g, int32_t loss, bool *influences)
 {
     influences[loss] = true;
     for (int32_t id = loss; id >= 0; id--)
         for (int k = 0; influences[id] && k < GG_MAX_SRC; k++)
             if (gg_at(g, id)->src[k] >= 0) influences[gg_at(g, id)->src[k]] = true;
-    for (int32_t id = 0; id <= loss; id++) {
-        const gg_tensor *t = gg_at(g, id);
-        bool depends = is_param(t);
-        for (int k = 0; k < GG_MAX_SRC && !gg_ops[t->op].no_gradient; k++)
-            depends = depends || (t->src[k] >= 0 && s->wants[t->src[k]] && has_influence(&gg_ops[t->op], k));
-        s->wants[id] = depends && influences[id] && gg_is_real(t->type);
-    }
+    gg_find_trained(g, loss + 1, s->wants);
+    for (int32_t id = 0; id <= loss; id++) s->wants[id] &= influences[id];
 }
 
 /* All ops that would need a rule and have none, in one message. */
@@ -85,11 +77,13 @@ static int32_t check_still_there(const sweep *s, int32_t id, int32_t first)
     const gg_graph *g = s->to.g;
     for (int32_t n = first; n < g->n_tensors; n++)
         for (int k = 0; k < GG_MAX_SRC; k++) {
-            int32_t src = gg_at(g, n)->src[k];
-            if (src < 0 || src >= s->n_forward || gg_ops[gg_at(g, n)->op].layouts >> k & 1) continue;
-            if (gg_is_overwritten(g, src, s->n_forward))
-                return gg_fail(s->to.err, GG_ERR_UNSUPPORTED, id, "the gradient of %s needs %s, which cpy overwrites",
-                               gg_ops[gg_at(g, id)->op].name, gg_at(g, src)->name);
+            const gg_tensor *t = gg_at(g, n);
+            int32_t src = t->src[k], since = t->op == GG_OP_WRITTEN ? t->src[1] : src;
+            if (src < 0 || src >= s->n_forward || gg_ops[t->op].layouts >> k & 1) continue;
+            int32_t writer = gg_overwriter(g, src, since, s->n_forward);
+            if (writer >= 0)
+                return gg_fail(s->to.err, GG_ERR_UNSUPPORTED, id, "the gradient of %s needs %s, which %s overwrites",
+                               gg_ops[gg_at(g, id)->op].name, gg_at(g, src)->name, gg_ops[gg_at(g, writer)->op].name);
         }
     return 0;
 }
@@ -101,7 +95,7 @@ static int32_t differentiate(sweep *s, int32_t id)
     bool want[GG_MAX_SRC];
     int32_t grad[GG_MAX_SRC];
     for (int k = 0; k < GG_MAX_SRC; k++) {
-        want[k] = t.src[k] >= 0 && s->wants[t.src[k]] && has_influence(&gg_ops[t.op], k);
+        want[k] = t.src[k] >= 0 && s->wants[t.src[k]] && gg_has_influence(t.op, k);
         grad[k] = -2; /* a rule that leaves it so has no derivative with respect to this source */
     }
     gg_vjps[t.op](&s->to, id, s->cotangent[id], want, grad);

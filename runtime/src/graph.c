@@ -15,6 +15,7 @@ void gg_graph_free(gg_graph *g)
     free(g->tensors);
     free(g->buffers);
     free(g->grads);
+    free(g->writers);
     free(g);
 }
 
@@ -27,7 +28,8 @@ const gg_tensor *gg_graph_tensor(const gg_graph *g, int32_t id)
 
 int32_t gg_is_version(const gg_graph *g, int32_t id, int32_t old)
 {
-    const gg_tensor *t = gg_at(g, id);
+    const gg_tensor *t = gg_graph_tensor(g, id);
+    if (!t) return 0;
     return (t->op == GG_OP_UPDATED && t->src[0] == old) || (t->op == GG_OP_VIEW_AS && t->src[1] == old);
 }
 
@@ -96,6 +98,28 @@ void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err)
     return g->buffers[id]->bytes;
 }
 
+/* ---------------------------------------------------------------- writes */
+
+bool gg_writes(const gg_tensor *t, int k) { return t->src[k] >= 0 && gg_ops[t->op].writes >> k & 1; }
+
+int32_t gg_writes_leaf(const gg_graph *g, int32_t id)
+{
+    const gg_tensor *t = gg_graph_tensor(g, id);
+    for (int k = 0; t && k < GG_MAX_SRC; k++)
+        if (gg_writes(t, k) && gg_is_leaf(gg_at(g, gg_at(g, t->src[k])->root))) return 1;
+    return 0;
+}
+
+int32_t gg_overwriter(const gg_graph *g, int32_t id, int32_t since, int32_t until)
+{
+    const gg_tensor *t = gg_at(g, id);
+    if (until > g->writers[t->root]) until = g->writers[t->root] + 1;
+    for (int32_t w = since + 1; w < until; w++)
+        for (int k = 0; k < GG_MAX_SRC; k++)
+            if (gg_writes(gg_at(g, w), k) && gg_overlaps(gg_at(g, gg_at(g, w)->src[k]), t)) return w;
+    return -1;
+}
+
 /* ---------------------------------------------------------------- appending */
 
 int32_t gg_reserve(gg_graph *g, int32_t n, gg_error *err)
@@ -108,7 +132,9 @@ int32_t gg_reserve(gg_graph *g, int32_t n, gg_error *err)
     if (buffers) g->buffers = buffers;
     int32_t *grads = realloc(g->grads, count * sizeof *grads);
     if (grads) g->grads = grads;
-    if (!tensors || !buffers || !grads) return gg_fail(err, GG_ERR_MEMORY, -1, "no memory for %d tensors", n);
+    int32_t *writers = realloc(g->writers, count * sizeof *writers);
+    if (writers) g->writers = writers;
+    if (!tensors || !buffers || !grads || !writers) return gg_fail(err, GG_ERR_MEMORY, -1, "no memory for %d tensors", n);
     g->capacity = n;
     return 0;
 }
@@ -121,8 +147,13 @@ int32_t gg_append(gg_graph *g, const gg_tensor *t, gg_error *err)
     g->tensors[id] = *t;
     g->buffers[id] = NULL;
     g->grads[id] = -1;
+    g->writers[id] = 0;
     if (t->root < 0) g->tensors[id].root = id;
-    if (t->op == GG_OP_CPY) g->last_write = id;
+    for (int k = 0; k < GG_MAX_SRC; k++) {
+        if (!gg_writes(t, k)) continue;
+        g->writers[gg_at(g, t->src[k])->root] = id;
+        g->has_writes = true;
+    }
     return id;
 }
 
@@ -178,6 +209,34 @@ static int32_t check_sources(const gg_graph *g, const gg_op_info *op, const gg_t
     return 0;
 }
 
+/* Whether no two elements, or blocks of them, lie on one another. */
+static bool is_injective(const gg_tensor *t)
+{
+    const int64_t ne[GG_MAX_DIMS] = {t->ne[0] / gg_types[t->type].block, t->ne[1], t->ne[2], t->ne[3]};
+    return gg_is_injective(ne, t->nb, gg_type_size(t->type));
+}
+
+/* What a kernel writes lies as it takes it, for no copy would do, and apart from all that it reads. */
+static int32_t check_writes(const gg_graph *g, const gg_tensor *y, gg_error *err)
+{
+    for (int k = 0; k < GG_MAX_SRC; k++) {
+        if (!gg_writes(y, k)) continue;
+        const gg_tensor *to = gg_at(g, y->src[k]);
+        if (!gg_fits(to, y->op, k))
+            return gg_fail(err, GG_ERR_SHAPE, -1, "source %d has gaps, and %s writes it", k, gg_ops[y->op].name);
+        if (!is_injective(to))
+            return gg_fail(err, GG_ERR_SHAPE, -1,
+                           "elements of source %d lie on one another, so what %s writes would depend on their order", k,
+                           gg_ops[y->op].name);
+        for (int other = 0; other < GG_MAX_SRC; other++)
+            if (other != k && y->src[other] >= 0 && gg_overlaps(to, gg_at(g, y->src[other])))
+                return gg_fail(err, GG_ERR_SHAPE, -1,
+                               "sources %d and %d share memory, so what %s writes would depend on the order of elements", k,
+                               other, gg_ops[y->op].name);
+    }
+    return 0;
+}
+
 /* A view lies in a source's memory. */
 static void set_root(const gg_graph *g, gg_tensor *y)
 {
@@ -200,18 +259,24 @@ int32_t gg_node(gg_graph *g, int32_t op, int32_t n_src, const int32_t *src, cons
     if (op_params) memcpy(y.op_params, op_params, sizeof y.op_params);
     if (ne) memcpy(y.ne, ne, sizeof y.ne);
     if (nb) memcpy(y.nb, nb, sizeof y.nb);
-    if (check_sources(g, info, &y, err) < 0 || info->shape(g, &y, err) < 0) return -1;
+    if (check_sources(g, info, &y, err) < 0 || info->shape(g, &y, err) < 0 || check_writes(g, &y, err) < 0) return -1;
     set_root(g, &y);
     return gg_append(g, &y, err);
 }
 
-bool gg_is_overwritten(const gg_graph *g, int32_t id, int32_t until)
+/* ---------------------------------------------------------------- what depends on parameters */
+
+bool gg_has_influence(int32_t op, int k) { return !((gg_ops[op].writes | gg_ops[op].layouts) >> k & 1); }
+
+void gg_find_trained(const gg_graph *g, int32_t n, bool *trained)
 {
-    const gg_tensor *t = gg_at(g, id);
-    if (until > g->last_write + 1) until = g->last_write + 1;
-    for (int32_t w = id + 1; w < until; w++)
-        if (gg_at(g, w)->op == GG_OP_CPY && gg_overlaps(gg_at(g, w), t)) return true;
-    return false;
+    for (int32_t id = 0; id < n; id++) {
+        const gg_tensor *t = gg_at(g, id);
+        trained[id] = gg_is_leaf(t) && (t->flags & GG_FLAG_PARAM);
+        for (int k = 0; k < GG_MAX_SRC && !gg_ops[t->op].no_gradient; k++)
+            trained[id] |= t->src[k] >= 0 && trained[t->src[k]] && gg_has_influence(t->op, k);
+        trained[id] &= gg_is_real(t->type);
+    }
 }
 
 /* ---------------------------------------------------------------- building inside passes */

@@ -24,8 +24,9 @@ struct gg_graph {
     gg_tensor  *tensors;
     gg_buffer **buffers; /* per tensor: a leaf's memory once it was asked for, else NULL */
     int32_t    *grads;   /* per tensor: id of its gradient, or -1 */
-    int32_t     last_write; /* the last CPY, the op that changes what other tensors see; 0: none */
-    int32_t     seed;       /* the leaf that gg_grad started from, the number 1; 0: none */
+    int32_t    *writers; /* per root: the last node that writes its memory; 0: none */
+    bool        has_writes;
+    int32_t     seed;    /* the leaf that gg_grad started from, the number 1; 0: none */
 };
 
 /* What the generator knows of an op (gg_op_info in the generated ops.c). */
@@ -47,7 +48,7 @@ typedef struct gg_op_info {
     uint32_t       optional;  /* bit k: source k may be absent */
     uint32_t       rows;      /* bit k: source k needs a contiguous last axis */
     uint32_t       dense;     /* bit k: source k must be contiguous */
-    uint32_t       writes;    /* bit k: the kernel writes source k */
+    uint32_t       writes;    /* bit k: the kernel writes source k, whose elements lie apart, and apart from other sources' */
     uint32_t       layouts;   /* bit k: of source k only the place in memory matters */
     uint32_t       decoded;   /* bit k: a file may hold source k in any type with a decoder */
     int32_t        result;    /* the source whose type the result may have in a file, GG_RESULT_F16, or -1 */
@@ -56,6 +57,8 @@ typedef struct gg_op_info {
     bool           sized;     /* ne is given */
     int32_t        view;      /* the source in whose memory the result lies, or -1 */
     int32_t        inplace;   /* the source whose memory the result may take when that dies there, or -1 */
+    bool           elementwise; /* reads an element of each source for the last time before it writes the result's in its
+                                 * place: a source whose memory the result takes may be another source too */
     bool           by_row;     /* a row of the result follows from the same row of each source */
     bool           no_gradient;
     bool           has_kernel;
@@ -91,7 +94,14 @@ bool gg_fits(const gg_tensor *t, int32_t op, int k);
 static inline int32_t gg_made(gg_builder *b, int32_t id) { return b->failed |= id < 0, id; }
 /* A step without an operand that it needs: because an earlier step failed, or else the error says so. Always -1. */
 int32_t gg_missing(gg_builder *b, int32_t op);
-/* Whether a node before `until` writes to memory of tensor id after id was made. */
-bool gg_is_overwritten(const gg_graph *g, int32_t id, int32_t until);
+/* Whether node t writes the memory of its source k. */
+bool gg_writes(const gg_tensor *t, int k);
+/* The first node after `since` and before `until` that writes memory of tensor id, or -1. */
+int32_t gg_overwriter(const gg_graph *g, int32_t id, int32_t since, int32_t until);
+/* Neither what source k held before the op writes it has influence on the result, nor the values of one whose place
+ * alone matters. */
+bool gg_has_influence(int32_t op, int k);
+/* For each of the first n tensors: whether it depends on a parameter in a way that has a derivative. */
+void gg_find_trained(const gg_graph *g, int32_t n, bool *trained);
 
 #endif

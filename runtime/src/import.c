@@ -319,10 +319,13 @@ static bool is_aligned(const void *data, const gg_type_info *type)
 static int32_t set_data(reader *r, int32_t id, int64_t nbytes)
 {
     uint8_t *there = r->mapped ? r->mapped + r->at : NULL;
-    if (there && is_aligned(there, &gg_types[gg_at(r->g, id)->type])) r->g->buffers[id] = gg_buffer_at((char *)there);
+    if (there && is_aligned(there, &gg_types[gg_at(r->g, id)->type])) {
+        r->g->buffers[id] = gg_buffer_at((char *)there);
+        return r->g->buffers[id] ? 0 : gg_fail(r->err, GG_ERR_MEMORY, -1, "no memory for a leaf in the file");
+    }
     void *data = gg_leaf_data(r->g, id, r->err);
     if (!data) return -1;
-    if (data != there) memcpy(data, r->bytes + r->at, (size_t)nbytes);
+    memcpy(data, r->bytes + r->at, (size_t)nbytes);
     return 0;
 }
 
@@ -493,7 +496,7 @@ static int32_t decoded(reader *r, int32_t number)
 {
     const gg_tensor *t = gg_at(r->g, r->ids[number]);
     if (t->type == GG_TYPE_F32 || !gg_is_real(t->type)) return r->ids[number];
-    if (r->decoded[number] < 0 || r->decoded[number] < r->g->last_write)
+    if (r->decoded[number] < 0 || r->decoded[number] < r->g->writers[t->root])
         r->decoded[number] = add_cast(r, r->ids[number], GG_TYPE_F32);
     return r->decoded[number];
 }
@@ -687,6 +690,11 @@ static const gg_dialect *identify(reader r, gg_error *err)
         int64_t reached;
         r.dialect = &gg_dialects[i];
         gg_graph *g = read_as(r, &error, &reached);
+        if (!g && error.kind == GG_ERR_MEMORY) { /* which says nothing about the file */
+            *err = error;
+            gg_graph_free(reading);
+            return NULL;
+        }
         if (!g) {
             keep_furthest(&best, r.dialect, &error, reached);
             continue;
@@ -724,7 +732,7 @@ static gg_graph *import_as(reader r, const char *dialect, gg_error *err)
     if (!r.dialect) return NULL;
     r.with_data = true;
     gg_graph *g = read_as(r, err, &reached);
-    if (!g || !g->last_write) return g;
+    if (!g || !g->has_writes) return g;
     gg_graph *ordered = gg_order_writes(g, err);
     if (!ordered && err->offset < 0) err->offset = reached; /* the whole of the graph is at fault, which ends here */
     gg_graph_free(g);

@@ -1,6 +1,7 @@
-/* order.c - gg_order_writes: a graph says what reads memory before a CPY writes it and what after.
+/* order.c - gg_order_writes: a graph says what reads memory before a node writes it and what after.
  *
- * In a file the order of nodes says it: a view made before a CPY sees, when it is read after it, what the CPY wrote.
+ * In a file the order of nodes says it: a view made before a CPY sees, when it is read after it, what the CPY wrote. So
+ * with all sources that the op table says an op writes.
  * Passes drop, move and differentiate nodes by their sources alone, so here such a reader gets them:
  *
  *     v = view(cache)                       v = view(cache)
@@ -24,7 +25,7 @@
 
 typedef struct ordering {
     gg_rebuild r;     /* r.map: of a tensor, its newest place in the new graph */
-    int32_t   *write; /* per root of the old graph: the last CPY into it, in the new graph; 0: none */
+    int32_t   *write; /* per root of the old graph: the last node that writes it, in the new graph; 0: none */
     bool      *unseen; /* per node of the old graph: a write in place that nobody can tell from a new tensor */
 } ordering;
 
@@ -68,13 +69,22 @@ static int32_t current(ordering *o, int32_t id)
     return renew(o, id, gg_node(o->r.out, GG_OP_VIEW_AS, 2, src, NULL, NULL, NULL, o->r.err));
 }
 
-/* The root of CPY node `id` has a new version. */
-static int32_t note_write(ordering *o, int32_t id)
+/* The root of source k of node `id`, which writes it, has a new version. */
+static int32_t note_write(ordering *o, int32_t id, int k)
 {
-    int32_t root = gg_at(o->r.in, id)->root;
-    const int32_t src[] = {o->r.map[root], o->r.map[id]};
-    o->write[root] = o->r.map[id];
-    return renew(o, root, gg_node(o->r.out, GG_OP_UPDATED, 2, src, NULL, NULL, NULL, o->r.err));
+    gg_builder to = {.g = o->r.out, .err = o->r.err};
+    const gg_tensor *t = gg_at(o->r.in, id);
+    int32_t root = gg_at(o->r.in, t->src[k])->root, write = o->r.map[id];
+    int32_t by = gg_ops[t->op].view == k ? write : gg_make_written(&to, gg_at(o->r.out, write)->src[k], write);
+    o->write[root] = write;
+    return renew(o, root, gg_make_updated(&to, o->r.map[root], by));
+}
+
+static int32_t note_writes(ordering *o, int32_t id)
+{
+    for (int k = 0; k < GG_MAX_SRC; k++)
+        if (gg_writes(gg_at(o->r.in, id), k) && note_write(o, id, k) < 0) return -1;
+    return 0;
 }
 
 /* Without write back `id`, the memory of its result is that of the root. */
@@ -97,8 +107,7 @@ static int32_t copy_node(ordering *o, int32_t id)
         if (t.src[k] >= 0 && src[k] < 0) return -1;
     }
     int32_t copy = gg_copied(&o->r, id, gg_copy_node(&o->r, &t, src));
-    if (copy < 0) return -1;
-    return t.op == GG_OP_CPY ? note_write(o, id) : copy;
+    return copy < 0 ? -1 : note_writes(o, id);
 }
 
 gg_graph *gg_order_writes(const gg_graph *g, gg_error *err)

@@ -49,6 +49,12 @@ static int32_t overwritten(const planner *p, int32_t id)
     return inplace < 0 || y->root != id ? -1 : y->src[inplace];
 }
 
+/* Whether each element lies where the same element of `a`, which is contiguous, does. */
+static bool is_in_place_of(const gg_tensor *t, const gg_tensor *a)
+{
+    return gg_same_shape(t, a) && gg_is_contiguous(t) && t->root_offset == a->root_offset;
+}
+
 static bool can_overwrite(const planner *p, int32_t id, int32_t source)
 {
     const gg_tensor *y = gg_at(p->g, id), *a = gg_at(p->g, source);
@@ -56,10 +62,10 @@ static bool can_overwrite(const planner *p, int32_t id, int32_t source)
     if (!in_arena(p->g, a->root) || b->last != id || b->nbytes != gg_align(gg_span(y))) return false;
     if (!gg_is_contiguous(a) || a->root_offset != 0) return false;
     for (int k = 0; k < GG_MAX_SRC; k++) {
-        if (y->src[k] < 0 || k == gg_ops[y->op].inplace) continue;
+        if (y->src[k] < 0 || k == gg_ops[y->op].inplace || gg_ops[y->op].layouts >> k & 1) continue;
         const gg_tensor *other = gg_at(p->g, y->src[k]);
         bool same_memory = p->owner[other->root] == p->owner[a->root];
-        if (same_memory && !(gg_same_shape(other, a) && gg_is_contiguous(other))) return false;
+        if (same_memory && !(gg_ops[y->op].elementwise && is_in_place_of(other, a))) return false;
     }
     return true;
 }

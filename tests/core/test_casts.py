@@ -17,6 +17,7 @@ from handmade import ENCODED, HALVES, MASK, File, convolution, normal
 import ggmlgraph as gg
 from ggmlgraph.core import encoding
 from ggmlgraph.errors import ShapeError, UnsupportedError
+from ggmlgraph.execution.runtime import FUSIONS
 from ggmlgraph.table.dialect import LOSS, PARAM
 
 
@@ -247,3 +248,36 @@ def test_a_convolution_in_halves_and_its_gradients_are_that_in_floats_rounded(tm
     for halves, floats in zip(*results, strict=True):
         np.testing.assert_allclose(halves, floats, atol=4e-3 * np.abs(floats).max())
         assert (halves != floats).any()
+
+
+# ---------------------------------------------------------------- a head of another type
+
+
+def with_head(head: str, w: Any, x: Any, ids: Any) -> File:
+    """Cross-entropy of the products of x with a cast of w, which is a parameter, or with a leaf of that type."""
+    f, n, v = File(), len(x), len(w)
+    rows = f.leaf("x", x, PARAM)
+    matrix = f.leaf("w", w, type="F16") if head == "leaf" else f.cast("cast", f.leaf("w", w, PARAM), head)
+    p = f.node("p", "SOFT_MAX", (n, v), f.node("logits", "MUL_MAT", (n, v), matrix, rows),
+               op_params=struct.pack("<2f", 1, 0))  # fmt: skip
+    chosen = f.node("chosen", "GET_ROWS", (n, 1, 1), f.node("column", "RESHAPE", (n, v, 1), p),
+                    f.leaf("ids", ids, type="I32"))  # fmt: skip
+    weighted = f.node("weighted", "MUL", (n, 1, 1), f.node("log", "LOG", (n, 1, 1), chosen),
+                      f.leaf("weights", np.full((n, 1, 1), 1 / n)))  # fmt: skip
+    f.node("loss", "SCALE", (1,), f.node("sum", "SUM", (1,), weighted), op_params=struct.pack("<f", -1), flags=LOSS)
+    return f
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("head", [*ENCODED, "leaf"])
+def test_a_head_of_another_type_trains_if_it_is_a_cast_of_a_parameter(head: str, fused: bool, tmp_path: Path) -> None:
+    w, x, ids = normal(8, 32), normal(5, 32, seed=1), np.array([[1], [0], [7], [3], [3]])
+    seen = rounded(w, "F16" if head == "leaf" else head)
+    g = (soft_max(x @ seen.T) - np.eye(8)[ids[:, 0]]) / 5
+    path = with_head(head, w, x, ids).save(tmp_path / "graph.bin")
+    with gg.Runtime(path, threads=2, fusions=set(FUSIONS) if fused else set(FUSIONS) - {"cross_entropy"}) as rt:
+        rt.backward({})
+        np.testing.assert_allclose(rt.gradient("x"), g @ seen, rtol=1e-4, atol=1e-6)
+        assert set(rt.params) == ({"x"} if head == "leaf" else {"x", "w"})
+        if head != "leaf":
+            np.testing.assert_allclose(rt.gradient("w"), g.T @ x, rtol=1e-4, atol=1e-6)

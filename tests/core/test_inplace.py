@@ -109,6 +109,17 @@ def test_set_and_acc_say_it_with_a_parameter(op: str, expected: list[float], tmp
         np.testing.assert_array_equal(rt.forward("y")[0], expected)
 
 
+@pytest.mark.parametrize("word", [2, -1, 1 << 8, 1 << 24, -(1 << 31)])
+@pytest.mark.parametrize("op", ["SET", "ACC"])
+def test_set_and_acc_say_yes_or_no(op: str, word: int, tmp_path: Path) -> None:
+    f = File()
+    a, b = source(f), f.leaf("b", [100, 101])
+    f.node("written", op, (4,), a, b, op_params=struct.pack("<5i", 16, 16, 16, 8, word))
+    with pytest.raises(GGError, match=rf"inplace is {word}, neither 0 nor 1 \[BadOpParams\]") as caught:
+        gg.Runtime(f.save(tmp_path / "graph.bin"), dialect="v2")
+    assert caught.value.code == "BadOpParams"
+
+
 def test_halves_in_place_are_rounded_in_place(tmp_path: Path) -> None:
     f = File()
     a = f.cast("a", f.leaf("x", [1, 2048, 3]), "F16")

@@ -13,6 +13,7 @@ from places import REAL
 
 import ggmlgraph as gg
 from ggmlgraph.errors import GGError, UnsupportedError
+from ggmlgraph.execution.runtime import FUSIONS
 from ggmlgraph.graphfile import reader
 from ggmlgraph.graphfile.rewrite import rewrite
 from ggmlgraph.table.dialect import LOSS, PARAM, WRITTEN
@@ -71,6 +72,68 @@ def test_a_copy_into_a_transposed_window_goes_where_it_lies(tmp_path: Path) -> N
         rt.forward("written")
         np.testing.assert_array_equal(rt.get("cache")[:, 1], [1, 2, 3, 4])
         assert rt.get("cache").sum() == 10
+
+
+# ---------------------------------------------------------------- ops that write several sources
+
+START = {"p": np.arange(8.0).reshape(2, 4) + 1, "g": np.full((2, 4), 3.0), "m": np.zeros((2, 4)), "v": np.zeros((2, 4))}
+STEP = struct.pack("<q5f", 1, 0.5, 0.9, 0.999, 1e-8, 0)  # the first of rate 0.5: each element moves by that
+AFTER = {"p": START["p"] - 0.5, "m": START["g"] * 0.1, "v": START["g"] ** 2 * 0.001}
+
+
+def optimised(f: File) -> dict[str, int]:
+    """The tensors of one AdamW step; `before` reads p and `step` writes p, m and v."""
+    ids = {name: f.leaf(name, values) for name, values in START.items()}
+    ids["before"] = f.node("before", "RMS_NORM", (2, 4), ids["p"], op_params=struct.pack("<f", 1e-5))
+    ids["step"] = f.node("step", "OPT_STEP_ADAMW", (2, 4), *(ids[name] for name in START), op_params=STEP)
+    return ids
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_what_is_read_after_an_optimiser_step_sees_what_it_wrote(name: str, tmp_path: Path) -> None:
+    f = File()
+    window = f.view("window", optimised(f)[name], (2, 2), 1, (4, 1))
+    f.node("y", "CONT", (2, 2), window)
+    with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
+        np.testing.assert_allclose(rt.forward("y")[0], AFTER[name][:, 1:3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_an_optimiser_step_overwrites_is_not_read_again_by_a_fused_op(fused: bool, tmp_path: Path) -> None:
+    f = File()
+    f.node("y", "MUL", (2, 4), optimised(f)["before"], f.leaf("gain", np.ones(4)))
+    rms = np.sqrt((START["p"] ** 2).mean(-1, keepdims=True) + 1e-5)
+    with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1, fusions=FUSIONS if fused else ()) as rt:
+        np.testing.assert_allclose(rt.forward("y", "step")[0], START["p"] / rms, rtol=1e-6)
+
+
+def test_every_run_does_an_optimiser_step_of_the_file(tmp_path: Path) -> None:
+    f = File()
+    optimised(f)
+    with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
+        rt.forward("before")
+        for name, values in AFTER.items():
+            np.testing.assert_allclose(rt.get(name), values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", ["g", "m", "v"])
+def test_what_a_step_writes_shares_no_memory_with_what_else_it_takes(shared: str, tmp_path: Path) -> None:
+    f = File()
+    both = f.leaf("both", np.zeros((3, 4)))
+    ids = {name: f.leaf(name, values) for name, values in START.items()}
+    ids["p"], ids[shared] = f.view("first", both, (2, 4), 0, (4, 1)), f.view("second", both, (2, 4), 4, (4, 1))
+    f.node("step", "OPT_STEP_ADAMW", (2, 4), *(ids[name] for name in START), op_params=STEP)
+    with pytest.raises(GGError, match="share memory, so what opt_step_adamw writes"):
+        gg.Runtime(f.save(tmp_path / "graph.bin"))
+
+
+def test_what_a_step_writes_has_no_gaps(tmp_path: Path) -> None:
+    f = File()
+    ids = {name: f.leaf(name, values) for name, values in START.items()}
+    ids["p"] = f.view("part", f.leaf("whole", np.zeros((2, 6))), (2, 4), 0, (6, 1))
+    f.node("step", "OPT_STEP_ADAMW", (2, 4), *(ids[name] for name in START), op_params=STEP, nb=(4, 24, 48, 48))
+    with pytest.raises(GGError, match="source 0 has gaps, and opt_step_adamw writes it"):
+        gg.Runtime(f.save(tmp_path / "graph.bin"))
 
 
 # ---------------------------------------------------------------- gradients
