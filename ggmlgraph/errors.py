@@ -19,6 +19,8 @@ from typing import ClassVar
 
 from ggmlgraph.printable import escaped
 
+MAX_NCHARS = 4000  # of a message: names that it quotes come from files
+
 
 class GGError(Exception):
     """Base of every error meant for a person; `str(error)` is one line, and nothing in it steers a terminal.
@@ -31,7 +33,8 @@ class GGError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *, code: str | None = None, offset: int | None = None) -> None:
-        super().__init__(escaped(" ".join(message.split("\n"))))
+        text = escaped(" ".join(message.split("\n")))
+        super().__init__(text if len(text) <= MAX_NCHARS else f"{text[:MAX_NCHARS]}...")
         self.code = code
         self.offset = offset
 

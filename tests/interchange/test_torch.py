@@ -232,3 +232,49 @@ def test_a_pickle_that_goes_on_for_ever_ends(tmp_path: Path, monkeypatch: pytest
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="regular"):
         torch.read(tmp_path)
+
+
+# ---------------------------------------------------------------- values that are shared, deep or large
+
+
+def loaded(tmp_path: Path, body: bytes) -> Any:
+    return torch.load(ck.write_torch(tmp_path / "m.pt", {"a": WEIGHT}, ck.pickled(body))).root
+
+
+def test_what_a_checkpoint_says_twice_may_be_one_value(tmp_path: Path) -> None:
+    groups = b"](" + b"G?\xb9\x99\x99\x99\x99\x99\x9aK\x01\x86q\x05" + b"h\x05" * 3 + b"e"
+    assert loaded(tmp_path, groups) == [(0.1, 1)] * 4
+
+
+def test_a_few_parameters_may_be_numbered_by_their_address_as_old_pytorch_did(tmp_path: Path) -> None:
+    addresses = [140_000_000_000_000 + 64 * i for i in range(300)]
+    assert list(loaded(tmp_path, b"}(" + b"".join(ck.number(i) + b"N" for i in addresses) + b"u")) == addresses
+
+
+def test_numbers_of_entries_are_keys_however_many(tmp_path: Path) -> None:
+    assert len(loaded(tmp_path, b"}(" + b"".join(ck.number(i) + b"N" for i in range(20_000)) + b"u")) == 20_000
+
+
+@pytest.mark.parametrize("depth", [torch.MAX_DEPTH, torch.MAX_DEPTH + 1])
+def test_values_are_in_one_another_up_to_a_depth(depth: int, tmp_path: Path) -> None:
+    if depth > torch.MAX_DEPTH:
+        with pytest.raises(FormatError, match="more than 32 deep"):
+            loaded(tmp_path, b")" + b"\x85" * (depth - 1))
+        return
+    value = loaded(tmp_path, b")" + b"\x85" * (depth - 1))
+    for _ in range(depth - 1):
+        (value,) = value
+    assert value == ()
+
+
+def test_depth_counts_from_every_place_where_a_value_is(tmp_path: Path) -> None:
+    inner = b")" + b"\x85" * 20 + b"q\x05"
+    with pytest.raises(FormatError, match="32 deep"):
+        loaded(tmp_path, inner + b"h\x05" + b"\x85" * 20 + b"\x86")
+
+
+def test_a_message_quotes_only_the_beginning_of_a_long_name(tmp_path: Path) -> None:
+    key = ck.text("a" * 100_000) + b"N"
+    with pytest.raises(FormatError) as raised:
+        loaded(tmp_path, b"}(" + key * 2 + b"u")
+    assert len(str(raised.value)) < 5000

@@ -3,7 +3,8 @@
 A checkpoint is a pickle, a program that builds objects, plus storages of raw numbers; in a zip archive since
 PyTorch 1.6 (zip.py), one behind the other before. Python's unpickler runs whatever the program names, so it is
 not used: the few instructions that a dictionary of tensors needs are interpreted here, on plain values. A global is a
-word of `_GLOBALS` or an error.
+word of `_GLOBALS` or an error. What results is a tree no larger than the file pays for, so whoever reads it may walk,
+compare and show it; before that is known nobody does.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from ggmlgraph.regular import open_regular
 MAX_PICKLE_NBYTES = 32 << 20
 MAX_STEPS = 1 << 22  # instructions of one pickle; a tensor takes about 35
 MAX_MEMO = 1 << 20
+MAX_LARGE_KEYS = 1 << 12  # integers as keys that are no numbers of entries: chosen ones would all collide in a dict
+MAX_DEPTH = 32  # of dictionaries, lists and tuples in one another
+MAX_SHARING = 8  # values, shared ones counted wherever they are, for each byte of the pickle
 MAX_NAME_NBYTES = 1 << 12
 MAX_STRING_NBYTES = 1 << 20
 
@@ -150,16 +154,16 @@ def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
 def _size(arguments: tuple[Any, ...]) -> tuple[int, ...]:
     if len(arguments) != 1:
         raise _BadPickle("a torch.Size without one argument")
-    return _counts(arguments[0], "a torch.Size")
+    return _sizes(arguments[0], "a torch.Size")
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> _Tensor:
     """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata])."""
     if not 6 <= len(arguments) <= 7 or not isinstance(arguments[0], _Storage):
         raise _BadPickle("a tensor that is not made of a storage")
-    (offset,) = _counts((arguments[1],), "the offset of a tensor")
-    shape, strides = _counts(arguments[2], "the shape of a tensor"), _counts(arguments[3], "the strides of a tensor")
-    if len(shape) != len(strides) or len(shape) > MAX_RANK:
+    (offset,) = _sizes((arguments[1],), "the offset of a tensor")
+    shape, strides = _sizes(arguments[2], "the shape of a tensor"), _sizes(arguments[3], "the strides of a tensor")
+    if len(shape) != len(strides):
         raise _BadPickle(f"a tensor with {len(shape)} sizes and {len(strides)} strides")
     return _Tensor(arguments[0], offset, shape, strides)
 
@@ -171,11 +175,34 @@ def _rebuild_parameter(arguments: tuple[Any, ...]) -> _Tensor:
     return arguments[0]
 
 
-def _counts(values: Any, what: str) -> tuple[int, ...]:
-    """A tuple of plain integers from 0."""
-    if not isinstance(values, tuple) or not all(type(n) is int and 0 <= n < MAX_ELEMENTS for n in values):
+def _sizes(values: Any, what: str) -> tuple[int, ...]:
+    """A tuple of plain integers from 0, one for each axis. Its length comes first: the pickle may ask for it again."""
+    if not isinstance(values, tuple) or len(values) > MAX_RANK:
+        raise _BadPickle(f"{what} is no tuple of at most {MAX_RANK} numbers")
+    if not all(type(n) is int and 0 <= n < MAX_ELEMENTS for n in values):
         raise _BadPickle(f"{what} is not made of numbers from 0 to {MAX_ELEMENTS}")
     return values
+
+
+def _check_tree(root: Any, most: int) -> None:
+    """Raise _BadPickle for a value that contains itself, is too deep, or would without sharing be too many values."""
+    found: dict[int, tuple[int, int]] = {}  # by id of a container: values in it, how deep they are
+
+    def measure(value: Any, depth: int) -> tuple[int, int]:
+        if not isinstance(value, dict | list | tuple):
+            return 1, 0
+        if id(value) not in found:
+            if depth == MAX_DEPTH:
+                raise _BadPickle(f"values more than {MAX_DEPTH} deep, or in themselves")
+            inside = [measure(each, depth + 1) for each in (value.values() if isinstance(value, dict) else value)]
+            found[id(value)] = 1 + sum(n for n, _ in inside), 1 + max((below for _, below in inside), default=0)
+        n, below = found[id(value)]
+        if depth + below > MAX_DEPTH:
+            raise _BadPickle(f"values more than {MAX_DEPTH} deep")
+        return n, below
+
+    if (n := measure(root, 0)[0]) > most:
+        raise _BadPickle(f"{n} values, most of them said once and used again; at most {most} are read")
 
 
 _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
@@ -203,6 +230,7 @@ class _Interpreter:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, _Storage] = {}
+        self.n_large_keys = 0
 
     def run(self) -> Any:
         """The value that the pickle leaves; `at` is then behind its last instruction."""
@@ -224,6 +252,7 @@ class _Interpreter:
     def _result(self) -> Any:
         if len(self.stack) != 1 or self.marks:
             raise _BadPickle("the end, with unfinished values")
+        _check_tree(self.stack[0], MAX_SHARING * len(self.code))
         return self.stack.pop()
 
     # -- reading the code
@@ -326,6 +355,10 @@ class _Interpreter:
         for key, value in zip(values[::2], values[1::2], strict=True):
             if type(key) not in (str, int):
                 raise _BadPickle("a key that is neither text nor integer")
+            if type(key) is int and not 0 <= key < MAX_MEMO:
+                self.n_large_keys += 1
+            if self.n_large_keys > MAX_LARGE_KEYS:
+                raise _BadPickle(f"more than {MAX_LARGE_KEYS} large integers as keys")
             if key in target:
                 raise _BadPickle(f"the key {key!r} twice")
             target[key] = value
@@ -358,9 +391,11 @@ class _Interpreter:
         self._global(module, name)
 
     def _global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise _BadPickle("a name that is no text")
         known = _GLOBALS.get(f"{module} {name}")
         if known is None:
-            raise _BadPickle(f"it names {str(module)[:80]!r}.{str(name)[:80]!r}, which is not needed to hold tensors")
+            raise _BadPickle(f"it names {module[:80]!r}.{name[:80]!r}, which is not needed to hold tensors")
         self.push(known)
 
     def reduce(self) -> None:
@@ -384,7 +419,7 @@ class _Interpreter:
         dtype = STORAGES.get(kind.name.removeprefix("torch ")) if isinstance(kind, _Global) else None
         if dtype is None or not isinstance(key, str) or (len(pid) == 6 and pid[5] is not None):
             raise _BadPickle("a storage of an unknown kind")
-        (n,) = _counts((pid[4],), "the size of a storage")
+        (n,) = _sizes((pid[4],), "the size of a storage")
         storage = self.storages.setdefault(key, _Storage(key, dtype, n))
         if storage != _Storage(key, dtype, n):
             raise _BadPickle(f"two descriptions of storage {key!r}")
@@ -515,8 +550,10 @@ def _read_legacy(path: Path, file: BinaryIO, size: int) -> tuple[Any, _Places]:
     _, protocol, machine, root, keys = values
     if protocol != LEGACY_PROTOCOL or not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise UnsupportedError(f"{path}: an old PyTorch checkpoint of an unknown kind; save it with a newer PyTorch")
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != storages.keys():
         raise FormatError(f"{path}: its list of storages is not that of its tensors")
+    if len(keys) != len(storages):
+        raise FormatError(f"{path}: its list of storages has one twice")
     places: _Places = {}
     for key in keys:
         nbytes = storages[key].n * itemsize(storages[key].dtype)

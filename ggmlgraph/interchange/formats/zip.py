@@ -158,16 +158,17 @@ class _Archive:
 
     def _widen(self, extra: bytes, narrow: tuple[int, int, int], at: int) -> list[int]:
         """Uncompressed size, size and offset, from the zip64 field where the 32-bit ones are all ones."""
-        wide = b""
-        while extra:
-            kind, n = struct.unpack("<2H", extra[:4].ljust(4, b"\xff"))
-            if n > len(extra) - 4:
+        wide, begin = b"", 0
+        while begin < len(extra):
+            kind, n = struct.unpack("<2H", extra[begin : begin + 4].ljust(4, b"\xff"))
+            end = begin + 4 + n
+            if end > len(extra):
                 raise self._fault("a damaged extra field", at)
             if kind == _ZIP64:
-                wide, n_before = extra[4 : 4 + n], len(wide)
+                wide, n_before = extra[begin + 4 : end], len(wide)
                 if n_before:
                     raise self._fault("two zip64 fields", at)
-            extra = extra[4 + n :]
+            begin = end
         values = []
         for value in narrow:
             if value == 0xFFFFFFFF:
