@@ -35,8 +35,8 @@ tsan: $(TSAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) \
 	$(BIN)/pytest --capture=sys tests/execution/test_runtime.py tests/table/test_ops.py -k number_of_threads
 
-# Changed graph files: through the importer, through all that runs behind it, and through both readers; then the share
-# of the reader's lines they reach. SECONDS=3600 for an hour. Ends with an error at the first finding.
+# Changed graph files: through the importer, through all that runs behind it, and through both readers; changed metadata;
+# then the share of the reader's lines they reach. SECONDS=3600 for an hour. Ends with an error at the first finding.
 fuzz: $(FUZZ)/built
 	rm -rf $(FUZZ)/samples $(FUZZ)/six && $(BIN)/python tests/samplefiles.py $(FUZZ)/samples $(FUZZ)/six
 	mkdir -p $(FUZZ)/kept
@@ -46,6 +46,7 @@ fuzz: $(FUZZ)/built
 	asan/fuzz parse $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
 	asan/fuzz run $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
 	$(BIN)/python tests/readers.py $$(( $(SECONDS) / 5 ))
+	$(BIN)/python tests/metadatachanges.py $$(( $(SECONDS) / 5 ))
 	cd $(FUZZ)/coverage && rm -f libcore.a.p/*.gcda && ./fuzz replay ../../../tests/fuzz/corpus ../samples ../kept && \
 	gcov --no-output libcore.a.p/*.gcda | grep -A 1 -E "src/(import|graph|shape[a-z_]*)\.c'"
 

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
 from ggmlgraph.core import limits
 from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.errors import FormatError
+from ggmlgraph.errors import FormatError, GGError
 from ggmlgraph.graphfile import metadata
 from ggmlgraph.graphfile.dim import evaluate
-from ggmlgraph.graphfile.metadata import Metadata
+from ggmlgraph.graphfile.metadata import Metadata, SizeExpressions
 from ggmlgraph.regular import map_regular
-from ggmlgraph.table.dialect import PARAM
+from ggmlgraph.table.dialect import INPUT, LOSS, PARAM
+from ggmlgraph.table.op import TABLE
+
+INPUTS = {  # by what fills them: their type, how many axes they have at most
+    "tokens": ("i32", 2), "targets": ("i32", 2), "positions": ("i32", 1), "loss_weights": ("f32", 4),
+}  # fmt: skip
 
 
 def import_file(
@@ -55,10 +61,23 @@ def _c_limits(limits: Limits) -> Any:
     return ffi.new("gg_limits *", (limits.n_tensors, limits.nbytes, limits.flops))
 
 
-def read_metadata(graph: CoreGraph) -> Metadata:
-    """The file's metadata leaf; an empty one for a file that has none."""
-    tensor_id = graph.find(metadata.LEAF_NAME)
-    return Metadata(model="") if tensor_id < 0 else metadata.decode(bytes(graph.leaf_bytes(tensor_id)).rstrip(b"\0"))
+def read_metadata(graph: CoreGraph, path: str | os.PathLike[str] | None = None) -> Metadata:
+    """The file's metadata leaf, checked by the graph; an empty one for a file that has none. path: for messages.
+
+    Raises FormatError (BadMetadata, AmbiguousName), UnsupportedError.
+    """
+    try:
+        tensor_id = graph.find(metadata.LEAF_NAME)
+        if tensor_id < 0:
+            return Metadata(model="")
+        if graph.op(tensor_id) != "none":
+            raise metadata.fault("they are computed")
+        meta = metadata.decode(bytes(graph.leaf_bytes(tensor_id)).rstrip(b"\0"))
+        check_metadata(graph, meta)
+    except GGError as error:
+        where = "" if path is None else f"{os.fspath(path)}: "
+        raise type(error)(f"{where}{error}", code=error.code) from None
+    return meta
 
 
 def named(graph: CoreGraph, names: Iterable[str]) -> list[int]:
@@ -66,25 +85,88 @@ def named(graph: CoreGraph, names: Iterable[str]) -> list[int]:
     try:
         return graph.ids(names)
     except FormatError as error:
-        raise FormatError(f"metadata: {error}", code=error.code) from None
+        if error.code == "AmbiguousName":
+            raise FormatError(f"metadata: {error}", code=error.code) from None
+        raise metadata.fault(str(error)) from None
 
 
 def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
     """Mark inputs, parameters, loss and outputs as the metadata says, for a dialect whose records cannot."""
     for tensor_id, (name, flags) in zip(named(graph, meta.flags), meta.flags.items(), strict=True):
-        if flags & PARAM and (graph.op(tensor_id) != "none" or graph.dtype(tensor_id) != "f32"):
-            raise FormatError(f"metadata: {name!r} is no float32 leaf, so it cannot be a parameter")
         graph.set_name(tensor_id, name, flags)
+
+
+# ---------------------------------------------------------------- metadata and graph
+
+
+def check_metadata(graph: CoreGraph, meta: Metadata) -> None:
+    """Raise FormatError unless the tensors that the metadata name are there and are what they are said to be."""
+    names = list(dict.fromkeys((*meta.flags, *meta.inputs, *meta.exprs, *meta.exact)))
+    ids = dict(zip(names, named(graph, names), strict=True))
+
+    @cache
+    def value(expr: str) -> int:
+        try:
+            return evaluate(expr, meta.sizes, minimum=0)
+        except FormatError as error:
+            raise metadata.fault(f"exprs: {error}") from None
+
+    for name, flags in meta.flags.items():
+        _check_flags(graph, ids[name], flags)
+    for name, feed in meta.inputs.items():
+        _check_input(graph, ids[name], feed, meta.flags.get(name, 0))
+    for name, exprs in meta.exprs.items():
+        _check_sizes(graph, ids[name], exprs, meta.flags.get(name, 0), value)
+    for name, op in meta.exact.items():
+        row = TABLE.get(graph.op(ids[name]))
+        if row is None or (row.ggml, row.unary) != (TABLE[op].ggml, TABLE[op].unary):
+            raise metadata.fault(f"exact: {name!r} is {graph.op(ids[name])}, of which {op} is no form")
+
+
+def _check_flags(graph: CoreGraph, tensor_id: int, flags: int) -> None:
+    name, is_leaf, dtype = graph.name(tensor_id), graph.op(tensor_id) == "none", graph.dtype(tensor_id)
+    if flags & PARAM and not (is_leaf and dtype == "f32" and not flags & INPUT):
+        raise metadata.fault(f"flags: {name!r} is no float32 leaf, so it cannot be a parameter")
+    if flags & INPUT and not is_leaf:
+        raise metadata.fault(f"flags: {name!r} is computed, so it cannot be an input")
+    if flags & LOSS and (is_leaf or dtype != "f32" or graph.shape(tensor_id) != (1,)):
+        raise metadata.fault(f"flags: {name!r} is no computed float32 number, so it cannot be the loss")
+
+
+def _check_input(graph: CoreGraph, tensor_id: int, feed: str, flags: int) -> None:
+    name, dtype, shape = graph.name(tensor_id), graph.dtype(tensor_id), graph.shape(tensor_id)
+    if graph.op(tensor_id) != "none" or not (graph.tensor(tensor_id).flags | flags) & INPUT:
+        raise metadata.fault(f"inputs: {name!r} is no input of the graph")
+    wanted, axes = INPUTS[feed]
+    if dtype != wanted or len(shape) > axes:
+        what = f"{dtype}{list(shape)}"
+        raise metadata.fault(f"inputs: {name!r} is {what}; {feed} are {wanted} with at most {axes} axes")
+
+
+def _check_sizes(
+    graph: CoreGraph, tensor_id: int, exprs: SizeExpressions, flags: int, value: Callable[[str], int]
+) -> None:
+    """The expressions must be of a tensor that can be re-sized, and give the sizes that it has in the file."""
+    name, t, op = graph.name(tensor_id), graph.tensor(tensor_id), TABLE.get(graph.op(tensor_id))
+    if not op.sized if op else not (t.flags | flags) & INPUT:
+        raise metadata.fault(f"exprs: the size of {name!r} is not free: it is {op.name if op else 'no input'}")
+    for expr, n in zip(exprs.ne, t.ne, strict=True):
+        if expr is not None and value(expr) != n:
+            raise metadata.fault(f"exprs: a size of {name!r} is {n}, {expr!r} is {value(expr)}")
+    is_view = op is TABLE["view"]
+    if exprs.offset is not None and not (is_view and value(exprs.offset) == graph.view_offset(tensor_id)):
+        raise metadata.fault(f"exprs: {name!r} is no view at {exprs.offset!r}")
 
 
 def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph:
     """The graph at other named sizes; without a change a graph that shares the memory of all leafs."""
     ids, ne, offsets = named(graph, meta.exprs), [], []
+    size, offset_at = cache(partial(evaluate, sizes=sizes)), cache(partial(evaluate, sizes=sizes, minimum=0))
     for tensor_id, exprs in zip(ids, meta.exprs.values(), strict=True):
         old = list(graph.tensor(tensor_id).ne)
-        ne += [old[i] if e is None else evaluate(e, sizes) for i, e in enumerate(exprs.ne)]
+        ne += [old[i] if e is None else size(e) for i, e in enumerate(exprs.ne)]
         offset = graph.view_offset(tensor_id)
-        offsets.append(offset if exprs.offset is None else evaluate(exprs.offset, sizes, minimum=0))
+        offsets.append(offset if exprs.offset is None else offset_at(exprs.offset))
     err = new_error()
     handle = lib.gg_resize(graph.handle, len(ids), ids, ne, offsets, err)
     if handle == ffi.NULL:

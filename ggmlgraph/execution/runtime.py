@@ -88,7 +88,7 @@ class Runtime:
     ) -> None:
         matmul_precision_number(matmul_precision)
         base = import_file(path, dialect, limits, mapped=mapped)
-        meta = read_metadata(base)
+        meta = read_metadata(base, path)
         apply_flags(base, meta)
         meta = meta if roles is None else assign(base, meta, roles)
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)

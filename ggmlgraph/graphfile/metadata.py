@@ -2,22 +2,32 @@
 
 Stock ggml sees an unused I8 tensor; we see UTF-8 JSON padded with spaces. The exporter fills it, `inspect`, training
 and generation read it. Fields may be added without a new version: older readers ignore what they do not know.
+
+The leaf comes from anyone. `decode` checks all that can be checked without the graph; what names tensors is checked
+where the graph is (core/importer.py). Nobody checks again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
 
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.graphfile.records import LEAF_ALIGNMENT
+from ggmlgraph.printable import UNPRINTABLE
+from ggmlgraph.table import ops as _ops  # noqa: F401  (fills the table)
 from ggmlgraph.table.dialect import ALL_FLAGS
+from ggmlgraph.table.op import TABLE
 
 LEAF_NAME = "ggmlgraph.metadata"
 TOKENIZER_LEAF = "ggmlgraph.tokenizer"  # tokenizers/ says what is in it
 VERSION = 1
 MAX_NBYTES = 16 << 20
+MAX_TEXT = 4096  # characters of a name or any other text in it
+MAX_SIZES = 16  # named sizes
+MAX_WHOLE = 1 << 63  # a whole number in `config`, either way
 
 Feed = Literal["tokens", "targets", "loss_weights", "positions"]
 Scalar = str | int | float | bool | None
@@ -39,10 +49,10 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
     model: str
     config: dict[str, Scalar] = {}
-    sizes: dict[str, Size] = {}  # named sizes and their values at export; empty if the graph is fixed
+    sizes: dict[str, Size] = {}  # named sizes and their values in the file; empty if the graph is fixed
     fixed: str | None = None  # why the graph cannot be re-sized
     limits: dict[str, Size] = {}  # the largest value of a named size, where the model has one
-    inputs: dict[str, Feed] = {}
+    inputs: dict[str, Feed] = {}  # of each kind at most one
     exprs: dict[str, SizeExpressions] = {}
     exact: dict[str, str] = {}  # op of ours that the file approximates by an op of ggml
     where: dict[str, str] = {}  # "file.py:41", the call that made the node
@@ -65,14 +75,57 @@ def with_flags(data: bytes, flags: dict[str, int]) -> bytes:
     return _pad(msgspec.json.encode(msgspec.json.decode(data) | {"flags": flags}))
 
 
+def fault(reason: str) -> FormatError:
+    """The error of metadata that break a rule."""
+    return FormatError(f"metadata: {reason} [BadMetadata]", code="BadMetadata")
+
+
 def decode(data: bytes) -> Metadata:
-    """Read the leaf's bytes, which come from anyone."""
+    """Read the leaf's bytes. Raises FormatError with the code BadMetadata, UnsupportedError for a newer version."""
     if len(data) > MAX_NBYTES:
-        raise FormatError(f"metadata of {len(data)} bytes, at most {MAX_NBYTES} allowed")
+        raise fault(f"{len(data)} bytes, at most {MAX_NBYTES} are read")
     try:
         metadata = msgspec.json.decode(data.decode(), type=Metadata)  # which checks what is skipped too
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"metadata: {error}") from None
+        raise fault(str(error)) from None
     if metadata.version > VERSION:
-        raise UnsupportedError(f"metadata has version {metadata.version}; this ggmlgraph reads version {VERSION}")
+        reason = f"metadata has version {metadata.version}; this ggmlgraph reads version {VERSION} [BadMetadata]"
+        raise UnsupportedError(reason, code="BadMetadata")
+    for field, text in _texts(metadata):
+        if len(text) > MAX_TEXT:
+            raise fault(f"{field} has a text of {len(text)} characters, at most {MAX_TEXT} are allowed")
+        if found := UNPRINTABLE.search(text):
+            raise fault(f"{field} has the control character {found[0]!r} in {text[:80]!r}")
+    _check_values(metadata)
     return metadata
+
+
+def _texts(metadata: Metadata) -> Iterator[tuple[str, str]]:
+    """Every text, with the name of its field."""
+    for field, value in msgspec.structs.asdict(metadata).items():
+        if isinstance(value, str):
+            yield field, value
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                yield field, name
+                if isinstance(inner, str):
+                    yield field, inner
+                elif isinstance(inner, SizeExpressions):
+                    yield from ((field, text) for text in (*inner.ne, inner.offset) if text is not None)
+
+
+def _check_values(metadata: Metadata) -> None:
+    for name, value in metadata.config.items():
+        if isinstance(value, int) and abs(value) > MAX_WHOLE:
+            raise fault(f"config: {name} has more than 64 bits")
+    if len(metadata.sizes) > MAX_SIZES or not all(name.isascii() and name.isidentifier() for name in metadata.sizes):
+        raise fault(f"sizes: not at most {MAX_SIZES} names that an expression can have")
+    for name, most in metadata.limits.items():
+        if metadata.sizes.get(name, 0) > most:
+            raise fault(f"limits: {name} is {metadata.sizes[name]}, at most {most} is said to be allowed")
+    feeds = list(metadata.inputs.values())
+    if twice := next((feed for feed in feeds if feeds.count(feed) > 1), None):
+        raise fault(f"inputs: two are filled with {twice}")
+    for name, op in metadata.exact.items():
+        if op not in TABLE or not TABLE[op].exact:
+            raise fault(f"exact: {name!r} is said to be {op!r}, which is no exact form of an op")

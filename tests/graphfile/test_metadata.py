@@ -7,6 +7,8 @@ import hashlib
 import json
 import math
 import random
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
-from ggmlgraph.graphfile.metadata import MAX_NBYTES, Metadata, SizeExpressions, decode
+from ggmlgraph.graphfile.metadata import MAX_NBYTES, MAX_TEXT, Metadata, SizeExpressions, decode
 
 EXAMPLE = Metadata(
     model="llama",
@@ -33,7 +35,13 @@ EXAMPLE = Metadata(
     initializers={"wte": "normal(0.02)"},
 )
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+CONTROLS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # beside Cc, Cs, Zl and Zp
+NAMES = st.text(
+    st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters=CONTROLS), min_size=1, max_size=20
+)
+SIZES = st.dictionaries(
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), st.integers(1, 1 << 40), max_size=16
+)
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | NAMES
 )
@@ -43,7 +51,7 @@ def test_what_is_encoded_is_decoded() -> None:
     assert decode(EXAMPLE.encode()) == EXAMPLE
 
 
-@given(NAMES, st.dictionaries(NAMES, SCALARS), st.dictionaries(NAMES, st.integers(1, 1 << 40)))
+@given(NAMES, st.dictionaries(NAMES, SCALARS), SIZES)
 def test_any_config_and_sizes_survive(model: str, config: dict[str, Any], sizes: dict[str, int]) -> None:
     metadata = Metadata(model=model, config=config, sizes=sizes)
     decoded = decode(metadata.encode())
@@ -81,12 +89,56 @@ def test_a_newer_version_is_refused_by_name() -> None:
         b'{"model": "m", "config": {"x": [1]}}', b'{"model": "m", "config": {"x": 1e999}}',
         b'{"model": "m", "config": {"x": ' + b"9" * 5000 + b"}}",
         b'{"model": "m", "exprs": {"x": {"ne": ["ctx"]}}}', b'{"model": "m", "exprs": {"x": {"ne": [1, 2, 3, 4]}}}',
+        b'{"model": "m", "config": {"x": 9223372036854775809}}',
+        b'{"model": "m", "inputs": {"x": "tokens", "y": "tokens"}}',
+        b'{"model": "m", "sizes": {"a b": 1}}', b'{"model": "m", "sizes": {"": 1}}',
+        b'{"model": "m", "sizes": {"\xc3\xa9": 1}}',
+        b'{"model": "m", "sizes": {' + b",".join(b'"s%d": 1' % i for i in range(17)) + b"}}",
+        b'{"model": "m", "sizes": {"ctx": 9}, "limits": {"ctx": 8}}',
+        b'{"model": "m", "exact": {"x": "gelu"}}', b'{"model": "m", "exact": {"x": "nothing"}}',
         b'{"model": "m", "exact": {"x": null}}', b'{"model": "m", "where": []}', b'{"model": "m", "x": ' + b"[" * 10**6,
     ],
 )  # fmt: skip
 def test_malformed_metadata_are_a_format_error(text: bytes) -> None:
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError) as raised:
         decode(text)
+    assert raised.value.code == "BadMetadata"
+    assert str(raised.value).endswith(" [BadMetadata]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"model": "%s"',
+        '"model": "m", "fixed": "%s"',
+        '"model": "m", "corpus": "%s"',
+        '"model": "m", "config": {"%s": 1}',
+        '"model": "m", "config": {"a": "%s"}',
+        '"model": "m", "where": {"x": "%s"}',
+        '"model": "m", "where": {"%s": ""}',
+        '"model": "m", "inputs": {"%s": "tokens"}',
+        '"model": "m", "exact": {"%s": "gelu_erf"}',
+        '"model": "m", "flags": {"%s": 1}',
+        '"model": "m", "limits": {"%s": 1}',
+        '"model": "m", "sizes": {"%s": 1}',
+        '"model": "m", "initializers": {"x": "%s"}',
+        '"model": "m", "exprs": {"%s": {}}',
+        '"model": "m", "exprs": {"x": {"ne": ["%s", null, null, null]}}',
+        '"model": "m", "exprs": {"x": {"offset": "%s"}}',
+    ],
+)
+def test_no_text_has_a_character_that_steers_a_terminal(text: str) -> None:
+    for character in ("\\u001b[31m", "\\u0007", "\\n", "\u009b", "\u2028", "\u202e"):
+        with pytest.raises(FormatError) as raised:
+            decode(("{" + text % f"a{character}b" + "}").encode())
+        assert raised.value.code == "BadMetadata"
+        assert str(raised.value).isprintable()
+
+
+def test_no_text_is_longer_than_a_path() -> None:
+    assert decode(Metadata(model="m" * MAX_TEXT).encode()).model == "m" * MAX_TEXT
+    with pytest.raises(FormatError, match="at most 4096"):
+        decode(Metadata(model="m" * (MAX_TEXT + 1)).encode())
 
 
 def test_metadata_beyond_the_size_cap_are_refused() -> None:
@@ -100,23 +152,37 @@ def test_metadata_beyond_the_size_cap_are_refused() -> None:
 
 TYPES: dict[str, Callable[[Any], bool]] = {
     "version": lambda v: type(v) is int and v >= 1,
-    "model": lambda v: type(v) is str,
-    "config": lambda v: is_map(v, lambda x: x is None or type(x) in (str, bool, int, float)),
-    "sizes": lambda v: is_map(v, is_size),
+    "model": lambda v: is_text(v),
+    "config": lambda v: is_map(v, lambda x: x is None or type(x) in (bool, float) or is_text(x) or is_whole(x)),
+    "sizes": lambda v: (
+        is_map(v, is_size) and len(v) <= 16 and all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", x) for x in v)
+    ),
     "limits": lambda v: is_map(v, is_size),
-    "fixed": lambda v: v is None or type(v) is str,
-    "corpus": lambda v: v is None or type(v) is str,
-    "inputs": lambda v: is_map(v, lambda x: x in ("tokens", "targets", "loss_weights", "positions")),
+    "fixed": lambda v: v is None or is_text(v),
+    "corpus": lambda v: v is None or is_text(v),
+    "inputs": lambda v: is_map(v, lambda x: x in FEEDS) and len(set(v.values())) == len(v),
     "exprs": lambda v: is_map(v, is_size_expressions),
-    "exact": lambda v: is_map(v, lambda x: type(x) is str),
-    "where": lambda v: is_map(v, lambda x: type(x) is str),
-    "initializers": lambda v: is_map(v, lambda x: type(x) is str),
+    "exact": lambda v: is_map(v, lambda x: x == "gelu_erf"),
+    "where": lambda v: is_map(v, is_text),
+    "initializers": lambda v: is_map(v, is_text),
     "flags": lambda v: is_map(v, lambda x: type(x) is int and 1 <= x <= 15),
 }
 
 
+FEEDS = ("tokens", "targets", "loss_weights", "positions")
+
+
+def is_text(value: Any) -> bool:
+    steers = ("Cc", "Zl", "Zp", "Cs")
+    return type(value) is str and not any(unicodedata.category(c) in steers or c in CONTROLS for c in value)
+
+
+def is_whole(value: Any) -> bool:
+    return type(value) is int and abs(value) <= 1 << 63
+
+
 def is_map(value: Any, holds: Callable[[Any], bool]) -> bool:
-    return type(value) is dict and all(holds(x) for x in value.values())
+    return type(value) is dict and all(is_text(name) and holds(x) for name, x in value.items())
 
 
 def is_size(value: Any) -> bool:
@@ -127,7 +193,7 @@ def is_size_expressions(value: Any) -> bool:
     if type(value) is not dict:
         return False
     ne = value.get("ne", [None] * 4)
-    return type(ne) is list and len(ne) == 4 and all(x is None or type(x) is str for x in (*ne, value.get("offset")))
+    return type(ne) is list and len(ne) == 4 and all(x is None or is_text(x) for x in (*ne, value.get("offset")))
 
 
 class TwiceError(Exception):
@@ -159,7 +225,10 @@ def read_with_json(data: bytes) -> dict[str, Any] | None:
     if type(fields) is not dict or type(fields.get("model")) is not str:
         return None
     known = {name: value for name, value in fields.items() if name in TYPES}
-    return known if all(TYPES[name](value) for name, value in known.items()) else None
+    if not all(TYPES[name](value) for name, value in known.items()):
+        return None
+    sizes = known.get("sizes", {})
+    return known if all(sizes.get(name, 0) <= most for name, most in known.get("limits", {}).items()) else None
 
 
 def digest(fields: dict[str, Any]) -> str:
