@@ -11,7 +11,11 @@ from pathlib import Path
 
 from ggmlgraph.errors import UsageError
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+MEMORY_FILES = (  # of versions 2 and 1: the limit, what is used, and the part of that which can be had back
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 MAX_THREADS = 256
 
@@ -23,24 +27,42 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _own_cgroup() -> Path:
-    """This process's control group (version 2), relative to CGROUP."""
-    lines = _read(Path("/proc/self/cgroup")).splitlines()
-    return Path(next((line[len("0::/") :] for line in lines if line.startswith("0::/")), ""))
+def _cgroups(controller: str) -> list[Path]:
+    """From this process's control group to the root, of version 2 and of version 1: each may set limits.
+
+    A container may see no folder but that of the root, which is then its own.
+    """
+    found = []
+    for line in _read(OWN_CGROUPS).splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")
+        mounts = [CGROUP / controllers, CGROUP / controller] if controller in controllers.split(",") else []
+        for mount in dict.fromkeys(mounts) if controllers else [CGROUP]:
+            own = Path(group.removeprefix("/"))
+            found += [mount / each for each in (own, *own.parents)]
+    return found
 
 
-def _cgroups() -> list[Path]:
-    """From this process's control group to the root: each may set limits."""
-    own = _own_cgroup()
-    return [CGROUP / group for group in (own, *own.parents)]
+def _cpu_quota(group: Path) -> tuple[str, str]:
+    """Microseconds of processors that a group may take, and of what: digits, if there is a limit."""
+    quota, _, period = _read(group / "cpu.max").partition(" ")
+    return (quota, period) if quota else (_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us"))
+
+
+def _memory_left(group: Path) -> int | None:
+    """Bytes that a group may take beyond those it holds; what it holds of files the system gives back when needed."""
+    for limit_name, used_name, reclaimable_name in MEMORY_FILES:
+        limit, used = _read(group / limit_name), _read(group / used_name)
+        if limit.isdigit() and used.isdigit():
+            stat = dict(line.split(" ", 1) for line in _read(group / "memory.stat").splitlines() if " " in line)
+            return max(0, int(limit) - max(0, int(used) - int(stat.get(reclaimable_name, 0))))
+    return None
 
 
 def n_threads() -> int:
     """Processors in the affinity mask, bounded by the control groups' quotas and by THREAD_VARIABLES."""
     bounds = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MAX_THREADS]
-    for group in _cgroups():
-        quota, _, period = _read(group / "cpu.max").partition(" ")
-        if quota.isdigit() and period.isdigit():
+    for quota, period in map(_cpu_quota, _cgroups("cpu")):
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
             bounds.append(max(1, int(quota) // int(period)))
     for variable in THREAD_VARIABLES:
         wanted = os.environ.get(variable, "").split(",")[0]  # OpenMP's may be a list, one number per nesting level
@@ -53,10 +75,7 @@ def available_memory() -> int | None:
     """Bytes that can be taken without swapping: MemAvailable, bounded by the cgroups' limits; None if unknown."""
     meminfo = _read(Path("/proc/meminfo"))
     available = [int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
-    for group in _cgroups():
-        limit, used = _read(group / "memory.max"), _read(group / "memory.current")
-        if limit.isdigit() and used.isdigit():
-            available.append(max(0, int(limit) - int(used)))
+    available += [left for left in map(_memory_left, _cgroups("memory")) if left is not None]
     return min(available) if available else None
 
 

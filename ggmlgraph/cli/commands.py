@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ggmlgraph.cli import outputs
 from ggmlgraph.cli.amounts import Memory
 from ggmlgraph.core import limits
 from ggmlgraph.core.limits import Limits
@@ -51,6 +52,7 @@ def command(name: str, *params: click.Parameter, short: str, help: str) -> click
 
 def _work(name: str) -> Callable[..., Any]:
     def work(**options: Any) -> Any:
+        outputs.check(name, options)
         for group, kind in GROUPED.items():
             names = [field.name for field in fields(kind)]
             if options.keys() >= set(names):

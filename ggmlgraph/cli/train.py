@@ -32,7 +32,7 @@ from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 from ggmlgraph.training import rundir
 from ggmlgraph.training.config import TrainConfig
-from ggmlgraph.training.console import Console, Rate, duration
+from ggmlgraph.training.console import Console, Rate, duration, shown_sample
 from ggmlgraph.training.metrics import check_ours
 from ggmlgraph.training.run import files_of, roles_of
 from ggmlgraph.training.rundir import RunDirectory
@@ -180,7 +180,7 @@ def _train(
     click.echo(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
     if generator is not None:
         text = sample(trainer.progress.step)
-        click.echo(text)
+        click.echo(shown_sample(trainer.progress.step, text))
         if wave.is_wave(runtime.metadata.corpus, chosen):
             click.echo("\n".join(wave.report(text, prompt, chosen)))
 

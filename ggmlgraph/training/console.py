@@ -1,12 +1,15 @@
 """What a person watching a training run sees: a live line on a terminal, plain lines every few seconds elsewhere.
 
 Used by the trainer, which also sends its samples and warnings through here so that they do not tear the live line.
+A terminal that is no longer there, as after a lost connection, is no error: `is_gone` then, and nothing more is shown.
 """
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,10 +17,13 @@ from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.text import Text
 
+from ggmlgraph.printable import escaped
 from ggmlgraph.training.metrics import StepMetrics
 
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal
 SMOOTHING = 0.9  # of the speed shown
+NOBODY = (errno.EIO, errno.EPIPE, errno.EBADF)  # writing to a terminal or pipe that is closed
+WHITE = "\n\t"  # control characters of a text that are shown as they are
 
 
 @dataclass(frozen=True)
@@ -36,57 +42,82 @@ class Console:
     """Progress of one run; a context manager."""
 
     def __init__(self, rate: Rate) -> None:
+        self.is_gone = False
         self._rate = rate
         self._peak = rate.peak
-        self._rich = RichConsole(highlight=False, markup=False, soft_wrap=True)
-        self._live = Live(console=self._rich, auto_refresh=False) if self._rich.is_terminal else None
+        self._rich = _Rich(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        has_live_line = self._rich.is_terminal and not self._rich.is_dumb_terminal
+        self._live = Live(console=self._rich, auto_refresh=False, transient=True) if has_live_line else None
         self._step_s = 0.0  # smoothed
-        self._val_loss: float | None = None
-        self._val_accuracy: float | None = None
         self._last_line = -PLAIN_EVERY
 
     def __enter__(self) -> Console:
         if self._live:
-            self._live.start()
+            with self._noticing():
+                self._live.start()
+                self._rich.show_cursor(True)  # which a process that is killed could not do
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            self._live.stop()
+            with self._noticing():
+                self._live.stop()
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._rich.print(text)
+        with self._noticing():
+            self._rich.print(text)
+
+    def acknowledge(self) -> None:
+        """That a signal has arrived."""
+        self.say("stopping: this step is finished and saved first; a second Ctrl-C ends at once")
+
+    def sample(self, step: int, text: str) -> None:
+        """What the model writes after a step; control characters that it has learnt to write are escaped."""
+        self.say(shown_sample(step, text))
 
     def progress(self, metrics: StepMetrics) -> None:
-        """Show a step. On a terminal every one, elsewhere those with a validation loss and one every few seconds."""
+        """Show a step. On a terminal every one, elsewhere one every few seconds; those with a validation loss stay."""
         step_s = self._rate.tokens / metrics.tokens_per_s
         self._step_s = SMOOTHING * self._step_s + (1 - SMOOTHING) * step_s if self._step_s else step_s
-        if metrics.val_loss is not None:
-            self._val_loss, self._val_accuracy = metrics.val_loss, metrics.val_accuracy
-        line = self._line(metrics)
-        if self._live:
-            self._live.update(Text(line), refresh=True)
-        elif metrics.val_loss is not None or time.monotonic() - self._last_line >= PLAIN_EVERY:
+        parts = self._parts(metrics)
+        if metrics.val_loss is not None or (not self._live and time.monotonic() - self._last_line >= PLAIN_EVERY):
             self._last_line = time.monotonic()
-            self.say(line)
+            self.say("  ".join(parts))
+        if self._live:
+            with self._noticing():
+                self._live.update(Text(_fitted(parts, self._rich.width)), refresh=True)
 
-    def _line(self, m: StepMetrics) -> str:
-        parts = [f"step {m.step:>{len(str(self._rate.n_steps))}}/{self._rate.n_steps}", f"loss {_number(m.loss)}"]
-        if self._val_loss is not None:
-            parts.append(f"val {self._val_loss:.4f}")
-        if self._val_accuracy is not None:
-            parts.append(f"right {self._val_accuracy:.1%}")
-        parts += [
-            f"lr {m.lr:.2e}",
-            f"grad {_number(m.grad_norm)}",
-            f"{self._rate.tokens / self._step_s:,.0f} {self._rate.unit}/s",
+    def _parts(self, m: StepMetrics) -> list[str]:
+        """What is shown of a step, the most important first."""
+        parts = [
+            f"step {m.step:>{len(str(self._rate.n_steps))}}/{self._rate.n_steps}",
+            f"ETA {duration((self._rate.n_steps - m.step) * self._step_s)}",
+            f"loss {_number(m.loss)}",
         ]
-        parts.append(f"{self._share_of_peak():.0%} of peak")
-        parts.append(f"ETA {duration((self._rate.n_steps - m.step) * self._step_s)}")
-        return "  ".join(parts)
+        if m.val_loss is not None:
+            parts.append(f"val {m.val_loss:.4f}")
+        if m.val_accuracy is not None:
+            parts.append(f"right {m.val_accuracy:.1%}")
+        return [
+            *parts,
+            f"{self._rate.tokens / self._step_s:,.0f} {self._rate.unit}/s",
+            f"grad {_number(m.grad_norm)}",
+            f"lr {m.lr:.2e}",
+            f"{self._share_of_peak():.0%} of peak",
+        ]
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Show something, unless nobody is there any more."""
+        if self.is_gone:
+            return
+        try:
+            yield
+        except OSError as error:
+            self.is_gone = error.errno in NOBODY
 
     def _share_of_peak(self) -> float:
         """A share above 1 shows that the peak was measured while the machine was busy; it is then measured again."""
@@ -94,6 +125,27 @@ class Console:
         if flops > self._peak:
             self._peak = max(self._peak, self._rate.measure_peak())
         return flops / self._peak
+
+
+class _Rich(RichConsole):
+    def on_broken_pipe(self) -> None:
+        """Where rich would exit the program."""
+        raise
+
+
+def shown_sample(step: int, text: str) -> str:
+    """A sample as people read it."""
+    return f"sample, step {step}: {escaped(text, keep=WHITE)}"
+
+
+def _fitted(parts: list[str], width: int) -> str:
+    """As many of the parts, from the first on, as a line has room for."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + 2 + len(part) > width:
+            break
+        line += f"  {part}"
+    return line
 
 
 def _number(value: float | None) -> str:

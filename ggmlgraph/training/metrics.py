@@ -12,7 +12,7 @@ from types import TracebackType
 
 import msgspec
 
-from ggmlgraph.errors import UsageError
+from ggmlgraph.errors import CheckpointError, UsageError
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,8 +63,14 @@ class MetricsFile:
         return None
 
     def sync(self) -> None:
-        """Wait until the disk has every line. Raises OSError."""
-        os.fsync(self._file.fileno())
+        """Wait until the disk has every line. Raises CheckpointError."""
+        problem = self._flush()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            problem = error.strerror
+        if problem is not None:
+            raise CheckpointError(f"{self._file.name}: cannot be written: {problem}")
 
     def __enter__(self) -> MetricsFile:
         return self

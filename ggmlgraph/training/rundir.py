@@ -29,7 +29,7 @@ from ggmlgraph.execution import checkpoint
 from ggmlgraph.regular import read_regular
 from ggmlgraph.training.config import KEPT_CHECKPOINTS, TrainConfig
 
-MAX_CONFIG_NBYTES = 1 << 20
+MAX_CONFIG_NBYTES, MAX_TOKENIZER_NBYTES = 1 << 20, 1 << 30
 MARKS = {"steps", "lr", "weight_decay", "betas"}  # by which the options of a run are known
 
 
@@ -104,7 +104,11 @@ class RunDirectory:
             raise UsageError(f"{to} is another graph than {source}: train that one, or choose another -o")
 
     def put_tokenizer(self, data: bytes) -> None:
-        _replace(tokenizer_path(self.path), data)
+        """Write the tokenizer. Raises UsageError if there is another."""
+        to = tokenizer_path(self.path)
+        if to.exists() and read_regular(to, MAX_TOKENIZER_NBYTES) != data:
+            raise UsageError(f"{to} is another tokenizer than that of the run: choose another -o")
+        _replace(to, data)
 
     def put_config(self, config: TrainConfig) -> None:
         """Write the options; the files they name by absolute paths, so that a run can go on from anywhere."""

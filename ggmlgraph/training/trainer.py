@@ -8,12 +8,10 @@ and weights of one that never stopped. Used by `ggmlgraph train`.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -24,8 +22,10 @@ from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
 from ggmlgraph.training.rundir import RunDirectory, prune, step_directory
+from ggmlgraph.training.stopping import StopRequest
 
 MAX_SKIPPED = 5  # updates in a row whose loss or gradient is not finite, before the run gives up
+MAX_UNSAVED = 3  # checkpoints in a row that cannot be saved, before the run gives up
 
 
 class Progress(msgspec.Struct):
@@ -45,29 +45,6 @@ class Origin(msgspec.Struct, frozen=True):
     windows_per_step: int
     ctx: int
     data: str  # digest of the token file
-
-
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one ends the process at once, as if nobody listened."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class TrainingData(Protocol):
@@ -98,6 +75,8 @@ class Trainer:
         self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data.digest)
         self.progress = Progress()
         self._sample = sample
+        self._problem: str | None = None  # why the last line of metrics could not be written
+        self._n_unsaved = 0  # checkpoints in a row that could not be saved
 
     def resume(self, directory: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError if it is not one of this graph, text and data options."""
@@ -108,16 +87,27 @@ class Trainer:
         self.progress = progress
 
     def run(self, console: Console) -> bool:
-        """Train up to the last step, or until a signal; whether all steps are done.
+        """Train up to the last step, until a signal, or until nobody is there to be told; whether all steps are done.
 
-        Raises GGError after too many updates in a row that were not finite.
+        Raises GGError after too many updates in a row that were not finite, or checkpoints that could not be saved.
         """
-        with MetricsFile(self.run_directory.metrics_path, self.progress.step) as metrics, StopRequest() as stop:
-            while self.progress.step < self.config.steps and not stop.asked:
+        path = self.run_directory.metrics_path
+        with MetricsFile(path, self.progress.step) as metrics, StopRequest(console.acknowledge) as stop:
+            while self.progress.step < self.config.steps and not (stop.asked or console.is_gone):
                 self._one_step(console, metrics)
-                if stop.asked or self._due(self.config.save_every):
+                if self._due(self.config.save_every):
                     self._save(console, metrics)
-        return self.progress.step >= self.config.steps
+                if not stop.asked:
+                    self._tell_sample(console)
+            finished = self.progress.step >= self.config.steps
+            if not finished and self.progress.step and not self._directory.exists():
+                self._save(console, metrics)
+        return finished
+
+    @property
+    def _directory(self) -> Path:
+        """Of a checkpoint of this step."""
+        return step_directory(self.run_directory.path, self.progress.step)
 
     def _due(self, every: int) -> bool:
         step = self.progress.step
@@ -148,12 +138,16 @@ class Trainer:
             val_loss=val_loss,
             val_accuracy=val_accuracy,
         )
-        if (problem := metrics.write(line)) is not None:
+        if (problem := metrics.write(line)) is not None and problem != self._problem:
             console.say(f"warning: {self.run_directory.metrics_path}: {problem}")
+        self._problem = problem
         console.progress(line)
         self._count_skipped(result, console)
-        if self._sample and config.sample_every and progress.step < config.steps and self._due(config.sample_every):
-            console.say(self._sample(progress.step))
+
+    def _tell_sample(self, console: Console) -> None:
+        step, every = self.progress.step, self.config.sample_every
+        if self._sample and every and step < self.config.steps and step % every == 0:
+            console.sample(step, self._sample(step))
 
     def _count_skipped(self, result: StepResult, console: Console) -> None:
         progress = self.progress
@@ -177,16 +171,25 @@ class Trainer:
     # ------------------------------------------------------------ saving
 
     def _save(self, console: Console, metrics: MetricsFile) -> None:
-        """Write a checkpoint; what prevents it is said and training goes on."""
-        directory = step_directory(self.run_directory.path, self.progress.step)
+        """Write a checkpoint; what prevents it is said and training goes on.
+
+        Raises CheckpointError if the last few could not be saved either: what is computed further would be lost.
+        """
         try:
             metrics.sync()
             state = {"progress": msgspec.to_builtins(self.progress), "origin": msgspec.to_builtins(self.origin)}
-            checkpoint.save(self.runtime, directory, state)
-        except (CheckpointError, OSError) as error:
+            checkpoint.save(self.runtime, self._directory, state)
+        except CheckpointError as error:
+            self._n_unsaved += 1
             console.say(f"warning: no checkpoint of step {self.progress.step}: {error}")
-            return
-        prune(self.run_directory.path)
+            if self._n_unsaved >= MAX_UNSAVED:
+                raise CheckpointError(
+                    f"{MAX_UNSAVED} checkpoints in a row could not be saved: {error}; mend that, then go on from the "
+                    "last one that was, if any, with --resume auto"
+                ) from None
+        else:
+            self._n_unsaved = 0
+            prune(self.run_directory.path)
 
 
 def origin_of(directory: Path) -> Origin:
