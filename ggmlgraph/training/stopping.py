@@ -49,7 +49,7 @@ class StopRequest:
         self.asked = True  # by the main thread: before its next step
 
     def _watch(self) -> None:
-        urgent = False
+        noticed = urgent = False
         while byte := os.read(self._pipe[0], 1):
             number = byte[0]
             if number not in ASKING:
@@ -57,8 +57,9 @@ class StopRequest:
             if urgent and number in URGENT:
                 _end(number)
             urgent = urgent or number in URGENT
-            if not self.asked:
-                self.asked = True
+            self.asked = True
+            if not noticed:
+                noticed = True
                 self._acknowledge()
 
     def __exit__(
