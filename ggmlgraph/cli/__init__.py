@@ -2,5 +2,6 @@
 
 `main.py` is the console script and the place where every error ends, `commands.py` declares all commands and their
 options without importing what they do, so that `--help` is fast. `amounts.py` and `precision.py` print what several
-commands do, `outputs.py` keeps a command from writing over what it reads. What a command does lies in other folders.
+commands do, `terminal.py` what a model writes; `outputs.py` keeps a command from writing over what it reads. What a
+command does lies in other folders.
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ggmlgraph.cli.terminal import shown
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.corpus import open_source
 from ggmlgraph.errors import DataError
@@ -71,7 +72,7 @@ def _tell_answer(conversation: Conversation, message: str, n: int, how: Sampling
             if conversation.n_forgotten > known:
                 known = conversation.n_forgotten
                 click.echo(f"the window is full: the model no longer sees the first {known} messages", err=True)
-            click.echo(piece, nl=False)
+            click.echo(shown(piece), nl=False)
     except KeyboardInterrupt:
         answer.close()
     click.echo()

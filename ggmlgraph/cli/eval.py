@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,10 +40,15 @@ def command(
     with runtime:
         if questions is not None:
             right = _last(accuracy(runtime, tokenizer, questions), _accuracy_line)
-            click.echo(json.dumps(_accuracy_fields(right)) if as_json else _accuracy_line(right))
+            click.echo(_json(_accuracy_fields(right)) if as_json else _accuracy_line(right))
         elif text is not None:
             found = _last(perplexity(runtime, tokenizer, text, stride), _perplexity_line)
-            click.echo(json.dumps(_perplexity_fields(found)) if as_json else _perplexity_line(found))
+            click.echo(_json(_perplexity_fields(found)) if as_json else _perplexity_line(found))
+
+
+def _json(fields: Mapping[str, float]) -> str:
+    """One line of JSON, which has no word for what is not finite: null."""
+    return json.dumps({name: value if math.isfinite(value) else None for name, value in fields.items()})
 
 
 def _last(results: Iterable[T], line: Callable[[T], str]) -> T:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ggmlgraph.cli.terminal import shown
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.corpus import open_source
 from ggmlgraph.errors import UsageError
@@ -39,18 +40,18 @@ def command(
             generator = Generator(runtime, tokenizer, batch=min(len(prompts), MOST_TOGETHER))
             _tell(generator.notes(prompts))
             for i, text in enumerate(generator.texts(prompts, predict, how, stop=stop)):
-                click.echo(f"\n{text}" if i else text)
+                click.echo(shown(f"\n{text}" if i else text))
             return
         is_wave = wave.is_wave(runtime.metadata.corpus, tokenizer)
         start = prompts[0] if prompts else wave.PROMPT if is_wave else ""
         text, generator = "", Generator(runtime, tokenizer)
         _tell(generator.notes([start]))
         for piece in generator.text(start, predict, how, stop=stop):
-            click.echo(piece, nl=False)
+            click.echo(shown(piece), nl=False)
             text += piece
         click.echo()
         for line in wave.report(text, start, tokenizer) if is_wave else ():
-            click.echo(line)
+            click.echo(shown(line))
 
 
 def _tell(notes: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from ggmlgraph.generation.decoding import OUTPUT, reader_of
 from ggmlgraph.generation.generate import n_vocab_of
 from ggmlgraph.tokenizers.base import Ids, Tokenizer
 
+MAX_EXPONENT = 709.0  # whose exponential a float64 still holds
 _ROWS = 64  # of logits that are worked on at a time
 
 
@@ -54,7 +55,7 @@ class Perplexity:
 
     @property
     def value(self) -> float:
-        return math.exp(self.loss)
+        return math.exp(self.loss) if self.loss < MAX_EXPONENT else math.inf
 
     @property
     def error(self) -> float:

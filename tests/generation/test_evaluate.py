@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ggmlgraph.cli import main
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation import evaluate
-from ggmlgraph.generation.evaluate import accuracy, perplexity, read_questions
+from ggmlgraph.generation.evaluate import Perplexity, accuracy, perplexity, read_questions
 from ggmlgraph.models import llama
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 
@@ -189,7 +190,25 @@ def test_the_command_prints_perplexity(graph: Path, text: Path, capsys: pytest.C
 def test_the_command_prints_accuracy(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = questions(tmp_path / "q.jsonl", {"prompt": "?", "choices": ["a", "b"], "answer": 0})
     assert main.run(["eval", str(graph), "--choices", str(path), "--json", "--threads", "1"]) == 0
-    assert json.loads(capsys.readouterr().out)["questions"] == 1
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # one question has no standard error
+    assert (found["questions"], found["error"], found["error_by_length"]) == (1, None, None)
+
+
+@pytest.mark.parametrize(("loss", "value"), [(0.0, 1.0), (709.5, math.inf), (1e30, math.inf), (math.inf, math.inf)])
+def test_a_perplexity_beyond_all_numbers_is_infinite(loss: float, value: float) -> None:
+    assert Perplexity(1, 1, 1, loss, 0.0).value == value
+
+
+def test_what_is_not_finite_is_null_in_json(graph: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = graph.with_name("run")
+    run.mkdir()
+    shutil.copyfile(graph, run / "graph.bin")
+    with gg.Runtime(graph, threads=1) as runtime:
+        runtime.set("output.weight", np.random.default_rng(0).normal(size=(256, 16)) * 1e30)
+        runtime.save(run / "step_000001")
+    assert main.run(["eval", str(run), "--text", str(text), "--json", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (found["perplexity"], found["tokens"]) == (None, 42)
 
 
 @pytest.mark.parametrize(
