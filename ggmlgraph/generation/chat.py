@@ -44,7 +44,8 @@ class Template:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text of a conversation up to where the model answers. Raises DataError with what the template says."""
-        return self._run({"messages": list(messages), "add_generation_prompt": True, **self._names})
+        given = {"messages": list(messages), "add_generation_prompt": True, "tools": None, "documents": None}
+        return self._run(given | self._names)
 
     def _run(self, variables: dict[str, Any] | None) -> str:
         request = {

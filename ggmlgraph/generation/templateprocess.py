@@ -18,6 +18,9 @@ import sys
 from datetime import datetime
 from typing import Any, NoReturn
 
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
@@ -36,11 +39,11 @@ def main(request: dict[str, Any]) -> dict[str, str]:
 
 def _render(source: str, variables: dict[str, Any] | None, most: int) -> str:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _to_json
     template = environment.from_string(source)
     parts, length = [], 0
     for part in template.generate(**variables) if variables is not None else ():
@@ -49,6 +52,25 @@ def _render(source: str, variables: dict[str, Any] | None, most: int) -> str:
         if length > most:
             raise ValueError(f"writes more than {most} characters")
     return "".join(parts)
+
+
+class Generation(Extension):
+    """The block {% generation %}, which marks what the model is to be trained on: here it is what is in it."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2's way to say it)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The nodes of the block, in a scope of their own, as where transformers calls them."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return [nodes.Scope(body).set_lineno(line)]
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """As transformers': nothing is escaped for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: Any) -> NoReturn:
