@@ -1,4 +1,4 @@
-"""Gemma (Gemma Team 2024): LLaMA with GeGLU, scaled embeddings, and heads of a size of their own; always tied.
+"""Gemma (Gemma Team 2024): LLaMA with GeGLU, scaled embeddings, and heads of a size of their own; tied.
 
 Exported by `ggmlgraph export gemma`; parameter names are GGUF's, and so are the gains of its norms: what Hugging Face
 adds 1 to is here the whole gain. Rotary pairs are (i, i + head_dim/2), as in GGUF.
@@ -25,16 +25,18 @@ class Config(gg.RotaryScaling):
     head_dim: int = 64
     norm_eps: float = 1e-6
     rope_freq_base: float = 10000.0
+    tied: bool = True
+    attn_bias: bool = False
 
 
 def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     """Causal self-attention, (batch, ctx, n_embd) -> same."""
     batch, ctx, n_embd = x.shape
-    q = p.linear("attn_q", x, c.n_head * c.head_dim).reshape(batch, ctx, c.n_head, c.head_dim)
-    k = p.linear("attn_k", x, c.n_head_kv * c.head_dim).reshape(batch, ctx, c.n_head_kv, c.head_dim)
-    v = p.linear("attn_v", x, c.n_head_kv * c.head_dim).reshape(batch, ctx, c.n_head_kv, c.head_dim)
+    q = p.linear("attn_q", x, c.n_head * c.head_dim, bias=c.attn_bias).reshape(batch, ctx, c.n_head, c.head_dim)
+    k = p.linear("attn_k", x, c.n_head_kv * c.head_dim, bias=c.attn_bias).reshape(batch, ctx, c.n_head_kv, c.head_dim)
+    v = p.linear("attn_v", x, c.n_head_kv * c.head_dim, bias=c.attn_bias).reshape(batch, ctx, c.n_head_kv, c.head_dim)
     q, k = (gg.rotate(p, t, c, n_dims=c.head_dim, mode=2) for t in (q, k))
-    return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
 
 
 def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
@@ -50,7 +52,7 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
         blk = p / f"blk.{i}"
         x = x + attention(blk, blk.rms_norm("attn_norm", x, c.norm_eps), c)
         x = x + feed_forward(blk, blk.rms_norm("ffn_norm", x, c.norm_eps), c)
-    return p.linear("token_embd", p.rms_norm("output_norm", x, c.norm_eps), c.n_vocab)
+    return p.linear("token_embd" if c.tied else "output", p.rms_norm("output_norm", x, c.norm_eps), c.n_vocab)
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

@@ -14,7 +14,8 @@ from ggmlgraph.models.llama import attend
 
 @dataclass(frozen=True)
 class Config(gg.RotaryScaling):
-    """Sizes. n_ff 0 means 4 n_embd; rotary_pct is the part of each head that is rotated."""
+    """Sizes. n_ff 0 means 4 n_embd; rotary_pct is the part of each head that is rotated; exact_gelu: by erf instead of
+    tanh."""
 
     n_vocab: int = 50432
     n_embd: int = 256
@@ -25,6 +26,9 @@ class Config(gg.RotaryScaling):
     rope_freq_base: float = 10000.0
     rotary_pct: float = 0.25
     parallel_residual: bool = True
+    exact_gelu: bool = True
+    attn_bias: bool = True
+    tied: bool = False
 
 
 def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
@@ -33,16 +37,17 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     head_dim = n_embd // c.n_head
     n_rot = int(head_dim * c.rotary_pct)
 
-    qkv = p.linear("attn_qkv", x, 3 * n_embd, bias=True)
+    qkv = p.linear("attn_qkv", x, 3 * n_embd, bias=c.attn_bias)
     q, k, v = (qkv[..., i * n_embd : (i + 1) * n_embd].reshape(batch, ctx, c.n_head, head_dim) for i in range(3))
     q, k = (gg.rotate(p, t, c, n_dims=n_rot, mode=2) for t in (q, k))
-    return p.linear("attn_output", attend(q, k, v), n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
 
 
 def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     """Two linear layers with GELU between, (batch, ctx, n_embd) -> same."""
     n_embd = x.shape[-1]
-    hidden = gg.gelu_erf(p.linear("ffn_up", x, c.n_ff or 4 * n_embd, bias=True))
+    gelu = gg.gelu_erf if c.exact_gelu else gg.gelu
+    hidden = gelu(p.linear("ffn_up", x, c.n_ff or 4 * n_embd, bias=True))
     return p.linear("ffn_down", hidden, n_embd, bias=True, init=gg.residual(0.02, c.n_layer))
 
 
@@ -58,7 +63,7 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
     x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
     for i in range(c.n_layer):
         x = block(p / f"blk.{i}", x, c)
-    return p.linear("output", p.layer_norm("output_norm", x, c.norm_eps), c.n_vocab)
+    return p.linear("token_embd" if c.tied else "output", p.layer_norm("output_norm", x, c.norm_eps), c.n_vocab)
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

@@ -30,6 +30,8 @@ class Config(gg.RotaryScaling):
     rope_freq_base: float = 10000.0
     tied: bool = False
     head_dim: int = 0
+    attn_bias: bool = False
+    ffn_bias: bool = False
 
 
 def attend(q: gg.Tensor, k: gg.Tensor, v: gg.Tensor) -> gg.Tensor:
@@ -50,11 +52,11 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     batch, ctx, n_embd = x.shape
     n_head_kv, head_dim = c.n_head_kv or c.n_head, c.head_dim or n_embd // c.n_head
 
-    q = p.linear("attn_q", x, c.n_head * head_dim).reshape(batch, ctx, c.n_head, head_dim)
-    k = p.linear("attn_k", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
-    v = p.linear("attn_v", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
+    q = p.linear("attn_q", x, c.n_head * head_dim, bias=c.attn_bias).reshape(batch, ctx, c.n_head, head_dim)
+    k = p.linear("attn_k", x, n_head_kv * head_dim, bias=c.attn_bias).reshape(batch, ctx, n_head_kv, head_dim)
+    v = p.linear("attn_v", x, n_head_kv * head_dim, bias=c.attn_bias).reshape(batch, ctx, n_head_kv, head_dim)
     q, k = (gg.rotate(p, t, c, n_dims=head_dim, mode=0) for t in (q, k))
-    return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
 
 
 def n_ff(n_embd: int) -> int:
@@ -66,8 +68,9 @@ def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     """SwiGLU, (batch, ctx, n_embd) -> same."""
     n_embd = x.shape[-1]
     width = c.n_ff or n_ff(n_embd)
-    gate = gg.silu(p.linear("ffn_gate", x, width))
-    return p.linear("ffn_down", gate * p.linear("ffn_up", x, width), n_embd, init=gg.residual(0.02, c.n_layer))
+    gate = gg.silu(p.linear("ffn_gate", x, width, bias=c.ffn_bias))
+    hidden = gate * p.linear("ffn_up", x, width, bias=c.ffn_bias)
+    return p.linear("ffn_down", hidden, n_embd, bias=c.ffn_bias, init=gg.residual(0.02, c.n_layer))
 
 
 def logits(

@@ -26,12 +26,12 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     batch, ctx, n_embd = x.shape
     n_head_kv, head_dim = c.n_head_kv or c.n_head, c.head_dim or n_embd // c.n_head
 
-    q = p.linear("attn_q", x, c.n_head * head_dim).reshape(batch, ctx, c.n_head, head_dim)
-    k = p.linear("attn_k", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
-    v = p.linear("attn_v", x, n_head_kv * head_dim).reshape(batch, ctx, n_head_kv, head_dim)
+    q = p.linear("attn_q", x, c.n_head * head_dim, bias=c.attn_bias).reshape(batch, ctx, c.n_head, head_dim)
+    k = p.linear("attn_k", x, n_head_kv * head_dim, bias=c.attn_bias).reshape(batch, ctx, n_head_kv, head_dim)
+    v = p.linear("attn_v", x, n_head_kv * head_dim, bias=c.attn_bias).reshape(batch, ctx, n_head_kv, head_dim)
     q, k = p.rms_norm("attn_q_norm", q, c.norm_eps), p.rms_norm("attn_k_norm", k, c.norm_eps)
     q, k = (gg.rotate(p, t, c, n_dims=head_dim, mode=2) for t in (q, k))
-    return p.linear("attn_output", attend(q, k, v), n_embd, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

@@ -50,7 +50,7 @@ def command(
     if checkpoint is not None:
         kept = convert.keep_moments(found, output, checkpoint)
         click.echo(f"{checkpoint}: the optimiser's state after {kept.n_steps:,} steps{_settings(kept)}")
-    for line in _advice(converted, found, chosen, without):
+    for line in (*found.notes, *_advice(converted, found, chosen, without)):
         click.echo(line, err=True)
 
 

@@ -14,7 +14,7 @@ from ggmlgraph.errors import UsageError
 from ggmlgraph.interchange.formats import gguf as ggufformat
 from ggmlgraph.interchange.formats import safetensors, torch
 from ggmlgraph.interchange.formats.stored import Stored
-from ggmlgraph.interchange.sources import ggml, gguf, huggingface, litgpt, llama2c, meta, plain, training
+from ggmlgraph.interchange.sources import foreign, ggml, gguf, huggingface, litgpt, llama2c, llmc, meta, plain, training
 from ggmlgraph.interchange.sources.base import Given, ModelSource
 from ggmlgraph.regular import open_regular
 from ggmlgraph.strangers import refuse_stranger
@@ -39,12 +39,15 @@ def find(path: Path, given: Given = NOTHING, order: str | None = None) -> ModelS
         for name, folder in FOLDERS.items():
             if (path / name).exists():
                 return folder(path, given)
+        foreign.refuse_folder(path)
         raise UsageError(f"{path} is no checkpoint: it has none of {', '.join(FOLDERS)}")
     kind_of = _kind(path)
     if kind_of == "gguf":
         return gguf.file(path, given, order)
     if kind_of == "llama2.c":
         return llama2c.file(path, given)
+    if kind_of == "llm.c":
+        return llmc.file(path, given)
     if kind_of == "ggml":
         return ggml.file(path, given)
     if kind_of == "safetensors":
@@ -55,7 +58,7 @@ def find(path: Path, given: Given = NOTHING, order: str | None = None) -> ModelS
     tensors = content.model()
     if litgpt.is_lit(tensors):
         return litgpt.file(content, given)
-    return meta.file(path, tensors, given) if meta.TOKENS in tensors else huggingface.file(path, tensors, given)
+    return meta.file(path, tensors, given) if meta.TOKENS in tensors else huggingface.file(path, content.state(), given)
 
 
 def of_model(path: Path, architecture: str, config: Mapping[str, Any]) -> ModelSource:
@@ -79,6 +82,8 @@ def _kind(path: Path) -> str:
         start = file.read(llama2c.LATER_NBYTES)
     if start.startswith(ggufformat.MAGIC):
         return "gguf"
+    if start.startswith(llmc.MAGIC):
+        return "llm.c"
     if start.startswith((ggml.CHECKPOINT, ggml.MODEL)):
         return "ggml"
     if start.startswith((torch.ZIP_MAGIC, torch.LEGACY_MAGIC)):
@@ -87,4 +92,4 @@ def _kind(path: Path) -> str:
         return "llama2.c"
     if safetensors.is_safetensors(start[:9], size):
         return "safetensors"
-    raise UsageError(f"{path} is no checkpoint that is known: safetensors, PyTorch, GGUF or llama2.c")
+    raise UsageError(f"{path} is no checkpoint that is known: safetensors, PyTorch, GGUF, llama2.c or llm.c")

@@ -168,8 +168,10 @@ def match(graph: Graph, source: ModelSource) -> Weights:
             used.add(theirs)
             weights[node.name] = partial(tensor.stored_as, node.dtype)
         else:
-            misshaped.append(f"{theirs} {list(tensor.shape)} instead of {list(map(int, node.shape))}")
-    unknown = [name for name in source.tensors if name not in used and not _skipped(name, source)]
+            wanted = list(map(int, node.shape))
+            misshaped.append(f"{source.as_in_file(theirs)} {list(tensor.shape)} instead of {wanted}")
+    unknown = [name for name in source.tensors if name not in used and not source.format.skips(name)]
+    missing, unknown = ([source.as_in_file(name) for name in names] for names in (missing, unknown))
     faults = [("missing", missing), ("unknown", unknown), ("of another shape", misshaped)]
     if any(names for _, names in faults):
         listed = "; ".join(f"{_listed(names)} {word}" for word, names in faults if names)
@@ -235,12 +237,6 @@ class Found:
                 if not np.isfinite(encoding.decode(dtype, stored)).all():
                     raise FormatError(f"a weight of {float(abs(values).max()):g} is beyond {dtype}")
                 yield stored
-
-
-def _skipped(name: str, source: ModelSource) -> bool:
-    """Whether a tensor is left out on purpose: no weight, or the copy of the embedding that a tied head is."""
-    tied = source.config.get("tied") and name == source.format.theirs("output.weight")
-    return bool(tied) or source.format.skips(name)
 
 
 def _listed(names: list[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module, resources
 from typing import Any
@@ -69,6 +69,36 @@ class Key(Value):
 
     def __str__(self) -> str:
         return " or ".join(self.names)
+
+
+@dataclass(frozen=True)
+class Choice(Value):
+    """A key whose words each stand for a value of ours; the first for a value is the one that is written."""
+
+    key: Key
+    words: Mapping[str, Any]
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        word = self.key.of(checkpoint)
+        if not isinstance(word, str) or word not in self.words:
+            raise UnsupportedError(f"{self.key} is {word!r}; known are {', '.join(self.words)}")
+        return self.words[word]
+
+    def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+        return self.key.keys(next(word for word, ours in self.words.items() if ours == value), config)
+
+    def __str__(self) -> str:
+        return str(self.key)
+
+
+@dataclass(frozen=True)
+class With(Value):
+    """Whether the checkpoint has a tensor of this name."""
+
+    tensor: str
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        return self.tensor in checkpoint.tensors
 
 
 @dataclass(frozen=True)
@@ -226,6 +256,8 @@ class Format:
     gains_less_one: bool = False  # norms' weights there are what is added to 1
     only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; none is fine
     skip: tuple[str, ...] = ()  # tensors that are no weights, whole names: regular expressions
+    aliases: tuple[tuple[str, str], ...] = ()  # other names of theirs, regular expressions, and these
+    halves: tuple[tuple[str, tuple[str, str]], ...] = ()  # matrices of experts that are two, one above the other
     order: tuple[tuple[str, ...], ...] = ()  # of the parameters in their model: before, in and after the layers
 
     def config(self, checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,22 +333,42 @@ class Format:
 
         Raises FormatError if an expert is missing, or is of another shape than the others.
         """
-        prefix = "" if any(name.startswith(self.prefix) for name in tensors) else self.prefix
+        prefix = self.prefix_of(tensors)
         stacks = any("{e}" in theirs for theirs in (self.tensors or {}).values())
         named: dict[str, Weight] = {}
         experts: dict[str, dict[int, Stored]] = {}
-        for name, stored in tensors.items():
+        for name, stored in self._halved({self._renamed(prefix + name): stored for name, stored in tensors.items()}):
             expert = re.fullmatch(r"(.*\.experts\.)(\d+)(\..*)", name) if stacks else None
             if expert:
-                experts.setdefault(f"{prefix}{expert[1]}{{e}}{expert[3]}", {})[int(expert[2])] = stored.stacked()
+                experts.setdefault(f"{expert[1]}{{e}}{expert[3]}", {})[int(expert[2])] = stored.stacked()
             else:
-                named[prefix + name] = stored
+                named[name] = stored
         for name, parts in experts.items():
             missing = next((e for e in range(len(parts)) if e not in parts), None)
             if missing is not None:
                 raise FormatError(f"{name.replace('{e}', str(missing))} is missing")
             named[name] = joined(name, [parts[e] for e in range(len(parts))], 0)
         return named
+
+    def prefix_of(self, tensors: Mapping[str, Stored]) -> str:
+        """What the names of these tensors lack: those of a model without its head have no prefix."""
+        return "" if any(name.startswith(self.prefix) for name in tensors) else self.prefix
+
+    def _renamed(self, name: str) -> str:
+        for pattern, other in self.aliases:
+            if found := re.fullmatch(pattern, name):
+                return found.expand(other)
+        return name
+
+    def _halved(self, tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
+        for name, stored in tensors.items():
+            for pattern, others in self.halves:
+                if found := re.fullmatch(pattern, name):
+                    for half, other in enumerate(others):
+                        yield found.expand(other), stored.half(half)
+                    break
+            else:
+                yield name, stored
 
     def skips(self, name: str) -> bool:
         """Whether a tensor of the checkpoint is known to be no weight."""

@@ -22,15 +22,14 @@ HUGGING_FACE = Format(
         "norm_eps": Key(("rms_norm_eps",)),
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
         **rotarynames.huggingface(),
+        "tied": Key(("tie_word_embeddings",), True),
+        "attn_bias": Key(("attention_bias",), False),
     },
-    tensors={ours: theirs for ours, theirs in llama.TENSORS.items() if ours != "output"},
+    tensors=llama.TENSORS,
+    prefix="model.",
     gains_less_one=True,
-    only=(
-        (Key(("hidden_activation", "hidden_act")), ("gelu_pytorch_tanh", "gelu")),
-        (Key(("attention_bias",)), (False,)),
-        (Key(("tie_word_embeddings",)), (True,)),
-    ),
-    skip=(*llama.HUGGING_FACE.skip, r"lm_head\.weight"),  # a copy of the embedding
+    only=((Key(("hidden_activation", "hidden_act")), ("gelu_pytorch_tanh", "gelu")),),
+    skip=llama.HUGGING_FACE.skip,
     order=llama.ORDER,
 )
 

@@ -5,7 +5,7 @@ Hugging Face keeps the matrices of a block as (in, out): the original is written
 
 from __future__ import annotations
 
-from ggmlgraph.interchange.naming import Format, Key, Rows, Without
+from ggmlgraph.interchange.naming import Choice, Format, Key, Rows, Without
 
 TENSORS = {
     "token_embd": "transformer.wte",
@@ -20,6 +20,8 @@ TENSORS = {
     "output": "lm_head",
 }
 
+GELU = {"gelu_new": False, "gelu": True, "gelu_pytorch_tanh": False, "gelu_fast": False, "gelu_python": True}
+
 HUGGING_FACE = Format(
     id="gpt2",
     sizes={
@@ -30,13 +32,13 @@ HUGGING_FACE = Format(
         "n_ctx": Key(("n_positions", "n_ctx")),
         "n_ff": Key(("n_inner",), 0),
         "norm_eps": Key(("layer_norm_epsilon",)),
+        "exact_gelu": Choice(Key(("activation_function",), "gelu_new"), GELU),
         "tied": Key(("tie_word_embeddings",), True),
     },
     tensors=TENSORS,
     prefix="transformer.",
     transposed=("blk.{i}.attn_qkv", "blk.{i}.attn_output", "blk.{i}.ffn_up", "blk.{i}.ffn_down"),
     only=(
-        (Key(("activation_function",)), ("gelu_new", "gelu_pytorch_tanh")),
         (Key(("scale_attn_weights",)), (True,)),
         (Key(("scale_attn_by_inverse_layer_idx",)), (False,)),
         (Key(("add_cross_attention",)), (False,)),
@@ -80,4 +82,13 @@ NANOGPT = Format(
     skip=(r"transformer\.h\.\d+\.attn\.bias",),
 )
 
-FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF, "nanogpt": NANOGPT}
+LLM_C = Format(  # its file has no names: the reader gives ours
+    id="llm.c",
+    sizes={
+        **{name: Key((name,)) for name in ("n_vocab", "n_embd", "n_head", "n_layer", "n_ctx")},
+        "norm_eps": Key((), 1e-5),
+        "tied": Key((), True),
+    },
+)
+
+FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF, "nanogpt": NANOGPT, "llm.c": LLM_C}

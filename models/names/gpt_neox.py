@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ggmlgraph.interchange import rotarynames
-from ggmlgraph.interchange.naming import Format, Key, RotaryShare, RowOrder, Rows
-from ggmlgraph.models.names.llama import LIT_ABSENT
+from ggmlgraph.interchange.naming import Choice, Format, Key, RotaryShare, RowOrder, Rows
+from ggmlgraph.models.names import gpt2
+from ggmlgraph.models.names.llama import LIT_ABSENT, ROTARY
 
 HUGGING_FACE = Format(
     id="gpt_neox",
@@ -24,6 +25,9 @@ HUGGING_FACE = Format(
         **rotarynames.huggingface(),
         "rotary_pct": Key(("rope_parameters.partial_rotary_factor", "rotary_pct"), 0.25),
         "parallel_residual": Key(("use_parallel_residual",), True),
+        "exact_gelu": Choice(Key(("hidden_act",), "gelu"), gpt2.GELU),
+        "attn_bias": Key(("attention_bias",), True),
+        "tied": Key(("tie_word_embeddings",), False),
     },
     tensors={
         "token_embd": "gpt_neox.embed_in",
@@ -37,12 +41,8 @@ HUGGING_FACE = Format(
         "output": "embed_out",
     },
     rows={"blk.{i}.attn_qkv": RowOrder(("n_head", 3, -1), (1, 0, 2))},
-    only=(
-        (Key(("hidden_act",)), ("gelu",)),
-        (Key(("attention_bias",)), (True,)),
-        (Key(("tie_word_embeddings",)), (False,)),
-    ),
-    skip=(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
+    skip=(ROTARY, r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)"),
+    aliases=((r"lm_head\.weight", "embed_out.weight"),),
     order=(
         ("token_embd",),
         ("attn_norm", "ffn_norm", "attn_qkv", "attn_output", "ffn_up", "ffn_down"),

@@ -20,6 +20,7 @@ from ggmlgraph.interchange.naming import (
     Rows,
     Tied,
     Value,
+    With,
     Without,
 )
 
@@ -42,6 +43,7 @@ ORDER = (
     ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm"),
     ("output_norm", "output"),
 )
+ROTARY = r"(.*\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"  # what is computed, at any level
 SAME_MODEL = ((Key(("hidden_act",)), ("silu",)),)
 
 HUGGING_FACE = Format(
@@ -58,6 +60,8 @@ HUGGING_FACE = Format(
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
         **rotarynames.huggingface(),
         "tied": Key(("tie_word_embeddings",), False),
+        "attn_bias": Key(("attention_bias",), False),
+        "ffn_bias": Key(("mlp_bias",), False),
     },
     tensors=TENSORS,
     prefix="model.",
@@ -65,8 +69,8 @@ HUGGING_FACE = Format(
         "blk.{i}.attn_q": RowOrder(("n_head", 2, -1), (0, 2, 1)),
         "blk.{i}.attn_k": RowOrder(("n_head_kv", 2, -1), (0, 2, 1)),
     },
-    only=(*SAME_MODEL, (Key(("attention_bias",)), (False,)), (Key(("mlp_bias",)), (False,))),
-    skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    only=SAME_MODEL,
+    skip=(ROTARY,),
     order=ORDER,
 )
 
@@ -90,7 +94,8 @@ def gguf_sizes(prefix: str, *, llama3: bool = False) -> dict[str, Value]:
 
 GGUF = Format(
     id="llama",
-    sizes=gguf_sizes("llama", llama3=True),
+    sizes=gguf_sizes("llama", llama3=True)
+    | {"attn_bias": With("blk.0.attn_q.bias"), "ffn_bias": With("blk.0.ffn_up.bias")},
     skip=(r"optimizer\..*",),
     only=(
         (Key(("training.type",)), ("train_model",)),

@@ -14,7 +14,7 @@ HUGGING_FACE = replace(
     llama.HUGGING_FACE,
     id="mixtral",
     sizes={
-        **llama.HUGGING_FACE.sizes,
+        **{name: value for name, value in llama.HUGGING_FACE.sizes.items() if name not in ("attn_bias", "ffn_bias")},
         "n_expert": Key(("num_local_experts",)),
         "n_expert_used": Key(("num_experts_per_tok",)),
     },
@@ -25,6 +25,16 @@ HUGGING_FACE = replace(
         "blk.{i}.ffn_up_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w3",
         "blk.{i}.ffn_down_exps": "model.layers.{i}.block_sparse_moe.experts.{e}.w2",
     },
+    aliases=(
+        (r"(model\.layers\.\d+\.)mlp\.gate\.weight", r"\1block_sparse_moe.gate.weight"),
+        (r"(model\.layers\.\d+\.)mlp\.experts\.down_proj", r"\1block_sparse_moe.experts.{e}.w2.weight"),
+    ),
+    halves=(
+        (
+            r"(model\.layers\.\d+\.)mlp\.experts\.gate_up_proj",
+            (r"\1block_sparse_moe.experts.{e}.w1.weight", r"\1block_sparse_moe.experts.{e}.w3.weight"),
+        ),
+    ),
     only=(*llama.SAME_MODEL, (Key(("sliding_window",)), ())),
     order=(),  # of the experts, it is not the same in all versions
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ggmlgraph.interchange import rotarynames
 from ggmlgraph.interchange.naming import Format, Key, RotaryShare, Rows
+from ggmlgraph.models.names.llama import ROTARY
 
 HUGGING_FACE = Format(
     id="phi",
@@ -32,11 +33,11 @@ HUGGING_FACE = Format(
         "output": "lm_head",
     },
     only=(
-        (Key(("hidden_act",)), ("gelu_new", "gelu_pytorch_tanh")),
+        (Key(("hidden_act",)), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")),
         (Key(("qk_layernorm",)), (False,)),
         (Key(("tie_word_embeddings",)), (False,)),
     ),
-    skip=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+    skip=(ROTARY,),
     order=(
         ("token_embd",),
         ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down", "attn_norm"),

@@ -10,6 +10,7 @@ from ggmlgraph.models.names import llama
 HUGGING_FACE = replace(
     llama.HUGGING_FACE,
     id="qwen2",
+    sizes={name: value for name, value in llama.HUGGING_FACE.sizes.items() if name not in ("attn_bias", "ffn_bias")},
     rows={},
     only=(*llama.SAME_MODEL, (Key(("use_sliding_window",)), (False,))),
 )

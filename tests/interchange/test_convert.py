@@ -858,7 +858,7 @@ def test_missing_unknown_and_misshaped_tensors_are_listed_in_one_error(tmp_path:
         ({"model_type": "mamba"}, UnsupportedError, "mamba"),
         ({"model_type": None}, UnsupportedError, "architecture"),
         ({"hidden_act": "relu"}, UnsupportedError, "relu"),
-        ({"attention_bias": True}, UnsupportedError, "attention_bias"),
+        ({"attention_bias": True}, FormatError, "self_attn.q_proj.bias"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedError, "dynamic"),
         ({"rope_scaling": {"type": ["yarn"]}}, UnsupportedError, "rope_scaling.type is"),
         ({"rope_parameters": {"rope_type": "llama3"}}, FormatError, "rope_factor"),

@@ -8,6 +8,7 @@ is described in ggml's docs/gguf.md.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ggmlgraph.core import encoding
-from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.errors import FormatError, UnsupportedError, UsageError
 from ggmlgraph.interchange.formats.stored import FLOATS, QUANTISED, Stored, check_shape
 from ggmlgraph.regular import open_regular
 from ggmlgraph.table.dialect import V2
@@ -29,6 +30,9 @@ MAX_KEY_NBYTES = 1 << 16
 MAX_STRING_NBYTES = 1 << 20
 MAX_RANK = 4
 ALIGNMENTS = [8 << k for k in range(14)]
+
+MAX_PARTS = 1 << 12
+PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
@@ -45,7 +49,33 @@ class GgufFile:
 
 
 def read(path: Path) -> GgufFile:
-    """Raises FormatError with the offset of the first fault, UnsupportedError."""
+    """A file; of a model in several, the first stands for all. Raises FormatError with the offset of the first fault,
+    UnsupportedError, or UsageError for another part than the first."""
+    first = _read(path)
+    count, number = first.pairs.get("split.count", 0), first.pairs.get("split.no", 0)
+    if type(count) is not int or count < 2:
+        return first
+    name = PART.fullmatch(path.name)
+    if number != 0:
+        begin = f"{name[1]}-00001-of-{name[3]}.gguf" if name else "the first"
+        raise UsageError(f"{path} is part {number + 1} of {count}: give {begin}")
+    if name is None or count > MAX_PARTS:
+        raise UsageError(f"{path} is part 1 of {count}, not named NAME-00001-of-{count:05}.gguf: where are the others?")
+    tensors = dict(first.tensors)
+    for k in range(1, count):
+        other = path.with_name(f"{name[1]}-{k + 1:05}-of-{name[3]}.gguf")
+        part = _read(other)
+        if part.pairs.get("split.no") != k or part.pairs.get("split.count") != count:
+            raise FormatError(f"{other}: not part {k + 1} of {count}, as its name says")
+        if twice := part.tensors.keys() & tensors.keys():
+            raise FormatError(f"{other}: {min(twice)!r} is in another part too")
+        tensors |= part.tensors
+    if (wanted := first.pairs.get("split.tensors.count", len(tensors))) != len(tensors):
+        raise FormatError(f"{path}: its parts have {len(tensors)} tensors, not {wanted}")
+    return GgufFile(first.pairs, tensors)
+
+
+def _read(path: Path) -> GgufFile:
     file, size = open_regular(path)
     with file:
         return _Reader(path, file, size).read()

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.errors import FormatError
+from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.interchange.formats.stored import Stored, check_shape, itemsize
 from ggmlgraph.regular import open_regular
 
@@ -85,6 +85,8 @@ def _place(path: Path, name: str, entry: _Entry, base: int, at: int) -> Stored:
     """Check that a tensor begins at `at`, where the one before it ends, and has the bytes its shape needs."""
     shape, (begin, end) = tuple(entry.shape), entry.data_offsets
     check_shape(path, name, shape)
+    if entry.dtype.startswith("F8_"):
+        raise UnsupportedError(f"{path}: {name!r} is FP8 ({entry.dtype}), which is not read: take the original weights")
     if entry.dtype not in DTYPES:
         raise FormatError(f"{path}: {name!r} has the unknown type {entry.dtype!r}")
     dtype = DTYPES[entry.dtype]

@@ -79,6 +79,15 @@ class Stored:
             self, offset=self.offset + i * nbytes(self.dtype, math.prod(self.shape[1:])), shape=self.shape[1:]
         )
 
+    def half(self, which: int) -> Stored:
+        """The upper or lower half of each matrix of (n, rows, columns). Raises FormatError if there are no halves."""
+        if len(self.shape) != 3 or self.shape[1] % 2 or self.strides is not None or self.dtype in QUANTISED:
+            raise FormatError(f"{self.path}: {self.describe()} where matrices of two halves should be")
+        n, rows, columns = self.shape
+        begin = which * (rows // 2) * columns * itemsize(self.dtype)
+        strides = (rows * columns, columns, 1)
+        return replace(self, offset=self.offset + begin, shape=(n, rows // 2, columns), strides=strides)
+
     def blocks(self, rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.uint8]]:
         """The bytes of a quantised tensor, otherwise as `chunks`."""
         raw = replace(self, dtype="u8", shape=(*self.shape[:-1], encoding.nbytes(self.dtype, self.shape[-1])))
@@ -207,6 +216,17 @@ def joined(name: str, parts: Sequence[Stored], axis: int) -> Joined:
             f"{parts[0].path}: the parts of {name!r} do not fit: {', '.join(p.describe() for p in parts)}"
         )
     return Joined(tuple(parts), axis)
+
+
+def same_values(a: Weight, b: Weight) -> bool:
+    """Whether two tensors are equal, in shape and values. Reads both, unless they are one."""
+    if a == b or a.shape != b.shape:
+        return a == b
+    if isinstance(a, Stored) and isinstance(b, Stored) and a.dtype == b.dtype and a.strides is b.strides is None:
+        if a.dtype in QUANTISED:
+            return all(np.array_equal(x, y) for x, y in zip(a.blocks(), b.blocks(), strict=True))
+        return all(np.array_equal(x, y) for x, y in zip(a._flat_parts(), b._flat_parts(), strict=True))
+    return np.array_equal(np.concatenate(list(a.chunks())), np.concatenate(list(b.chunks())))
 
 
 def to_float32(values: NDArray[Any], dtype: str) -> NDArray[np.float32]:

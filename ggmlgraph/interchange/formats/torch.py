@@ -25,6 +25,7 @@ from ggmlgraph.interchange.formats.stored import (
     itemsize,
     span,
 )
+from ggmlgraph.interchange.formats.wrappers import unwrapped
 from ggmlgraph.interchange.formats.zip import check_entry, read_entries
 from ggmlgraph.regular import open_regular
 
@@ -41,7 +42,6 @@ ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # 0x1950a86a20f9469cfc6c, pickled
 LEGACY_PROTOCOL = 1001
 
-WRAPPERS = ("_orig_mod.", "module.")  # torch.compile's, DistributedDataParallel's
 STORAGES = {
     "DoubleStorage": "f64", "FloatStorage": "f32", "HalfStorage": "f16", "BFloat16Storage": "bf16",
     "LongStorage": "i64", "IntStorage": "i32", "ShortStorage": "i16", "CharStorage": "i8",
@@ -74,24 +74,24 @@ class TorchFile:
         return {name: _place(self.path, name, tensor, self.places) for name, tensor in found.items()}
 
     def model(self) -> dict[str, Stored]:
-        """The tensors of the dictionary that the file is, or of the one that training scripts put under a name beside
-        their own state; their names without what wrappers of the model put before all of them.
+        """The tensors of `state`, their names without what wrappers of the model put before them."""
+        return unwrapped(self.state())[0]
 
-        Raises FormatError if there are none.
+    def state(self) -> dict[str, Stored]:
+        """The tensors of the dictionary that the file is, or of the one that training scripts put under a name beside
+        their own state. Raises FormatError if there are none.
         """
-        states = (self.tensors(*keys) for keys in (("model",), ("state_dict",), ("model_state_dict",), ()))
+        places = (("model",), ("state_dict",), ("model_state_dict",), ("module",), ())
+        states = (self.tensors(*keys) for keys in places)
         tensors = next((found for found in states if found), None)
         if tensors is None:
             raise FormatError(f"{self.path}: it holds no dictionary of tensors")
-        for wrapper in WRAPPERS:
-            if all(name.startswith(wrapper) for name in tensors):
-                tensors = {name.removeprefix(wrapper): stored for name, stored in tensors.items()}
         return tensors
 
 
 def read(path: Path) -> dict[str, Stored]:
-    """The model's tensors in a checkpoint; see `load` and `TorchFile.model`."""
-    return load(path).model()
+    """The tensors in a checkpoint, or in one of several files of one; see `load` and `TorchFile.state`."""
+    return load(path).state()
 
 
 def load(path: Path) -> TorchFile:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ggmlgraph.errors import FormatError, GGError
-from ggmlgraph.interchange.formats.stored import Stored, Weight
+from ggmlgraph.interchange.formats.stored import Stored, Weight, same_values
 from ggmlgraph.interchange.naming import Format
 from ggmlgraph.interchange.tokenizer import Found
 from ggmlgraph.tokenizers.base import Tokenizer
@@ -46,6 +46,8 @@ class ModelSource:
     find_tokenizer: Callable[[], Found | None] = lambda: None  # reads it, None if there is none
     no_tokenizer: str = "it has none"  # then
     said: Settings = NOTHING_SAID  # of special tokens, apart from any tokenizer
+    as_in_file: Callable[[str], str] = str  # a tensor's name there
+    notes: tuple[str, ...] = ()  # what a person should know
     moments: Callable[[], Moments] | None = None  # reads them: most who convert do not want them
 
     @property
@@ -102,6 +104,25 @@ def completed(tokenizer: Tokenizer, said: Settings) -> Tokenizer:
              for name, (ours, it, other) in ids.items()}  # fmt: skip
     template = own.chat_template or said.chat_template
     return tokenizer.apply(msgspec.structs.replace(own, chat_template=template, adds_bos=adds_bos, **names))
+
+
+def with_its_head(
+    known: Format, fields: dict[str, Any], tensors: Mapping[str, Weight]
+) -> tuple[dict[str, Any], dict[str, Weight], list[str]]:
+    """Fields and tensors of a model that says its head is its embedding, as they are in its file; what to know.
+
+    A head that is another matrix stays one, as in transformers; one that is there instead of the embedding is both.
+    """
+    output, embedding = known.theirs("output.weight"), known.theirs("token_embd.weight")
+    head, table = tensors.get(output), tensors.get(embedding)
+    if fields.get("tied") is not True or head is None or not output:
+        return fields, dict(tensors), []
+    if table is None:
+        return fields, {embedding if name == output else name: stored for name, stored in tensors.items()}, []
+    if same_values(head, table):
+        return fields, {name: stored for name, stored in tensors.items() if name != output}, []
+    note = f"the configuration ties the head to the embedding, but {output} is another matrix: both are kept"
+    return fields | {"tied": False}, dict(tensors), [note]
 
 
 def first_file(*candidates: Path) -> Path | None:

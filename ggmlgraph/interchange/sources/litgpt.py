@@ -13,7 +13,7 @@ from ggmlgraph.interchange.formats import torch
 from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.formats.torch import TorchFile
 from ggmlgraph.interchange.sources import adam
-from ggmlgraph.interchange.sources.base import Given, ModelSource, count, named, read_yaml
+from ggmlgraph.interchange.sources.base import Given, ModelSource, count, named, read_yaml, with_its_head
 from ggmlgraph.interchange.tokenizer import find_tokenizer
 from ggmlgraph.tokenizers.jsonfile import read_json
 
@@ -42,13 +42,15 @@ def file(content: TorchFile, given: Given) -> ModelSource:
     checkpoint = naming.Checkpoint(config, tensors)
     identifier = kind.partition(",")[0]
     architecture, known, fields = named(path, lambda: naming.find(kind, identifier, checkpoint, given))
+    fields, kept, notes = with_its_head(known, fields, tensors)
     return ModelSource(
         kind="Lit-LLaMA checkpoint" if kind == "lit-llama" else "LitGPT checkpoint",
         path=path,
         architecture=architecture,
         format=known,
         config=fields,
-        tensors=tensors,
+        tensors=kept,
+        notes=tuple(notes),
         n_ctx=count(config.get("block_size")),
         find_tokenizer=partial(find_tokenizer, path.parent, fields["n_vocab"]),
         moments=adam.beside(content, tensors, known),

@@ -20,6 +20,7 @@ from ggmlgraph.interchange.sources.base import (
     count,
     first_file,
     named,
+    with_its_head,
 )
 from ggmlgraph.interchange.tokenizer import find_tokenizer
 from ggmlgraph.tokenizers.jsonfile import read_json
@@ -48,13 +49,15 @@ def file(path: Path, tensors: dict[str, Stored], given: Given) -> ModelSource:
     checkpoint = naming.Checkpoint(params, whole)
     architecture, known, fields = named(path.parent / CONFIG, lambda: naming.find("meta", "llama", checkpoint, given))
     beside = first_file(*(folder / "tokenizer.model" for folder in (path.parent, path.absolute().parent.parent)))
+    fields, kept, notes = with_its_head(known, fields, whole)
     return ModelSource(
         kind="Meta checkpoint",
         path=path,
         architecture=architecture,
         format=known,
         config=fields,
-        tensors=whole,
+        tensors=kept,
+        notes=tuple(notes),
         n_ctx=count(params.get("max_seq_len")),
         find_tokenizer=lambda: None if beside is None else find_tokenizer(beside),
         said=BEGINS_WITH_BOS,

@@ -9,7 +9,7 @@ from typing import Any
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.naming import Format
-from ggmlgraph.interchange.sources.base import ModelSource, named
+from ggmlgraph.interchange.sources.base import ModelSource, named, with_its_head
 from ggmlgraph.interchange.tokenizer import find_tokenizer
 
 TOKENS = "token_embd.weight"
@@ -22,13 +22,15 @@ def file(path: Path, tensors: dict[str, Stored], architecture: str, config: dict
     known = next(
         (f for f in candidates if f.theirs(TOKENS) in named(path, partial(f.arranged, tensors))), candidates[0]
     )
+    fields, arranged, notes = with_its_head(known, config, named(path, lambda: known.arranged(tensors)))
     return ModelSource(
         kind="file of tensors",
         path=path,
         architecture=architecture,
         format=known,
-        config=config,
-        tensors=named(path, lambda: known.arranged(tensors)),
+        config=fields,
+        tensors=arranged,
+        notes=tuple(notes),
         n_ctx=config.get("n_ctx"),
         find_tokenizer=partial(find_tokenizer, path.parent, config.get("n_vocab")),
     )
