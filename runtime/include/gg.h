@@ -12,6 +12,7 @@
  */
 
 typedef struct gg_graph gg_graph;
+typedef struct gg_pool gg_pool;
 typedef struct gg_program gg_program;
 
 enum {
@@ -70,6 +71,8 @@ int32_t gg_set_name(gg_graph *g, int32_t id, const char *name, int32_t flags, gg
 int32_t gg_set_flags(gg_graph *g, int32_t id, int32_t flags, gg_error *err);                  /* replaces them */
 void *gg_leaf_data(gg_graph *g, int32_t id, gg_error *err); /* zero until written */
 int64_t gg_nbytes(const gg_graph *g, int32_t id);
+int64_t gg_leaf_nbytes(const gg_graph *g); /* of all leafs */
+int64_t gg_held_nbytes(const gg_graph *g); /* of those that have memory already, in no file of the caller's */
 
 /* ---- file to graph ---- */
 /* How large a graph a file may hold. */
@@ -129,17 +132,25 @@ int32_t gg_adamw(gg_graph *g, gg_error *err);
 /* ---- running ---- */
 /* How matrix products read their operands: as they are, or each rounded to the nearest bfloat16. They add in float32. */
 enum { GG_MATMUL_FLOAT32 = 0, GG_MATMUL_BF16 = 1 };
-/* A graph ready to run: plans, allocates nothing. isa: a level's name, or NULL for the best. An imported graph has to
- * have gone through gg_fuse, which puts copies where a kernel cannot read a tensor as it lies; else this fails. */
-gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err);
+/* The threads that programs run on, the caller's among them: as many programs as there are, one at a time. They are
+ * started by the first run; a process that was forked starts its own. */
+gg_pool *gg_pool_new(int32_t n_threads, gg_error *err);
+void gg_pool_free(gg_pool *pool);
+/* A graph ready to run on a pool, both to be freed after it: plans, allocates nothing. isa: a level's name, or NULL for
+ * the best. An imported graph has to have gone through gg_fuse, which puts copies where a kernel cannot read a tensor as
+ * it lies; else this fails. */
+gg_program *gg_program_new(gg_graph *g, gg_pool *pool, const char *isa, int32_t matmul_precision, gg_error *err);
 void gg_program_free(gg_program *p);
 int64_t gg_program_arena_nbytes(const gg_program *p); /* memory of all non-leaf tensors */
 int64_t gg_program_live_nbytes(const gg_program *p);  /* the most of it that is in use at once: the lower bound */
 int64_t gg_program_work_nbytes(const gg_program *p);
 int64_t gg_program_offset(const gg_program *p, int32_t id); /* in the arena; -1 for leafs */
 double gg_program_flops(const gg_program *p, int32_t begin, int32_t end); /* of matrix products */
-int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err); /* nodes [begin, end) */
-void *gg_program_data(gg_program *p, int32_t id);     /* a tensor's memory as the last run left it */
+/* Nodes [begin, end); those before must be computed. Fails while another thread runs on the pool. */
+int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err);
+/* A tensor's memory as the last run left it; NULL if it has no values yet, or gave its memory to others. Outputs and
+ * gradients of parameters keep theirs to the end. */
+void *gg_program_data(gg_program *p, int32_t id);
 /* From now on add each node's wall time to seconds[id], one per tensor of the graph; NULL: no longer. */
 void gg_program_profile(gg_program *p, double *seconds);
 

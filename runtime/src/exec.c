@@ -1,4 +1,4 @@
-/* exec.c - running a graph: a plan, an arena, a pool of threads that walk the nodes together.
+/* exec.c - running a graph: a plan, an arena, and the threads of a pool that walk the nodes together.
  *
  * Every thread calls the kernel of each node with its own share and waits for the others after it. Views have no
  * kernel. A kernel that meets a bad value reports it with gg_fault; the run then ends after that node. A profiled run
@@ -18,11 +18,12 @@ struct gg_program {
     gg_graph         *g;
     gg_plan           plan;
     const gg_kernels *kernels;
-    gg_pool          *pool;
+    gg_pool          *pool; /* the caller's */
     int32_t           matmul_precision;
     int               n_threads;
     char             *arena; /* allocated by the first run; the scratch memory lies behind the tensors */
     int32_t           begin, end;
+    int32_t           done; /* nodes before it are computed */
     double           *seconds; /* the caller's, per tensor; NULL unless profiled */
     gg_fault_note     fault;
 };
@@ -42,14 +43,10 @@ static int32_t check_sources_fit(const gg_graph *g, gg_error *err)
     return 0;
 }
 
-gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precision, int32_t n_threads, gg_error *err)
+gg_program *gg_program_new(gg_graph *g, gg_pool *pool, const char *isa, int32_t matmul_precision, gg_error *err)
 {
     const gg_kernels *kernels = gg_isa_find(isa, err);
     if (!kernels) return NULL;
-    if (n_threads < 1 || n_threads > GG_MAX_THREADS) {
-        gg_fail(err, GG_ERR_ARGUMENT, -1, "%d threads are not in 1..%d", n_threads, GG_MAX_THREADS);
-        return NULL;
-    }
     if (matmul_precision != GG_MATMUL_FLOAT32 && matmul_precision != GG_MATMUL_BF16) {
         gg_fail(err, GG_ERR_ARGUMENT, -1, "matmul precision %d is not one of GG_MATMUL_*", matmul_precision);
         return NULL;
@@ -61,10 +58,11 @@ gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precisio
         return NULL;
     }
     p->g = g;
+    p->pool = pool;
     p->kernels = kernels;
     p->matmul_precision = matmul_precision;
-    p->n_threads = n_threads;
-    if (gg_plan_make(&p->plan, g, n_threads, err) < 0) {
+    p->n_threads = gg_pool_n_threads(pool);
+    if (gg_plan_make(&p->plan, g, p->n_threads, err) < 0) {
         gg_program_free(p);
         return NULL;
     }
@@ -74,13 +72,12 @@ gg_program *gg_program_new(gg_graph *g, const char *isa, int32_t matmul_precisio
 void gg_program_free(gg_program *p)
 {
     if (!p) return;
-    gg_pool_free(p->pool);
     gg_plan_free(&p->plan);
     free(p->arena);
     free(p);
 }
 
-/* Memory and threads are taken by the first run, so that a plan can be inspected without them. */
+/* Memory is taken by the first run, so that a plan can be inspected without it. */
 static int32_t prepare(gg_program *p, gg_error *err)
 {
     for (int32_t id = 0; id < p->g->n_tensors; id++)
@@ -93,8 +90,6 @@ static int32_t prepare(gg_program *p, gg_error *err)
         gg_want_huge_pages(arena, nbytes);
         p->arena = arena;
     }
-    if (!p->pool) p->pool = gg_pool_new(p->n_threads);
-    if (!p->pool) return gg_fail(err, GG_ERR_MEMORY, -1, "cannot start %d threads", p->n_threads);
     return 0;
 }
 
@@ -146,28 +141,44 @@ static void walk(void *arg, int ith)
 
 void gg_program_profile(gg_program *p, double *seconds) { p->seconds = seconds; }
 
-int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err)
+/* By whoever has the pool. */
+static int32_t run(gg_program *p, int32_t begin, int32_t end, gg_error *err)
 {
-    if (begin < 0 || begin > end || end > p->g->n_tensors)
-        return gg_fail(err, GG_ERR_ARGUMENT, -1, "nodes %d to %d of a graph of %d", begin, end, p->g->n_tensors);
+    if (begin > p->done) return gg_fail(err, GG_ERR_ARGUMENT, -1, "nodes before %d are not computed", begin);
     if (prepare(p, err) < 0) return -1;
     p->begin = begin;
     p->end = end;
     atomic_store(&p->fault.node, GG_NO_FAULT);
     gg_pool_run(p->pool, walk, p);
     int32_t fault = atomic_load(&p->fault.node);
+    p->done = fault == GG_NO_FAULT ? end : fault;
     if (fault == GG_NO_FAULT) return 0;
     return gg_fail(err, GG_ERR_DATA, fault, "%s: id %lld is not in 0..%lld", gg_ops[gg_at(p->g, fault)->op].name,
                    (long long)atomic_load(&p->fault.value), (long long)atomic_load(&p->fault.limit) - 1);
 }
 
+int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err)
+{
+    if (begin < 0 || begin > end || end > p->g->n_tensors)
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "nodes %d to %d of a graph of %d", begin, end, p->g->n_tensors);
+    if (gg_pool_enter(p->pool, err) < 0) return -1;
+    int32_t status = run(p, begin, end, err);
+    gg_pool_leave(p->pool);
+    return status;
+}
+
 /* ---------------------------------------------------------------- questions */
+
+/* Whether a tensor's memory holds its values: it is computed, and is still to be read, kept, or the last one. */
+static bool is_there(const gg_program *p, int32_t id)
+{
+    if (p->plan.offsets[id] < 0) return p->g->buffers[gg_at(p->g, id)->root] != NULL;
+    return id < p->done && (id == p->done - 1 || p->plan.lasts[id] >= p->done);
+}
 
 void *gg_program_data(gg_program *p, int32_t id)
 {
-    if (!gg_graph_tensor(p->g, id)) return NULL;
-    bool ready = p->plan.offsets[id] >= 0 ? p->arena != NULL : p->g->buffers[gg_at(p->g, id)->root] != NULL;
-    return ready ? data_of(p, id) : NULL;
+    return gg_graph_tensor(p->g, id) && is_there(p, id) ? data_of(p, id) : NULL;
 }
 
 int64_t gg_program_arena_nbytes(const gg_program *p) { return p->plan.arena_nbytes; }

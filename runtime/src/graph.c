@@ -50,6 +50,22 @@ int64_t gg_nbytes(const gg_graph *g, int32_t id)
     return t ? gg_span(t) : -1;
 }
 
+int64_t gg_leaf_nbytes(const gg_graph *g)
+{
+    int64_t nbytes = 0;
+    for (int32_t id = 0; id < g->n_tensors; id++)
+        if (gg_is_leaf(gg_at(g, id)) && !gg_add_i64(nbytes, gg_span(gg_at(g, id)), &nbytes)) return INT64_MAX;
+    return nbytes;
+}
+
+int64_t gg_held_nbytes(const gg_graph *g)
+{
+    int64_t nbytes = 0;
+    for (int32_t id = 0; id < g->n_tensors; id++)
+        if (g->buffers[id] && g->buffers[id]->block) nbytes += gg_span(gg_at(g, id));
+    return nbytes;
+}
+
 int32_t gg_grad_of(const gg_graph *g, int32_t id) { return gg_graph_tensor(g, id) ? g->grads[id] : -1; }
 
 /* ---------------------------------------------------------------- memory */

@@ -72,12 +72,14 @@ static void measure(void *arg, int ith)
 double gg_peak_flops(const char *isa, int32_t matmul_precision, int32_t n_threads, double seconds)
 {
     peak p = {.kernels = gg_isa_find(isa, NULL), .matmul_precision = matmul_precision, .seconds = seconds};
-    gg_pool *pool = p.kernels && n_threads >= 1 && n_threads <= GG_MAX_THREADS ? gg_pool_new(n_threads) : NULL;
-    if (!pool) return 0;
-    gg_pool_run(pool, measure, &p);
-    gg_pool_free(pool);
+    gg_pool *pool = p.kernels ? gg_pool_new(n_threads, NULL) : NULL;
     double total = 0;
-    for (int32_t i = 0; i < n_threads; i++) total += p.rate[i];
+    if (pool && gg_pool_enter(pool, NULL) == 0) {
+        gg_pool_run(pool, measure, &p);
+        gg_pool_leave(pool);
+        for (int32_t i = 0; i < n_threads; i++) total += p.rate[i];
+    }
+    gg_pool_free(pool);
     return total;
 }
 

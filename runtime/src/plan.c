@@ -153,6 +153,7 @@ static int32_t assign(gg_plan *plan, planner *p, buffer **order, buffer **placed
     const gg_graph *g = p->g;
     int32_t n = 0;
     measure_lives(p);
+    for (int32_t id = 0; id < g->n_tensors; id++) plan->lasts[id] = p->buffers[gg_at(g, id)->root].last;
     share_inplace(p);
     if (!is_addressable(p)) return gg_fail(err, GG_ERR_MEMORY, -1, "the tensors have more than 2^62 bytes");
     for (int32_t id = 0; id < g->n_tensors; id++)
@@ -175,8 +176,8 @@ int32_t gg_plan_make(gg_plan *plan, const gg_graph *g, int n_threads, gg_error *
     planner p = {.g = g, .buffers = calloc(n, sizeof *p.buffers), .owner = malloc(n * sizeof *p.owner)};
     buffer **order = malloc(n * sizeof *order), **placed = malloc(n * sizeof *placed);
     int64_t *change = calloc(n, sizeof *change);
-    *plan = (gg_plan){.offsets = malloc(n * sizeof *plan->offsets)};
-    bool has_memory = p.buffers && p.owner && order && placed && change && plan->offsets;
+    *plan = (gg_plan){.offsets = malloc(n * sizeof *plan->offsets), .lasts = malloc(n * sizeof *plan->lasts)};
+    bool has_memory = p.buffers && p.owner && order && placed && change && plan->offsets && plan->lasts;
     int32_t status = has_memory ? assign(plan, &p, order, placed, change, n_threads, err)
                                 : gg_fail(err, GG_ERR_MEMORY, -1, "no memory to plan %d tensors", g->n_tensors);
     free(p.buffers);
@@ -187,4 +188,8 @@ int32_t gg_plan_make(gg_plan *plan, const gg_graph *g, int n_threads, gg_error *
     return status;
 }
 
-void gg_plan_free(gg_plan *plan) { free(plan->offsets); }
+void gg_plan_free(gg_plan *plan)
+{
+    free(plan->offsets);
+    free(plan->lasts);
+}

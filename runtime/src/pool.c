@@ -1,4 +1,4 @@
-/* pool.c - the thread pool: workers that wait at a gate, and a barrier. Used by exec.c.
+/* pool.c - the thread pool: workers that wait at a gate, and a barrier. Used by exec.c and isa.c.
  *
  * Both waits spin for some microseconds, the length of a small kernel, before they sleep: a wake-up through the
  * kernel costs more than most nodes of a small model. Where threads outnumber CPUs they sleep at once, because a
@@ -32,8 +32,10 @@ struct gg_pool {
     gate start;   /* opens once per run */
     gate barrier; /* opens once all threads have arrived */
     _Alignas(CACHE_LINE) atomic_int n_arrived;
+    atomic_flag busy;      /* somebody has entered */
+    pid_t      process;   /* whose threads the workers are */
     int        n_threads;
-    int        n_workers; /* threads started; n_threads - 1 once the pool is whole */
+    int        n_workers; /* threads started: none, or n_threads - 1 */
     int        n_spins;
     bool       pinned;    /* thread i runs on the i-th CPU of `cpus` and nowhere else */
     gg_cpus    cpus;      /* those the program may run on */
@@ -124,19 +126,6 @@ static void *work(void *arg)
     }
 }
 
-void gg_pool_run(gg_pool *pool, void (*body)(void *arg, int ith), void *arg)
-{
-    pool->body = body;
-    pool->arg = arg;
-    if (pool->n_threads > 1) gate_open(&pool->start);
-    gg_cpus before;
-    bool pinned = pool->pinned && gg_get_cpus(&before);
-    if (pinned) gg_set_cpus(&pool->first_cpu);
-    body(arg, 0);
-    gg_pool_barrier(pool);
-    if (pinned) gg_set_cpus(&before);
-}
-
 /* Workers block every signal, so that the program's own threads handle them. */
 static bool start_workers(gg_pool *pool)
 {
@@ -153,38 +142,98 @@ static bool start_workers(gg_pool *pool)
     return pool->n_workers == pool->n_threads - 1;
 }
 
-gg_pool *gg_pool_new(int n_threads)
+static void stop_workers(gg_pool *pool)
 {
+    pool->body = NULL;
+    gate_open(&pool->start);
+    for (int i = 0; i < pool->n_workers; i++) pthread_join(pool->workers[i].thread, NULL);
+    pool->n_workers = 0;
+}
+
+/* Gates nobody waits at. */
+static bool reset(gg_pool *pool)
+{
+    atomic_init(&pool->n_arrived, 0);
+    pool->n_workers = 0;
+    pool->process = getpid();
+    if (!gate_init(&pool->start)) return false;
+    if (gate_init(&pool->barrier)) return true;
+    gate_destroy(&pool->start);
+    return false;
+}
+
+/* All threads, or none. */
+static bool is_staffed(gg_pool *pool)
+{
+    if (pool->n_workers == pool->n_threads - 1) return true;
+    if (start_workers(pool)) return true;
+    stop_workers(pool);
+    gate_destroy(&pool->barrier);
+    gate_destroy(&pool->start);
+    reset(pool);
+    return false;
+}
+
+int32_t gg_pool_enter(gg_pool *pool, gg_error *err)
+{
+    if (pool->process != getpid()) { /* forked: the threads, and whoever had the pool, stayed behind */
+        reset(pool);
+        atomic_flag_clear(&pool->busy);
+    }
+    if (atomic_flag_test_and_set(&pool->busy))
+        return gg_fail(err, GG_ERR_ARGUMENT, -1, "a run is under way in another thread");
+    if (is_staffed(pool)) return 0;
+    atomic_flag_clear(&pool->busy);
+    return gg_fail(err, GG_ERR_MEMORY, -1, "cannot start %d threads", pool->n_threads);
+}
+
+void gg_pool_leave(gg_pool *pool) { atomic_flag_clear(&pool->busy); }
+
+void gg_pool_run(gg_pool *pool, void (*body)(void *arg, int ith), void *arg)
+{
+    pool->body = body;
+    pool->arg = arg;
+    if (pool->n_threads > 1) gate_open(&pool->start);
+    gg_cpus before;
+    bool pinned = pool->pinned && gg_get_cpus(&before);
+    if (pinned) gg_set_cpus(&pool->first_cpu);
+    body(arg, 0);
+    gg_pool_barrier(pool);
+    if (pinned) gg_set_cpus(&before);
+}
+
+int gg_pool_n_threads(const gg_pool *pool) { return pool->n_threads; }
+
+gg_pool *gg_pool_new(int32_t n_threads, gg_error *err)
+{
+    if (n_threads < 1 || n_threads > GG_MAX_THREADS) {
+        gg_fail(err, GG_ERR_ARGUMENT, -1, "%d threads are not in 1..%d", n_threads, GG_MAX_THREADS);
+        return NULL;
+    }
     size_t nbytes = sizeof(gg_pool) + (size_t)n_threads * sizeof(struct worker);
     gg_pool *pool = aligned_alloc(CACHE_LINE, (nbytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
-    if (!pool) return NULL;
-    if (!gate_init(&pool->start)) goto no_start;
-    if (!gate_init(&pool->barrier)) goto no_barrier;
-    atomic_init(&pool->n_arrived, 0);
+    if (!pool || !reset(pool)) {
+        gg_fail(err, GG_ERR_MEMORY, -1, "no memory for a pool of %d threads", n_threads);
+        free(pool);
+        return NULL;
+    }
+    atomic_flag_clear(&pool->busy);
     pool->n_threads = n_threads;
-    pool->n_workers = 0;
     bool known = gg_get_cpus(&pool->cpus);
     int  n_cpus = known ? gg_count_cpus(&pool->cpus) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     pool->n_spins = n_threads <= n_cpus ? N_SPINS : 0;
     pool->pinned = known && n_threads > 1 && n_threads == n_cpus;
     if (pool->pinned) pool->first_cpu = gg_ith_cpu(&pool->cpus, 0);
-    if (start_workers(pool)) return pool;
-    gg_pool_free(pool);
-    return NULL;
-no_barrier:
-    gate_destroy(&pool->start);
-no_start:
-    free(pool);
-    return NULL;
+    return pool;
 }
 
 void gg_pool_free(gg_pool *pool)
 {
     if (!pool) return;
-    pool->body = NULL;
-    gate_open(&pool->start);
-    for (int i = 0; i < pool->n_workers; i++) pthread_join(pool->workers[i].thread, NULL);
-    gate_destroy(&pool->barrier);
-    gate_destroy(&pool->start);
+    if (pool->process == getpid()) { /* else nobody is there to be joined, and the gates may seem to be waited at */
+        stop_workers(pool);
+        gate_destroy(&pool->barrier);
+        gate_destroy(&pool->start);
+    }
     free(pool);
 }

@@ -170,11 +170,13 @@ static bool run_program(gg_graph *g, int32_t n_threads, uint64_t *state)
     int32_t  level = (int32_t)(fuzz_random(state) % 3);
     const char *isa = gg_isa_name(level) && gg_isa_supported(level) ? gg_isa_name(level) : NULL;
     int32_t  precision = fuzz_random(state) % 4 ? GG_MATMUL_FLOAT32 : GG_MATMUL_BF16;
-    gg_program *p = gg_program_new(g, isa, precision, n_threads, &err);
+    gg_pool *pool = gg_pool_new(n_threads, &err);
+    gg_program *p = pool ? gg_program_new(g, pool, isa, precision, &err) : NULL;
     bool fits = p && gg_program_arena_nbytes(p) >= 0 && gg_program_arena_nbytes(p) <= MAX_RUN_NBYTES &&
                 gg_program_work_nbytes(p) <= MAX_RUN_NBYTES && gg_program_flops(p, 0, gg_graph_size(g)) < 1e7;
     if (fits) gg_program_run(p, 0, gg_graph_size(g), &err);
     gg_program_free(p);
+    gg_pool_free(pool);
     return fits;
 }
 
