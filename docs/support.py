@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import ggmlgraph.table.ops  # noqa: F401  (fills the table)
-from ggmlgraph.core.boundary import CoreGraph
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.errors import GGError
 from ggmlgraph.table.dialect import V2, V2A
 from ggmlgraph.table.op import TABLE, Op

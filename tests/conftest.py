@@ -10,7 +10,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call" and "test_ops.py" in r.nodeid]
     if not reports:
         return
-    from ggmlgraph.core.boundary import isa_levels
+    from ggmlgraph.core.levels import isa_levels
     from ggmlgraph.table.op import TABLE
 
     kinds = {"forward": "forward_is", "gradient": "difference_quotient", "threads": "number_of_threads"}

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from reference import SLICE_BEFORE, Operand, Sample
 
-from ggmlgraph.core.boundary import CoreGraph, exception, lib, new_error
-from ggmlgraph.execution.program import Program
+from ggmlgraph.core import passes
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.table.dialect import LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE
 
@@ -32,7 +33,7 @@ class Call:
     y: int
 
     def program(self, isa: str, threads: int, matmul_precision: str = "float32") -> Program:
-        return Program(self.graph, isa, threads, matmul_precision)
+        return Program(self.graph, Pool(threads), isa, matmul_precision)
 
     def result(self, program: Program, tensor_id: int | None = None) -> Any:
         """A tensor's values in numpy order, with all four axes."""
@@ -51,9 +52,9 @@ def build(sample: Sample, values: list[Any], trained: frozenset[int] = frozenset
         operands.append(-1 if leaf is None or operand is None else _as_seen(graph, leaf, operand))
     op = TABLE[sample.op]
     params = {p.name: p.default for p in op.params} | sample.params
-    strides = None if sample.strides is None else [*reversed(sample.strides)]
+    strides = None if sample.strides is None else list(sample.strides)
     if strides is not None:
-        strides += [strides[-1] * sample.shape[0]] * (4 - len(strides))  # type: ignore[index]
+        strides = [strides[0] * sample.shape[0]] * (4 - len(strides)) + strides  # type: ignore[index]
     y = graph.node(op, operands, params, sample.shape, strides)
     graph.set_name(y, "y", OUTPUT)
     return Call(graph, leafs, operands, y)
@@ -84,14 +85,12 @@ def gradients(call: Call, weights: Any, isa: str, threads: int) -> list[Any]:
     weighted = graph.node(TABLE["mul"], [call.y, r], {})
     loss = graph.node(TABLE["sum"], [weighted], {})
     graph.set_name(loss, "loss", LOSS | OUTPUT)
-    err = new_error()
-    if lib.gg_grad(graph.handle, loss, err) < 0:
-        raise exception(err)
-    program = Program(graph, isa, threads)
+    passes.differentiate(graph, loss)
+    program = Program(graph, Pool(threads), isa)
     program.run()
     found = []
     for leaf in call.leafs:
-        grad = -1 if leaf is None else lib.gg_grad_of(graph.handle, leaf)
+        grad = -1 if leaf is None else passes.gradient_of(graph, leaf)
         found.append(None if grad < 0 else program.array(grad).reshape(graph.shape(leaf, 4)).copy())
     return found
 

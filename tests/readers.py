@@ -18,13 +18,15 @@ from typing import Any
 
 from samplefiles import files
 
-from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.importer import import_bytes
+from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import GGError
 from ggmlgraph.graphfile import reader, records
 from ggmlgraph.table.dialect import DIALECTS, UNREAD, Dialect
 from ggmlgraph.table.op import TABLE
 
-LIMITS = ffi.new("gg_limits *", (1 << 16, 1 << 40, 1e15))
+LIMITS = Limits(1 << 16, 1 << 40, 1e15)
 ONLY_C = {
     "BadShape", "BadView", "WrongSize", "WrongType", "BadArity", "UnsupportedType", "UnsupportedOp", "Unsupported",
     "TooManyBytes", "TooManyFlops",
@@ -94,9 +96,10 @@ def _put(content: bytearray, at: int, value: int, nbytes: int) -> None:
 
 
 def read_in_c(content: bytes, dialect: str) -> CoreGraph | GGError:
-    err = new_error()
-    handle = lib.gg_import(ffi.from_buffer("uint8_t[]", content), len(content), dialect.encode(), LIMITS, err)
-    return exception(err) if handle == ffi.NULL else CoreGraph(handle)
+    try:
+        return import_bytes(content, dialect, LIMITS)
+    except GGError as error:
+        return error
 
 
 def read_in_python(content: bytes, dialect: str) -> records.CGraph | GGError:

@@ -21,7 +21,7 @@ import numpy as np
 import opcheck
 from reference import SAMPLES, Sample
 
-from ggmlgraph.core.boundary import CoreGraph
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.errors import GGError, UnsupportedError
 from ggmlgraph.graphfile import metadata
 from ggmlgraph.graphfile.records import Record
@@ -152,8 +152,8 @@ def norms(g: CoreGraph) -> None:
 
 def views(g: CoreGraph) -> None:
     x = leaf(g, "x", (4, 6))
-    part = node(g, "view", x, offset=8, shape=(3, 2), strides=(4, 24, 72, 72))
-    again = node(g, "view", part, offset=4, shape=(2, 1), strides=(4, 24, 48, 48))
+    part = node(g, "view", x, offset=8, shape=(3, 2), strides=(72, 72, 24, 4))
+    again = node(g, "view", part, offset=4, shape=(2, 1), strides=(48, 48, 24, 4))
     node(g, "reshape", node(g, "cont", node(g, "transpose", again), shape=(1, 2)), shape=(2,))
 
 

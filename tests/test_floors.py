@@ -129,3 +129,22 @@ def test_an_import_from_above_is_found(module: str, line: str, broken: tuple[str
     with (tmp_path / module).open("a") as file:
         file.write(f"\n{line}\n")
     assert upward(imports(tmp_path, for_types=False)) == ({broken} if broken else set())
+
+
+def outside(*folders: str) -> dict[str, ast.AST]:
+    """The modules that lie in none of these folders."""
+    return {n: ast.parse(p.read_text()) for n, p in modules(PACKAGE).items() if n.partition(".")[0] not in folders}
+
+
+def test_only_core_touches_the_extension_module() -> None:
+    for name, tree in outside("core").items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ggmlgraph"):
+                assert not {"_runtime", "ffi", "lib"} & {alias.name for alias in node.names}, name
+
+
+def test_only_core_and_graphfile_know_ggmls_order_of_axes() -> None:
+    for name, tree in outside("core", "graphfile").items():
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not {"ne", "nb", "ne_of", "shape_of"} & (names | attributes), name

@@ -16,10 +16,11 @@ import numpy as np
 from ggmlgraph import machine
 from ggmlgraph.cli import precision
 from ggmlgraph.cli.amounts import nbytes
-from ggmlgraph.core.boundary import isa_levels, peak_flops
+from ggmlgraph.core.levels import isa_levels, peak_flops
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.execution import profiler
-from ggmlgraph.execution.runtime import Batch, Runtime
+from ggmlgraph.execution.feeder import Batch
+from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation.generate import n_vocab_of
 
 N_WARMUP = 1  # steps that take memory and start threads
@@ -78,7 +79,7 @@ def random_step(runtime: Runtime) -> Callable[[], None]:
 
 def profile_steps(runtime: Runtime, step: Callable[[], None], n_steps: int) -> profiler.Profile:
     """Of n_steps the one that took the median time, by kinds of node."""
-    program, recorded = runtime.train_program, []
+    program, recorded = runtime.programs.train, []
     for _ in range(n_steps):
         with program.profile() as seconds:
             start = time.perf_counter()
@@ -90,9 +91,9 @@ def profile_steps(runtime: Runtime, step: Callable[[], None], n_steps: int) -> p
 
 def time_steps(runtime: Runtime, step: Callable[[], None], n_steps: int) -> dict[str, Any]:
     """Steps with the peak measured before and after each; rates from medians."""
-    cost = runtime.train_program.cost()
+    cost = runtime.programs.train.cost()
     batch, ctx = runtime.window
-    measure_peak = partial(peak_flops, runtime.isa, runtime.threads, runtime.matmul_precision)
+    measure_peak = partial(peak_flops, runtime.settings.isa, runtime.threads, runtime.settings.matmul_precision)
     seconds, peaks = [], [measure_peak()]
     for _ in range(n_steps):
         start = time.perf_counter()
@@ -114,8 +115,8 @@ def time_steps(runtime: Runtime, step: Callable[[], None], n_steps: int) -> dict
         "batch": batch,
         "ctx": ctx,
         "threads": runtime.threads,
-        "isa": runtime.isa or isa_levels()[0],
-        "matmul_precision": runtime.matmul_precision,
+        "isa": runtime.settings.isa or isa_levels()[0],
+        "matmul_precision": runtime.settings.matmul_precision,
     }
 
 

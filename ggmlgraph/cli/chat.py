@@ -10,7 +10,7 @@ import click
 
 from ggmlgraph.cli.terminal import shown
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.data.corpus import open_source
+from ggmlgraph.data.corpus import open_file
 from ggmlgraph.errors import DataError
 from ggmlgraph.generation.chat import Conversation, Template
 from ggmlgraph.generation.generate import Generator, open_model
@@ -33,7 +33,7 @@ def command(
     """Talk with a model: each line is a message. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
     runtime, tokenizer = open_model(path, threads=threads, ctx=ctx, limits=limits)
     with runtime:
-        source = tokenizer.chat_template if template_file is None else "".join(open_source(template_file).chunks())
+        source = tokenizer.chat_template if template_file is None else "".join(open_file(template_file).chunks())
         if source is None:
             raise DataError("the model has no chat template; give one with --template FILE")
         generator = Generator(runtime, tokenizer)

@@ -12,7 +12,7 @@ import click
 
 from ggmlgraph import __version__, machine
 from ggmlgraph.cli.amounts import nbytes
-from ggmlgraph.core.boundary import isa_levels, peak_flops
+from ggmlgraph.core.levels import isa_levels, peak_flops
 from ggmlgraph.errors import UsageError
 
 

@@ -9,7 +9,7 @@ import click
 
 from ggmlgraph.cli.terminal import shown
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.data.corpus import open_source
+from ggmlgraph.data.corpus import open_file
 from ggmlgraph.errors import UsageError
 from ggmlgraph.generation import wave
 from ggmlgraph.generation.generate import Generator, open_model
@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Continue a text with the model in a run directory (its latest checkpoint), a checkpoint, or a graph file."""
     if file is not None:
-        prompts += tuple(line.removesuffix("\r") for line in open_source(file).lines() if line.strip())
+        prompts += tuple(line.removesuffix("\r") for line in open_file(file).lines() if line.strip())
         if not prompts:
             raise UsageError(f"{file}: no line has a prompt")
     runtime, tokenizer = open_model(path, threads=threads, ctx=ctx, limits=limits)

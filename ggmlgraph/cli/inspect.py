@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from ggmlgraph.cli.amounts import nbytes
-from ggmlgraph.core.boundary import CoreGraph, lib
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import identify
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.execution.program import Program
+from ggmlgraph.core.program import Program
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.table.dialect import LOSS, OUTPUT
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
@@ -36,7 +36,7 @@ def command(
         if nodes:
             sections.append(_nodes("graph", runtime.graph, runtime.metadata.where))
         if gradient:
-            sections.append(_nodes("training graph", runtime.train_program.graph, runtime.metadata.where))
+            sections.append(_nodes("training graph", runtime.programs.train.graph, runtime.metadata.where))
         for i, lines in enumerate(sections):
             click.echo("\n" * (i > 0) + "\n".join(lines))
 
@@ -53,7 +53,7 @@ def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:
         tensor_id = runtime.graph.find(name)
         yield f"input       {name} {_type(runtime.graph, tensor_id)}{f', filled with {feed}' if feed != name else ''}"
     for i in range(len(runtime.graph)):
-        flags = runtime.graph.tensor(i).flags
+        flags = runtime.graph.flags(i)
         if flags & OUTPUT:
             yield f"{'loss' if flags & LOSS else 'output':<12}{runtime.graph.name(i)} {_type(runtime.graph, i)}"
     if tokenizer is not None:
@@ -107,14 +107,14 @@ def _parameter(indent: int, name: str, shape: tuple[int, ...]) -> str:
 def _programs(runtime: Runtime) -> Iterator[str]:
     """What each program needs: training if the graph has a loss, and each of its outputs."""
     graph = runtime.graph
-    flags = {graph.name(i): graph.tensor(i).flags for i in range(len(graph)) if graph.tensor(i).flags & OUTPUT}
+    flags = {graph.name(i): graph.flags(i) for i in range(len(graph)) if graph.flags(i) & OUTPUT}
     if any(f & LOSS for f in flags.values()):
-        program = runtime.train_program
+        program = runtime.programs.train
         yield from _program("training", program)
-        least = runtime.train_program_at(program.max_recompute).cost()
+        least = runtime.programs.train_at(program.max_recompute).cost()
         yield f"  {nbytes(least.nbytes)} with all activations computed again, {least.flops / 1e9:,.2f} GFLOP"
     for name in flags:
-        yield from _program(name, runtime.program(name))
+        yield from _program(name, runtime.programs.forward(name))
 
 
 def _program(name: str, program: Program) -> Iterator[str]:
@@ -125,23 +125,22 @@ def _program(name: str, program: Program) -> Iterator[str]:
         f"(at least {nbytes(cost.live_nbytes)}), work {nbytes(cost.work_nbytes)}"
     )
     graph = program.graph
-    own = [i for i in range(len(graph)) if lib.gg_program_offset(program.handle, i) >= 0 and graph.tensor(i).root == i]
-    largest = sorted(own, key=lambda i: -lib.gg_nbytes(graph.handle, i))[:N_LARGEST]
+    own = [i for i in range(len(graph)) if program.in_arena(i) and graph.base(i) == i]
+    largest = sorted(own, key=lambda i: -graph.nbytes(i))[:N_LARGEST]
     for i in largest:
-        yield f"  {nbytes(lib.gg_nbytes(graph.handle, i)):>10}  {_label(graph, i)} {_type(graph, i)} = {graph.op(i)}"
+        yield f"  {nbytes(graph.nbytes(i)):>10}  {_label(graph, i)} {_type(graph, i)} = {graph.op(i)}"
 
 
 def _nodes(title: str, graph: CoreGraph, where: dict[str, str]) -> Iterator[str]:
     yield f"{title}: {len(graph)} tensors"
     for i in range(len(graph)):
-        t = graph.tensor(i)
-        if t.op == 0:
+        if graph.is_leaf(i):
             continue
-        sources = ", ".join(_label(graph, s) for s in t.src[0 : t.n_src] if s >= 0)
+        sources = ", ".join(_label(graph, s) for s in graph.src(i) if s >= 0)
         line = f"{_label(graph, i)} {_type(graph, i)} = {graph.op(i)}({sources})"
         place = where.get(graph.name(i))
         yield f"{line:<72}  # {place}" if place else line
 
 
 def _label(graph: CoreGraph, tensor_id: int) -> str:
-    return f"%{graph.name(tensor_id) or tensor_id}"
+    return f"%{graph.label(tensor_id)}"

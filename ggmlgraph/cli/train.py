@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from ggmlgraph import machine
 from ggmlgraph.cli import precision
 from ggmlgraph.cli.amounts import nbytes
-from ggmlgraph.core.boundary import peak_flops
+from ggmlgraph.core.levels import peak_flops
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.arrays import ArrayData
 from ggmlgraph.data.text import TextData
@@ -256,7 +256,7 @@ def _prompt(config: TrainConfig, runtime: Runtime, tokenizer: Tokenizer) -> str:
 def _memory(runtime: Runtime, config: TrainConfig, generator: Generator | None) -> Mapping[str, int]:
     """Bytes of the run by what they are for. Raises MemoryLimitError, with a batch that fits if there is one."""
     try:
-        cost = runtime.train_program.cost()
+        cost = runtime.programs.train.cost()
     except MemoryLimitError as error:
         raise MemoryLimitError(f"{error}{_fitting(runtime, config)}") from None
     sampling = generator.cost() if generator else None
@@ -276,7 +276,7 @@ def _fitting(runtime: Runtime, config: TrainConfig) -> str:
         other = runtime.at(batch=batch)
         other.accumulate = config.windows_per_step // batch
         try:
-            other.train_program.cost()
+            other.programs.train.cost()
         except GGError:
             continue
         return f": --batch {batch} --accumulate {other.accumulate}"
@@ -292,9 +292,9 @@ def _rate(runtime: Runtime, config: TrainConfig) -> Rate:
     return Rate(
         n_steps=config.steps,
         tokens=config.windows_per_step * config.ctx,
-        flops=runtime.train_program.cost().flops * config.accumulate,
-        peak=peak_flops(runtime.isa, runtime.threads, runtime.matmul_precision),
-        measure_peak=partial(peak_flops, runtime.isa, runtime.threads, runtime.matmul_precision),
+        flops=runtime.programs.train.cost().flops * config.accumulate,
+        peak=peak_flops(runtime.settings.isa, runtime.threads, runtime.settings.matmul_precision),
+        measure_peak=partial(peak_flops, runtime.settings.isa, runtime.threads, runtime.settings.matmul_precision),
         unit="tokens" if config.is_text else "samples",
     )
 
@@ -313,7 +313,7 @@ def _summary(
     what = f"windows of {config.ctx} tokens: {rate.tokens:,} tokens" if rate.unit == "tokens" else "samples"
     yield f"step     {micro}{config.batch} {what}, {rate.flops / 1e9:,.2f} GFLOP"
     yield f"memory   {nbytes(sum(needs.values()))} at the peak: {used}"
-    program = runtime.train_program
+    program = runtime.programs.train
     if program.recompute:
         yield f"         activations computed again: {program.recompute} of {program.max_recompute} parts"
     yield (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.core.boundary import TYPES, exception, ffi, lib, new_error
+from ggmlgraph.core.boundary import TYPES, call, ffi, lib
 from ggmlgraph.errors import UnsupportedError, UsageError
 from ggmlgraph.table.dialect import TYPES as ELEMENTS
 from ggmlgraph.table.dialect import Type
@@ -45,10 +45,7 @@ def decode(name: str, stored: Any) -> NDArray[np.float32]:
     if not row.decodes or len(view) % row.nbytes:
         raise UsageError(f"{len(view)} bytes of {name} cannot be decoded")
     values = np.empty(len(view) // row.nbytes * row.block, np.float32)
-    err = new_error()
-    blocks, out = ffi.from_buffer(view), ffi.from_buffer("float[]", values)
-    if lib.gg_decode(TYPES[name], values.size, blocks, out, err) < 0:
-        raise exception(err)
+    call(lib.gg_decode, TYPES[name], values.size, ffi.from_buffer(view), ffi.from_buffer("float[]", values))
     return values
 
 
@@ -60,8 +57,5 @@ def encode(name: str, values: NDArray[np.float32]) -> NDArray[np.uint16]:
     if not row.encodes or flat.size % row.block:
         raise UsageError(f"{flat.size} numbers cannot be encoded as {name}")
     stored = np.empty(nbytes(name, flat.size) // 2, np.uint16)
-    err = new_error()
-    x, out = ffi.from_buffer("float[]", flat), ffi.from_buffer("uint16_t[]", stored)
-    if lib.gg_encode(TYPES[name], flat.size, x, out, err) < 0:
-        raise exception(err)
+    call(lib.gg_encode, TYPES[name], flat.size, ffi.from_buffer("float[]", flat), ffi.from_buffer("uint16_t[]", stored))
     return stored

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any
 
-from ggmlgraph.core import limits
-from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.core import limits, passes
+from ggmlgraph.core.boundary import call, ffi, lib
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import FormatError, GGError
 from ggmlgraph.graphfile import metadata
@@ -38,22 +39,33 @@ def import_file(
     Raises FormatError, ShapeError, UnsupportedError or LimitError with path, byte offset and the broken rule's code.
     """
     content = map_regular(path, mmap.ACCESS_COPY if mapped else mmap.ACCESS_READ)
-    gg_import = lib.gg_import_mapped if mapped else lib.gg_import
+    return _import(content, dialect, limits, f"{os.fspath(path)}: ", content if mapped else None)
+
+
+def import_bytes(content: bytes, dialect: str = "auto", limits: Limits = limits.DEFAULT) -> CoreGraph:
+    """The same for a file's content."""
+    return _import(content, dialect, limits, "", None)
+
+
+def _import(
+    content: mmap.mmap | bytes, dialect: str, limits: Limits, prefix: str, mapped: mmap.mmap | bytes | None
+) -> CoreGraph:
+    gg_import = lib.gg_import if mapped is None else lib.gg_import_mapped
     with ffi.from_buffer("uint8_t[]", content) as view:
-        err = new_error()
-        handle = gg_import(view, len(view), dialect.encode(), _c_limits(limits), err)
-    if handle == ffi.NULL:
-        raise exception(err, f"{os.fspath(path)}: ")
-    return CoreGraph(handle, content if isinstance(content, mmap.mmap) and mapped else None)
+        arguments = (view, len(view), dialect.encode(), _c_limits(limits))
+        handle = call(gg_import, *arguments, where=lambda _: prefix)
+    return CoreGraph(handle, mapped if isinstance(mapped, mmap.mmap) else None)
 
 
 def identify(path: str | os.PathLike[str], limits: Limits = limits.DEFAULT) -> str:
     """The dialect of a file: the one in which all of it is valid. Errors as of `import_file`."""
-    with ffi.from_buffer("uint8_t[]", map_regular(path)) as view:
-        err = new_error()
-        name = lib.gg_identify(view, len(view), _c_limits(limits), err)
-    if name == ffi.NULL:
-        raise exception(err, f"{os.fspath(path)}: ")
+    return identify_bytes(map_regular(path), limits, f"{os.fspath(path)}: ")
+
+
+def identify_bytes(content: mmap.mmap | bytes, limits: Limits = limits.DEFAULT, prefix: str = "") -> str:
+    """The same for a file's content; errors begin with `prefix`."""
+    with ffi.from_buffer("uint8_t[]", content) as view:
+        name = call(lib.gg_identify, view, len(view), _c_limits(limits), where=lambda _: prefix)
     return str(ffi.string(name).decode())
 
 
@@ -163,13 +175,10 @@ def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph
     ids, ne, offsets = named(graph, meta.exprs), [], []
     size, offset_at = cache(partial(evaluate, sizes=sizes)), cache(partial(evaluate, sizes=sizes, minimum=0))
     for tensor_id, exprs in zip(ids, meta.exprs.values(), strict=True):
-        old = list(graph.tensor(tensor_id).ne)
+        old, _ = graph.file_layout(tensor_id)
         ne += [old[i] if e is None else size(e) for i, e in enumerate(exprs.ne)]
         offset = graph.view_offset(tensor_id)
         offsets.append(offset if exprs.offset is None else offset_at(exprs.offset))
-    err = new_error()
-    handle = lib.gg_resize(graph.handle, len(ids), ids, ne, offsets, err)
-    if handle == ffi.NULL:
-        at = ", ".join(f"{name} {value}" for name, value in sizes.items())
-        raise exception(err, f"at {at}: {graph.name(err.node) if err.node >= 0 else ''} ")
-    return graph.derived(handle)
+    at = ", ".join(f"{name} {value}" for name, value in sizes.items())
+    where = lambda node: f"at {at}: {graph.name(node) if node >= 0 else ''} "  # noqa: E731
+    return passes.resize(graph, ids, ne, offsets, where)

@@ -79,11 +79,11 @@ class TextSource:
         yield "".join(rest)
 
 
-def open_source(spec: str | Path, *, json: bool = False) -> TextSource:
-    """The source a path or `builtin:NAME` names.
+def open_source(spec: str | Path) -> TextSource:
+    """The text a path or `builtin:NAME` names, to learn from or to be judged by.
 
-    Raises UsageError for an unknown builtin; DataError if the file is missing, empty, unreadable or not a regular file,
-    or begins as UTF-16 or, unless `json` is what is wanted, as the JSON that its name says.
+    Raises UsageError for an unknown builtin; DataError as `open_file`, and if the file begins as the JSON that its name
+    says.
     """
     if isinstance(spec, str) and spec.startswith("builtin:"):
         text = _BUILTINS.get(spec.removeprefix("builtin:"))
@@ -92,6 +92,22 @@ def open_source(spec: str | Path, *, json: bool = False) -> TextSource:
         data = text().encode()
         return TextSource(spec, lambda: io.BytesIO(data))
     path = Path(spec)
+    source = open_file(path)
+    with source.open() as stream:
+        start = stream.read(_SNIFFED)
+    if path.suffix.lower() in JSON_SUFFIXES and start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
+        raise DataError(
+            f"{path}: JSON, of which quotes, braces and names of fields would count as text; take its texts out first "
+            f"(such as jq -r .text FILE > NEW.txt), or rename it to .txt to take it as it is"
+        )
+    return source
+
+
+def open_file(path: Path) -> TextSource:
+    """A file that people or programs wrote in UTF-8, of whatever form.
+
+    Raises DataError if it is missing, empty, unreadable, not a regular file, or UTF-16.
+    """
     try:
         file, size = open_regular(path)
     except GGError as error:
@@ -100,23 +116,9 @@ def open_source(spec: str | Path, *, json: bool = False) -> TextSource:
         start = file.read(_SNIFFED)
     if size == 0:
         raise DataError(f"{path}: the file is empty")
-    _check_text(path, start, json)
-    return TextSource(str(path), lambda: open_regular(path)[0])
-
-
-def _check_text(path: Path, start: bytes, json: bool) -> None:
-    """Raise DataError for a file whose start and name say that it is no plain UTF-8 text."""
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: UTF-16 text; make UTF-8 of it: iconv -f UTF-16 -t UTF-8 FILE > NEW")
-    if (
-        not json
-        and path.suffix.lower() in JSON_SUFFIXES
-        and start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
-    ):
-        raise DataError(
-            f"{path}: JSON, of which quotes, braces and names of fields would count as text; take its texts out first "
-            f"(such as jq -r .text FILE > NEW.txt), or rename it to .txt to take it as it is"
-        )
+    return TextSource(str(path), lambda: open_regular(path)[0])
 
 
 def lines_of(specs: Iterable[str | Path]) -> Iterator[str]:

@@ -37,6 +37,8 @@ VERSION = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 FILES = (WEIGHTS, OPTIMIZER)  # beside STATE, which lists them
 
+MAX_SRC = 10  # of an op, those that it does not take included
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -116,18 +118,20 @@ def _reason(error: Exception) -> str:
 
 
 def graph_digest(runtime: Runtime) -> str:
-    """Hash of ops, wiring, parameter names and shapes: not of weights, nor of batch and ctx."""
-    graph, exprs = runtime.graph, runtime.metadata.exprs
+    """Hash of the file's graph: ops, wiring, parameter names and shapes, not weights, nor batch and ctx, nor the roles
+    that a run gives its tensors."""
+    graph, exprs = runtime.model.file, runtime.metadata.exprs
     digest = hashlib.sha256()
     for i in range(len(graph)):
-        t = graph.tensor(i)
-        name = graph.name(i) if t.op == 0 else ""
+        name = graph.name(i) if graph.is_leaf(i) else ""
         if name.startswith("ggmlgraph."):
             continue  # metadata and tokenizer
         sized = graph.name(i) in exprs  # op_params hold an offset that follows batch and ctx
-        shape = graph.shape(i) if t.flags & PARAM else None
-        params = None if sized else list(t.op_params)
-        line = [graph.op(i), list(t.src), t.flags & (PARAM | INPUT), name, shape, params]
+        shape = graph.shape(i) if graph.flags(i) & PARAM else None
+        params = None if sized else graph.op_params(i)
+        src = graph.src(i)
+        src += [-1] * (MAX_SRC - len(src))
+        line = [graph.op(i), src, graph.flags(i) & (PARAM | INPUT), name, shape, params]
         digest.update(msgspec.json.encode(line))
     return digest.hexdigest()
 
@@ -135,10 +139,10 @@ def graph_digest(runtime: Runtime) -> str:
 def _kept(runtime: Runtime) -> Iterator[int]:
     """Leafs whose values belong to the model: neither inputs, nor caches that runs write, nor as large as the batch."""
     graph = runtime.graph
-    written = {graph.tensor(i).root for i in runtime._writes()}
-    for i in range(len(graph)):
-        name, t = graph.name(i), graph.tensor(i)
-        is_value = t.op == 0 and not t.flags & INPUT and i not in written and name not in runtime.metadata.exprs
+    written = {graph.base(i) for i in graph.writes()}
+    for i in graph.leafs():
+        name, is_input = graph.name(i), graph.flags(i) & INPUT
+        is_value = not is_input and i not in written and name not in runtime.metadata.exprs
         if is_value and name and not name.startswith("ggmlgraph."):
             yield i
 

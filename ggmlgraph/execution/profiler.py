@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ggmlgraph.core import encoding
-from ggmlgraph.execution.program import Program
+from ggmlgraph.core.program import Program
 from ggmlgraph.table.op import TABLE
 
 
@@ -66,7 +66,7 @@ def by_kind(program: Program, seconds: Iterable[float], total: float) -> Profile
 def node_nbytes(program: Program, tensor_id: int) -> float:
     """Bytes of a node's operands and result; of a table only the rows that are gathered, what is updated twice."""
     op = TABLE[program.graph.op(tensor_id)]
-    src = program.graph.tensor(tensor_id).src
+    src = program.graph.src(tensor_id)
     operands = {name: src[k] for k, name in enumerate(op.sources) if src[k] >= 0}
     total = 0 if op.view else _nbytes(program, tensor_id)
     for name, operand in operands.items():

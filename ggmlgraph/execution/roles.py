@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from ggmlgraph.core.boundary import CoreGraph
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.errors import UsageError
 from ggmlgraph.graphfile import metadata
 from ggmlgraph.graphfile.metadata import Metadata
@@ -20,6 +20,7 @@ from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE
 
 TARGETS, LOSS_WEIGHTS, CROSS_ENTROPY = "ggmlgraph.targets", "ggmlgraph.loss_weights", "ggmlgraph.loss"
+LOGITS = "ggmlgraph.logits"  # where they have no name
 SHOWN = 12  # names in a message
 
 
@@ -49,7 +50,7 @@ def assign(graph: CoreGraph, meta: Metadata, roles: Roles) -> Metadata:
 
 
 def _add_flags(graph: CoreGraph, tensor_id: int, flags: int) -> None:
-    graph.set_flags(tensor_id, graph.tensor(tensor_id).flags | flags)
+    graph.set_flags(tensor_id, graph.flags(tensor_id) | flags)
 
 
 def _names(graph: CoreGraph, ids: Iterable[int]) -> str:
@@ -58,25 +59,25 @@ def _names(graph: CoreGraph, ids: Iterable[int]) -> str:
 
 
 def _leafs(graph: CoreGraph) -> Iterator[int]:
-    return (i for i in range(len(graph)) if graph.op(i) == "none" and graph.name(i) != metadata.LEAF_NAME)
+    return (i for i in range(len(graph)) if graph.is_leaf(i) and graph.name(i) != metadata.LEAF_NAME)
 
 
 def _leaf(graph: CoreGraph, name: str) -> int:
     found = graph.find(name)
-    if found < 0 or graph.op(found) != "none":
+    if found < 0 or not graph.is_leaf(found):
         raise UsageError(f"the graph has no leaf {name!r} to put data in; its leafs are {_names(graph, _leafs(graph))}")
     return found
 
 
 def _set_params(graph: CoreGraph, roles: Roles) -> None:
     if not roles.params:
-        if not any(graph.tensor(i).flags & PARAM for i in _leafs(graph)):
+        if not any(graph.flags(i) & PARAM for i in _leafs(graph)):
             raise UsageError(f"the graph does not say what is trained; its leafs are {_names(graph, _leafs(graph))}")
         return
-    weights = [i for i in _leafs(graph) if graph.dtype(i) == "f32" and not graph.tensor(i).flags & INPUT]
+    weights = [i for i in _leafs(graph) if graph.dtype(i) == "f32" and not graph.flags(i) & INPUT]
     chosen = {i for pattern in roles.params for i in _matches(graph, weights, pattern)}
     for i in _leafs(graph):
-        graph.set_flags(i, graph.tensor(i).flags & ~PARAM | (PARAM if i in chosen else 0))
+        graph.set_flags(i, graph.flags(i) & ~PARAM | (PARAM if i in chosen else 0))
 
 
 def _matches(graph: CoreGraph, weights: list[int], pattern: str) -> list[int]:
@@ -87,16 +88,16 @@ def _matches(graph: CoreGraph, weights: list[int], pattern: str) -> list[int]:
 
 
 def answers_of(graph: CoreGraph) -> str | None:
-    """The logits of a graph that was given targets: the largest one is the answer."""
+    """Name of the logits of a graph that was given targets: the largest one is the answer."""
     loss = graph.find(CROSS_ENTROPY)
-    return None if loss < 0 else graph.name(graph.tensor(graph.tensor(loss).src[0]).src[0])
+    return None if loss < 0 else graph.name(graph.src(loss)[0])
 
 
 # ---------------------------------------------------------------- the loss
 
 
 def _find_loss(graph: CoreGraph, name: str | None) -> int:
-    marked = [i for i in range(len(graph)) if graph.tensor(i).flags & LOSS]
+    marked = [i for i in range(len(graph)) if graph.flags(i) & LOSS]
     if name is None and len(marked) == 1:
         return marked[0]
     return _computed(graph, name or "loss")
@@ -104,8 +105,8 @@ def _find_loss(graph: CoreGraph, name: str | None) -> int:
 
 def _computed(graph: CoreGraph, name: str) -> int:
     found = graph.find(name)
-    if found < 0 or graph.op(found) == "none":
-        scalars = [i for i in range(len(graph)) if graph.op(i) != "none" and graph.shape(i) == (1,)]
+    if found < 0 or graph.is_leaf(found):
+        scalars = [i for i in range(len(graph)) if not graph.is_leaf(i) and graph.shape(i) == (1,)]
         raise UsageError(
             f"the graph computes no {name!r}; single numbers it computes: {_names(graph, scalars) or 'none'}"
         )
@@ -117,17 +118,19 @@ def _set_loss(graph: CoreGraph, loss: int) -> None:
         what = f"{graph.dtype(loss)}{list(graph.shape(loss))}"
         raise UsageError(f"the loss {graph.name(loss)!r} is {what}, not one float32; give targets if these are logits")
     for i in range(len(graph)):
-        graph.set_flags(i, graph.tensor(i).flags & ~LOSS | (LOSS if i == loss else 0))
+        graph.set_flags(i, graph.flags(i) & ~LOSS | (LOSS if i == loss else 0))
 
 
 def _append_cross_entropy(graph: CoreGraph, meta: Metadata, roles: Roles) -> Metadata:
     logits = _computed(graph, roles.loss or "logits")
     if graph.op(logits) == "soft_max":
-        logits = graph.tensor(logits).src[0]
+        logits = graph.src(logits)[0]
     shape = graph.shape(logits, 4)[:-1]
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     targets, weights = graph.leaf("i32", shape, INPUT, TARGETS), graph.leaf("f32", shape, INPUT, LOSS_WEIGHTS)
+    if not graph.name(logits):
+        graph.set_name(logits, LOGITS)
     loss = graph.node(TABLE["cross_entropy"], [logits, targets, weights], {"scale": -1.0})
     graph.set_name(loss, CROSS_ENTROPY)
     _add_flags(graph, logits, OUTPUT)  # to be read after a run

@@ -3,45 +3,42 @@
     with Runtime("graph.bin", threads=2, batch=16, ctx=64) as rt:
         result = rt.step((tokens, targets), lr=1e-3)
 
-A file is imported and re-sized once; from it programs are made when first needed: one to train, one for each set of
-outputs asked for. They share the weights. `at` gives the same weights at another batch and context.
+It is a session: what was computed last, and how many steps were done. Names, sizes and memory are `NamedGraph`'s,
+inputs `Feeder`'s, programs `Programs`'.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph import machine
-from ggmlgraph.core import encoding, limits
-from ggmlgraph.core.boundary import CoreGraph, exception, lib, matmul_precision_number, new_error
-from ggmlgraph.core.importer import apply_flags, import_file, named, read_metadata, resize
+from ggmlgraph.core import limits, passes
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.levels import matmul_precision_number
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.errors import GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
+from ggmlgraph.core.program import Program
+from ggmlgraph.errors import GGError, UsageError
 from ggmlgraph.execution import checkpoint
-from ggmlgraph.execution.program import Program, TrainProgram, fuse
-from ggmlgraph.execution.roles import Roles, assign
-from ggmlgraph.graphfile import metadata
+from ggmlgraph.execution.feeder import Batch, Feeder
+from ggmlgraph.execution.namedgraph import NamedGraph, open_graph
+from ggmlgraph.execution.program import Settings
+from ggmlgraph.execution.programs import Pools, Programs
+from ggmlgraph.execution.roles import Roles
+from ggmlgraph.execution.turns import Turns
 from ggmlgraph.graphfile.metadata import Metadata
-from ggmlgraph.table.dialect import INPUT, LOSS, PARAM
-from ggmlgraph.table.op import TABLE
 
-FUSIONS = {
-    "norm_gain": lib.GG_FUSE_NORM_GAIN,
-    "swiglu": lib.GG_FUSE_SWIGLU,
-    "cross_entropy": lib.GG_FUSE_CROSS_ENTROPY,
-    "attention": lib.GG_FUSE_ATTENTION,
-    "accumulate": lib.GG_FUSE_ACCUMULATE,
-}
-Batch = tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]  # tokens and targets, or every input by name
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,21 @@ class StepResult:
 
     loss: float  # before the update, nats per token
     grad_norm: float  # global L2 norm before clipping
+
+
+def in_turn(
+    method: Callable[Concatenate[Runtime, P], R],
+) -> Callable[Concatenate[Runtime, P], R]:
+    """A method of which one call at a time goes on, on this runtime and those that share its memory; others wait."""
+
+    @wraps(method)
+    def wait(self: Runtime, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.turns:
+            if self.closed:
+                raise UsageError("the runtime is closed")
+            return method(self, *args, **kwargs)
+
+    return wait
 
 
 class Runtime:
@@ -62,9 +74,9 @@ class Runtime:
     largest graph to take from the file. mapped: weights lie in the file instead of in memory of their own, so nothing
     may change it meanwhile; what is written into them stays here.
 
-    One call at a time: a run's threads are its own, but inputs, weights and results lie in memory that all calls share,
-    also those of a runtime made by `at`. Runtimes of their own may be used from different threads at once; while one
-    runs, other Python threads go on.
+    Any thread may call; one call goes on at a time, others wait for it, also those of a runtime made by `at`. While one
+    runs, other Python threads go on. A forked process goes on with a copy. Arrays that look into the graph's memory
+    last as long as somebody has them, also beyond `close`.
 
     Raises FormatError (a bad file; with the byte offset), UnsupportedError, LimitError, MemoryLimitError (a program
     does not fit `memory_limit` in bytes, default what the machine has free, even where activations are computed again).
@@ -80,68 +92,50 @@ class Runtime:
         accumulate: int = 1,
         memory_limit: int | None = None,
         dialect: str = "auto",
-        fusions: Collection[str] = frozenset(FUSIONS),
+        fusions: Collection[str] = frozenset(passes.FUSIONS),
         limits: Limits = limits.DEFAULT,
         matmul_precision: str = "float32",
         roles: Roles | None = None,
         mapped: bool = False,
     ) -> None:
         matmul_precision_number(matmul_precision)
-        base = import_file(path, dialect, limits, mapped=mapped)
-        meta = read_metadata(base, path)
-        apply_flags(base, meta)
-        meta = meta if roles is None else assign(base, meta, roles)
+        settings = Settings(machine.isa(), matmul_precision, passes.fusion_mask(fusions))
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
-        self._open(base, meta, threads, memory_limit, fusion_mask(fusions), matmul_precision)
-        self._resize(base, batch, ctx)
-        self.accumulate = accumulate
-        for tensor_id, op in zip(named(self.graph, meta.exact), meta.exact.values(), strict=True):
-            err = new_error()
-            if lib.gg_refine(self.graph.handle, tensor_id, op.encode(), err) < 0:
-                raise exception(err, "metadata: ")
+        model = open_graph(path, dialect, limits, roles, mapped=mapped).at(batch, ctx)
+        self._begin(model, settings, threads, memory_limit, accumulate, Pools(), Turns())
 
-    def _open(
+    def _begin(
         self,
-        base: CoreGraph,
-        meta: Metadata,
+        model: NamedGraph,
+        settings: Settings,
         threads: int,
         memory_limit: int | None,
-        fusions: int,
-        matmul_precision: str,
+        accumulate: int,
+        pools: Pools,
+        turns: Turns,
     ) -> None:
-        self.metadata = meta
-        self.threads = threads
-        self.memory_limit = memory_limit
-        self._fusions = fusions
-        self.isa = machine.isa()
-        self.matmul_precision = matmul_precision
+        if accumulate < 1:
+            raise UsageError(f"accumulate {accumulate} is not 1 or more")
+        self.model, self.settings, self.threads, self.memory_limit = model, settings, threads, memory_limit
+        self.accumulate, self.pools, self.turns = accumulate, pools, turns
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
-        self._loss = -1
-        self._train: TrainProgram | None = None
-        self._programs: dict[tuple[str, ...], Program] = {}
+        self.closed = False
+        self._feeder = Feeder(model)
+        self.programs = Programs(
+            model,
+            settings,
+            pools.of(threads),
+            memory_limit,
+            accumulate=accumulate,
+            divides_loss=not self._feeder.has_weights,
+        )
         self._last: Program | None = None
 
-    def _resize(self, base: CoreGraph, batch: int | None, ctx: int | None) -> None:
-        asked = {name: value for name, value in (("batch", batch), ("ctx", ctx)) if value is not None}
-        self.sizes, self.graph = dict(self.metadata.sizes), base
-        for name, value in asked.items():
-            if not 1 <= value <= 1 << 20:
-                raise UsageError(f"{name} {value} is not in 1..{1 << 20}")
-            if name not in self.sizes and value != dict(zip(("batch", "ctx"), self.window, strict=True))[name]:
-                reason = self.metadata.fixed or "it has no named sizes"
-                raise UnsupportedError(f"{name} is fixed in this graph: {reason}")
-        self.sizes = {name: asked.get(name, value) for name, value in self.sizes.items()}
-        for name, most in self.metadata.limits.items():
-            if self.sizes.get(name, 0) > most:
-                raise UsageError(f"{name} is {self.sizes[name]}, the model takes at most {most}")
-        self.graph = resize(base, self.metadata, self.sizes)
-
-    def at(self, batch: int | None = None, ctx: int | None = None) -> Runtime:
-        """The same weights at another batch or context, default as here; lives as long as this one."""
+    def at(self, batch: int | None = None, ctx: int | None = None, accumulate: int = 1) -> Runtime:
+        """The same weights at another batch or context, default as here."""
         other = object.__new__(Runtime)
-        other._open(self.graph, self.metadata, self.threads, self.memory_limit, self._fusions, self.matmul_precision)
-        other._resize(self.graph, batch or self.sizes.get("batch"), ctx or self.sizes.get("ctx"))
-        other.accumulate = 1
+        model = self.model.at(batch, ctx)
+        other._begin(model, self.settings, self.threads, self.memory_limit, accumulate, self.pools, self.turns)
         return other
 
     def __enter__(self) -> Runtime:
@@ -153,206 +147,116 @@ class Runtime:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads and free the programs' memory."""
-        self._train = self._last = None
-        self._programs.clear()
+        """Free the programs' memory, and their threads if nobody else uses them. No call is taken any more."""
+        with self.turns:
+            self.closed = True
+            self._last = None
+            self.programs.clear()
 
-    # ------------------------------------------------------------ names and arrays
-
-    @property
-    def params(self) -> list[str]:
-        """Names of the trained parameters, in the graph's order."""
-        return [self.graph.name(i) for i in self._ids(PARAM)]
+    # ------------------------------------------------------------ what it is
 
     @property
-    def n_params(self) -> int:
-        """Number of trained values."""
-        return sum(int(np.prod(self.graph.shape(i))) for i in self._ids(PARAM))
+    def graph(self) -> CoreGraph:
+        return self.model.graph
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.model.metadata
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Named sizes: batch, ctx."""
+        return self.model.sizes
 
     @property
     def window(self) -> tuple[int, int]:
         """(batch, ctx) of the tokens one run takes. Raises UnsupportedError if the graph is no language model."""
-        for name, kind in self.metadata.inputs.items():
-            if kind == "tokens":
-                batch, ctx = self.graph.shape(self._find(name), 2)
-                return batch, ctx
-        raise UnsupportedError("the graph does not say which input takes the tokens")
+        return self.model.window
+
+    @property
+    def params(self) -> list[str]:
+        """Names of the trained parameters, in the graph's order."""
+        return self.model.params
+
+    @property
+    def n_params(self) -> int:
+        """Number of trained values."""
+        return self.model.n_params
 
     @property
     def inputs(self) -> list[str]:
-        return [self.graph.name(i) for i in self._ids(INPUT)]
+        """Names of the inputs."""
+        return self.model.inputs
 
-    def _ids(self, flag: int) -> Iterator[int]:
-        return (i for i in self.graph.flagged(flag) if self.graph.tensor(i).op == 0)
+    @property
+    def has_loss_weights(self) -> bool:
+        """Whether the loss is a sum weighted by an input, so that rows can be left out of it."""
+        return self._feeder.has_weights
 
-    def _writes(self) -> Iterator[int]:
-        """Nodes that write into leafs, a key-value cache say: every run does them."""
-        return (i for i in range(len(self.graph)) if lib.gg_writes_leaf(self.graph.handle, i))
+    def tokenizer_bytes(self) -> bytes | None:
+        """The tokenizer that travels in the file, for `tokenizer_from_bytes`."""
+        return self.model.tokenizer_bytes()
 
-    def _find(self, name: str) -> int:
-        tensor_id = self.graph.find(name)
-        if tensor_id < 0:
-            raise GGError(f"the graph has no tensor {name!r}")
-        return tensor_id
-
-    def _leaf(self, name: str) -> NDArray[Any]:
-        """A view of a leaf; of a type that numpy has not, of its bytes, row by row."""
-        tensor_id = self._find(name)
-        if self.graph.tensor(tensor_id).op != 0:
-            raise GGError(f"{name!r} is computed, not stored")
-        dtype, shape = self.graph.dtype(tensor_id), self.graph.shape(tensor_id)
-        if dtype not in encoding.NUMPY:
-            dtype, shape = "u8", (*shape[:-1], encoding.nbytes(dtype, shape[-1]))
-        return np.frombuffer(self.graph.leaf_bytes(tensor_id), encoding.NUMPY.get(dtype, np.uint8)).reshape(shape)
+    # ------------------------------------------------------------ reading and writing by name
 
     def input(self, name: str) -> NDArray[Any]:
         """The memory of an input or parameter, as it lies in the graph: shape and dtype are what `set` takes."""
-        return self._leaf(name)
+        return self.model.leaf(name)
 
-    def tokenizer_bytes(self) -> bytes | None:
-        """The tokenizer that travels in the file, for `tokenizer.from_bytes`."""
-        tensor_id = self.graph.find(metadata.TOKENIZER_LEAF)
-        return None if tensor_id < 0 else bytes(self.graph.leaf_bytes(tensor_id))
-
+    @in_turn
     def set(self, name: str, array: ArrayLike) -> None:
-        """Copy values into an input or weight. Raises ShapeError if shape or dtype do not fit.
+        """Copy values into an input or weight, which keeps them. Raises ShapeError if shape or dtype do not fit,
+        UsageError for a number that the dtype has not.
 
         A weight of a type that numpy has not (bf16, q8_0, ...) takes its bytes, uint8, whole rows of them.
         """
-        leaf, values = self._leaf(name), np.asarray(array)
-        same_kind = np.can_cast(values.dtype, leaf.dtype, "same_kind")
-        if values.size != leaf.size or np.squeeze(values).shape != np.squeeze(leaf).shape or not same_kind:
-            raise ShapeError(f"{name} is {leaf.dtype}{list(leaf.shape)}, got {values.dtype}{list(values.shape)}")
-        leaf[...] = values.reshape(leaf.shape)
+        self._feeder.set(name, array)
 
+    @in_turn
     def get(self, name: str) -> NDArray[Any]:
         """A copy of a tensor's values: of a weight or input, or of an output of the last `forward` or `step`.
 
-        Where numpy has not the type, float32.
+        Where numpy has not the type, float32. Raises GGError for a tensor whose values the last run has not kept.
         """
-        tensor_id = self._find(name)
-        dtype = self.graph.dtype(tensor_id)
-        if self.graph.tensor(tensor_id).op == 0 and dtype not in encoding.NUMPY:
-            return encoding.decode(dtype, self._leaf(name)).reshape(self.graph.shape(tensor_id))
-        if self.graph.tensor(tensor_id).op == 0:
-            return self._leaf(name).copy()
+        if self.graph.is_leaf(self.model.find(name)):
+            return self.model.values(name)
         program = self._last
         found = program.graph.find(name) if program else -1
-        if program is None or found < 0:
-            raise GGError(f"{name!r} was not computed by the last run; ask for it with forward({name!r})")
-        return program.array(found).copy()
+        if program is None or found < 0 or not program.has_values(found):
+            raise GGError(f"{name!r} was not kept by the last run; ask for it with forward({name!r})")
+        return program.array(found, self.model.rank(name)).copy()
 
+    @in_turn
     def gradient(self, name: str) -> NDArray[np.float32]:
-        """d loss / d parameter, as the last `step` or `backward` computed it."""
-        train = self.train_program
-        if name not in train.params:
+        """d loss / d parameter, as the last `step` or `backward` computed it, if no other run came after it."""
+        train = self.programs.made
+        if name not in self.params:
             raise GGError(f"{name!r} is not a trained parameter")
-        grad = lib.gg_grad_of(train.graph.handle, train.params[name])
-        return train.array(grad).reshape(self._leaf(name).shape).copy()
+        found = passes.gradient_of(train.graph, train.params[name]) if train else -1
+        if train is None or not train.has_values(found):
+            raise GGError(f"there is no gradient of {name!r}: the last run computed none")
+        return train.array(found).reshape(self.model.leaf(name).shape).copy()
 
-    # ------------------------------------------------------------ running
-
-    def _fused(self, roots: list[int], *, train: bool) -> CoreGraph:
-        for i in self._ids(INPUT):
-            self.graph.leaf_bytes(i)  # inputs exist before the programs do, so that all of them share one memory
-        roots = list(dict.fromkeys([*roots, *self._writes()]))
-        return fuse(self.graph, roots, self._fusions & lib.GG_FUSE_DIFFERENTIABLE, train=train)
-
-    def _limit(self) -> int | None:
-        return self.memory_limit if self.memory_limit is not None else machine.available_memory()
-
-    def _fits(self, program: Program) -> bool:
-        limit = self._limit()
-        return limit is None or program.cost().nbytes <= limit
-
-    def check_memory(self, program: Program) -> None:
-        """Raises MemoryLimitError if the program does not fit."""
-        if not self._fits(program):
-            raise MemoryLimitError(
-                f"needs {program.cost().nbytes / 2**20:.0f} MiB at batch {self.sizes.get('batch')} and ctx "
-                f"{self.sizes.get('ctx')}, {(self._limit() or 0) / 2**20:.0f} MiB are available"
-            )
-
-    @property
-    def train_program(self) -> TrainProgram:
-        """The training graph: forward, backward, optimiser. It computes as little again as the memory limit allows."""
-        if self._train is None:
-            self._train = self._fitting()
-        return self._train
-
-    def train_program_at(self, recompute: int) -> TrainProgram:
-        """The training graph at one level of recomputation, 0 to its `max_recompute`."""
-        if self._loss < 0:
-            losses = self.graph.flagged(LOSS)
-            if len(losses) != 1:
-                raise UnsupportedError(f"training needs one loss, the graph has {len(losses)}")
-            self._loss = self._mean_of(losses[0])
-        forward = self._fused([self._loss], train=True)
-        return TrainProgram(
-            forward, self.accumulate, self.isa, self.threads, self.matmul_precision, self._fusions, recompute
-        )
-
-    def _mean_of(self, loss: int) -> int:
-        """What a micro-batch adds to the loss: its share, unless loss_weights see to that."""
-        if self.accumulate == 1 or "loss_weights" in self.metadata.inputs.values():
-            return loss
-        self.graph.set_flags(loss, self.graph.tensor(loss).flags & ~LOSS)
-        mean = self.graph.node(TABLE["scale"], [loss], {"s": 1.0 / self.accumulate})
-        self.graph.set_flags(mean, LOSS)
-        return mean
-
-    def _fitting(self) -> TrainProgram:
-        program = least = self.train_program_at(0)
-        while not self._fits(program) and program.recompute < program.max_recompute:
-            program = self.train_program_at(program.recompute + 1)
-            least = min(least, program, key=lambda p: p.cost().nbytes)
-        self.check_memory(least if not self._fits(program) else program)
-        return program
-
-    def fused(self, *outputs: str) -> CoreGraph:
-        """The forward graph of these outputs, with patterns of ops fused."""
-        return self._fused([self._find(name) for name in outputs], train=False)
-
-    def program(self, *outputs: str) -> Program:
-        """What runs the forward graph of these outputs."""
-        if outputs not in self._programs:
-            program = Program(self.fused(*outputs), self.isa, self.threads, self.matmul_precision)
-            self.check_memory(program)
-            self._programs[outputs] = program
-        return self._programs[outputs]
-
+    @in_turn
     def feed(self, tokens: ArrayLike, targets: ArrayLike | None = None, weight: ArrayLike | None = None) -> None:
         """Fill the inputs of a language model: tokens, targets int32 (batch, ctx); loss_weights `weight`, float32
         (batch, ctx) or one for all, default 1/n_tokens."""
-        values = self._by_name(tokens, targets)
-        self.feed_arrays({name: array for name, array in values.items() if array is not None}, weight)
+        self._feeder.feed(self._feeder.by_role(tokens, targets), weight)
 
-    def _by_name(self, tokens: Any, targets: Any) -> dict[str, Any]:
-        roles = {"tokens": tokens, "targets": targets}
-        return {name: roles[kind] for name, kind in self.metadata.inputs.items() if kind in roles}
+    # ------------------------------------------------------------ running
 
-    def feed_arrays(self, arrays: Mapping[str, ArrayLike], weight: ArrayLike | None = None, n_parts: int = 1) -> None:
-        """Fill inputs by name. Positions and loss_weights, where the graph has them, are set too, the latter to
-        `weight`, default 1/n for n rows in all of n_parts micro-batches."""
-        for name, kind in self.metadata.inputs.items():
-            if kind == "positions":
-                leaf = self._leaf(name)
-                leaf[...] = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
-            elif kind == "loss_weights":
-                leaf = self._leaf(name)
-                leaf[...] = 1.0 / (leaf.size * n_parts) if weight is None else weight
-        for name, array in arrays.items():
-            self.set(name, array)
-
+    @in_turn
     def forward(self, *outputs: str, tokens: ArrayLike | None = None, targets: ArrayLike | None = None) -> list[Any]:
         """Run up to `outputs` (default: the loss) and return copies of them. Inputs as set, or from the arguments."""
+        outputs = outputs or (self.model.loss,)
         if tokens is not None:
             self.feed(tokens, targets)
-        program = self.program(*(outputs or ("loss",)))
+        program = self.programs.forward(*outputs)
         program.run()
         self._last = program
-        return [self.get(name) for name in outputs or ("loss",)]
+        return [self.get(name) for name in outputs]
 
+    @in_turn
     def loss(self, tokens: ArrayLike, targets: ArrayLike, weight: ArrayLike | None = None) -> float:
         """Loss of one batch, without gradients; arguments as `feed` takes them.
 
@@ -361,44 +265,34 @@ class Runtime:
         self.feed(tokens, targets, weight)
         return self._run_loss()
 
+    @in_turn
     def loss_of(self, arrays: Mapping[str, ArrayLike]) -> float:
         """Loss of inputs by name, without gradients."""
-        self.feed_arrays(arrays)
+        self._feeder.feed(self._feeder.by_name(arrays))
         return self._run_loss()
 
     def _run_loss(self) -> float:
-        train = self._train
+        train = self.programs.made
         if train is None:
-            return float(self.forward("loss")[0].item())
+            return float(self.forward()[0].item())
         train.run(0, train.loss + 1)
         self._last = train
         return float(train.array(train.loss).item())
 
+    @in_turn
     def backward(self, batch: Batch) -> float:
         """Gradients of one batch, no update; returns the loss. `gradient` then reads them."""
-        train = self.train_program
-        arrays = batch if isinstance(batch, Mapping) else self._by_name(*batch)
-        loss = 0.0
+        train, arrays, loss = self.programs.train, self._feeder.by_name(batch), 0.0
         for k in range(self.accumulate):
             if train.keep >= 0:
                 train.leaf(train.keep)[...] = float(k > 0)
-            self.feed_arrays(
-                {name: self._part(name, array, k) for name, array in arrays.items()}, None, self.accumulate
-            )
+            self._feeder.feed(self._feeder.part(arrays, k, self.accumulate), None, self.accumulate)
             train.run(0, train.n_gradient)
-            loss += float(train.array(train.loss).item())
+            loss += float(train.array(train.share).item())
         self._last = train
         return loss
 
-    def _part(self, name: str, array: ArrayLike, k: int) -> NDArray[Any]:
-        """What an input gets of a batch in micro-batch k: the k-th of `accumulate` equal parts along the first axis."""
-        values, shape = np.asarray(array), self._leaf(name).shape
-        n = self.accumulate
-        if values.shape not in ((n * shape[0], *shape[1:]), (n, *shape)):
-            raise ShapeError(f"{name}: a step takes {n} x {list(shape)}, got {list(values.shape)}")
-        part: NDArray[Any] = values.reshape(n, *shape)[k]
-        return part
-
+    @in_turn
     def step(
         self,
         batch: Batch,
@@ -412,10 +306,14 @@ class Runtime:
         """One AdamW update on tokens, targets int32 (batch * accumulate, ctx); or on inputs by name, each with
         `accumulate` times the graph's first axis.
 
-        clip: largest global gradient norm, 0 for none. A gradient norm that is not finite changes nothing.
+        clip: largest global gradient norm, 0 for none. A gradient norm that is not finite changes nothing. Raises
+        UsageError for a rate that is not finite, and the like.
         """
+        _check_rates(lr=lr, weight_decay=weight_decay, clip=clip, eps=eps)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise UsageError(f"betas {betas} are not from 0 to below 1")
         loss = self.backward(batch)
-        train = self.train_program
+        train = self.programs.train
         correction = [1.0 - beta ** (self.n_steps + 1) for beta in betas]
         train.leaf(train.hyper)[...] = [lr, *betas, eps, weight_decay, clip, *correction]
         train.run(train.n_gradient)
@@ -427,28 +325,29 @@ class Runtime:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Views of the weights by parameter name."""
-        return {name: self._leaf(name) for name in self.params}
+        return {name: self.model.leaf(name) for name in self.params}
 
+    @in_turn
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
         """Views of the weights by parameter name, and of AdamW's moments as "m.NAME" and "v.NAME"."""
-        weights = self.weights()
-        moments = {}
-        for name, ids in self.train_program.moments.items():
+        weights, train, moments = self.weights(), self.programs.train, {}
+        for name, ids in train.moments.items():
             for letter, tensor_id in zip("mv", ids, strict=True):
-                moments[f"{letter}.{name}"] = self.train_program.leaf(tensor_id).reshape(weights[name].shape)
+                moments[f"{letter}.{name}"] = train.leaf(tensor_id).reshape(weights[name].shape)
         return weights, moments
 
+    @in_turn
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write weights, optimiser state and step count to a new directory, at once or not at all."""
         checkpoint.save(self, Path(directory), {})
 
+    @in_turn
     def load(self, directory: str | os.PathLike[str]) -> None:
         """Read what `save` wrote. Raises CheckpointError if it is damaged or of another graph."""
         checkpoint.load(self, Path(directory))
 
 
-def fusion_mask(names: Collection[str]) -> int:
-    """GG_FUSE_* of names in FUSIONS, together. Raises UsageError for any other."""
-    if unknown := sorted(set(names) - set(FUSIONS)):
-        raise UsageError(f"fusion {unknown[0]!r} is not one of {', '.join(FUSIONS)}")
-    return sum(FUSIONS[name] for name in set(names))
+def _check_rates(**rates: float) -> None:
+    for name, value in rates.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{name} {value} is not a number from 0 on")

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.core import passes
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.program import Cost, Program
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.execution.program import Cost, Program
 from ggmlgraph.execution.runtime import Runtime
 
 OUTPUT = "logits"
@@ -117,20 +118,15 @@ class _Chunk:
     """The program that reads n positions of each text."""
 
     def __init__(self, runtime: Runtime, batch: int, n: int, ctx: int, shared: _Chunk | None) -> None:
-        fused = runtime.at(batch=batch, ctx=n).fused(OUTPUT)
+        fused = runtime.at(batch=batch, ctx=n).programs.fused(OUTPUT)
         feeds = {kind: fused.find(name) for name, kind in runtime.metadata.inputs.items()}
         ids = [feeds[kind] for kind in ("tokens", "positions") if feeds.get(kind, -1) >= 0]
-        err = new_error()
-        other = ffi.NULL if shared is None else shared.program.graph.handle
-        handle = lib.gg_cache(fused.handle, len(ids), ids, ctx, other, err)
-        if handle == ffi.NULL:
-            raise exception(err)
-        graph = fused.derived(handle)
-        self.program: Program = Program(graph, runtime.isa, 1, runtime.matmul_precision)
+        graph = passes.cache(fused, ids, ctx, None if shared is None else shared.program.graph)
+        self.program: Program = self._program(graph, runtime, 1)
         threads = min(runtime.threads, max(1, round(self.program.cost().flops / FLOPS_PER_THREAD)))
         if threads > 1:
-            self.program = Program(graph, runtime.isa, threads, runtime.matmul_precision)
-        runtime.check_memory(self.program)
+            self.program = self._program(graph, runtime, threads)
+        runtime.programs.check(self.program)
         self._tokens = self._leaf(fused, feeds["tokens"], (batch, n))
         self._positions = self._leaf(fused, feeds["positions"], (n,)) if feeds.get("positions", -1) >= 0 else None
         self._n_past = self.program.leaf(graph.find("cache.n_past"))
@@ -138,6 +134,10 @@ class _Chunk:
         self._cached = max((i + 1 for i in range(len(graph)) if graph.op(i) == "cached_attention"), default=0)
         self._output = graph.find(OUTPUT)
         self._logits: Logits | None = None
+
+    def _program(self, graph: CoreGraph, runtime: Runtime, threads: int) -> Program:
+        settings = runtime.settings
+        return Program(graph, runtime.pools.of(threads), settings.isa, settings.matmul_precision)
 
     def _leaf(self, fused: CoreGraph, tensor_id: int, shape: tuple[int, ...]) -> NDArray[Any]:
         return self.program.leaf(self.program.graph.find(fused.name(tensor_id))).reshape(shape)
@@ -179,4 +179,4 @@ class WindowReader(TokenReader):
         return last
 
     def cost(self) -> Cost:
-        return self._runtime.program(OUTPUT).cost()
+        return self._runtime.programs.forward(OUTPUT).cost()

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.data.corpus import TextSource, open_source
+from ggmlgraph.data.corpus import TextSource, open_file, open_source
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation.decoding import OUTPUT, reader_of
@@ -147,7 +147,7 @@ class Question(msgspec.Struct, frozen=True):
 def read_questions(path: Path) -> list[Question]:
     """Lines of JSON. Raises DataError with the number of the line that is wrong."""
     found = []
-    for number, line in enumerate(open_source(path, json=True).lines(), 1):
+    for number, line in enumerate(open_file(path).lines(), 1):
         if not line.strip():
             continue
         try:

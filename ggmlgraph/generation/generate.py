@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.core.limits import DEFAULT, Limits
+from ggmlgraph.core.program import Cost
 from ggmlgraph.errors import DataError, UnsupportedError
-from ggmlgraph.execution.program import Cost
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation.choice import choose
 from ggmlgraph.generation.decoding import OUTPUT, reader_of

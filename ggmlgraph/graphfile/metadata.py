@@ -32,6 +32,7 @@ MAX_WHOLE = 1 << 63  # a whole number in `config`, either way
 Feed = Literal["tokens", "targets", "loss_weights", "positions"]
 Scalar = str | int | float | bool | None
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+Rank = Annotated[int, msgspec.Meta(ge=1, le=4)]
 Expression = str | None
 Flags = Annotated[int, msgspec.Meta(ge=1, le=ALL_FLAGS)]
 
@@ -44,7 +45,10 @@ class SizeExpressions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """One file's metadata. Keys of `inputs`, `flags`, `exprs`, `exact`, `where`, `initializers` are tensors' names."""
+    """One file's metadata.
+
+    Keys of `inputs`, `ranks`, `flags`, `exprs`, `exact`, `where` and `initializers` are tensors' names.
+    """
 
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
     model: str
@@ -53,6 +57,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     fixed: str | None = None  # why the graph cannot be re-sized
     limits: dict[str, Size] = {}  # the largest value of a named size, where the model has one
     inputs: dict[str, Feed] = {}  # of each kind at most one
+    ranks: dict[str, Rank] = {}  # axes of named tensors, which a file of ggml's does not count
     exprs: dict[str, SizeExpressions] = {}
     exact: dict[str, str] = {}  # op of ours that the file approximates by an op of ggml
     where: dict[str, str] = {}  # "file.py:41", the call that made the node

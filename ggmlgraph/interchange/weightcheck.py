@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.core.boundary import CoreGraph, lib
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.program import Program
 from ggmlgraph.errors import DataError
-from ggmlgraph.execution.program import Program
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation.decoding import OUTPUT
 from ggmlgraph.generation.evaluate import log_probabilities
@@ -70,7 +70,7 @@ def check(path: Path, tokenizer: Tokenizer) -> Check:
     orders = list(_other_orders(base.graph, base.metadata.model, base.metadata.config))
     with base.at(batch=1 + len(orders), ctx=ctx) as runtime:
         runtime.feed(np.tile(ids[:ctx], (1 + len(orders), 1)))
-        logits = _run(runtime.program(OUTPUT), orders).reshape(1 + len(orders), ctx, -1)
+        logits = _run(runtime.programs.forward(OUTPUT), orders).reshape(1 + len(orders), ctx, -1)
         losses = [-float(log_probabilities(rows, ids[1 : ctx + 1]).mean()) for rows in logits]
         return Check(losses[0], math.log(logits.shape[-1]), min(losses[1:], default=math.inf))
 
@@ -100,7 +100,7 @@ def _same(a: Order, b: Order) -> bool:
 def _run(program: Program, orders: list[Order]) -> NDArray[np.float32]:
     """The output, for the first text as the graph computes it, for the others with rows of weights in other orders."""
     graph = program.graph
-    sources = [[s for s in graph.tensor(i).src if s >= 0 and graph.op(s) == "none"] for i in range(len(graph))]
+    sources = [[s for s in graph.src(i) if s >= 0 and graph.is_leaf(s)] for i in range(len(graph))]
     last_use = {graph.name(s).rpartition(".")[0]: i for i, leafs in enumerate(sources) for s in leafs}
     begin = 0
     for stem, i in sorted(last_use.items(), key=lambda item: item[1]):  # whose result is that of the weights together
@@ -116,7 +116,7 @@ def _run(program: Program, orders: list[Order]) -> NDArray[np.float32]:
 def _release(graph: CoreGraph, sources: list[list[int]], begin: int, end: int) -> int:
     """Let go of the weights that nodes begin .. end have used; returns the end."""
     for s in {s for leafs in sources[begin:end] for s in leafs}:
-        if lib.gg_nbytes(graph.handle, s) >= RELEASED_NBYTES:
+        if graph.nbytes(s) >= RELEASED_NBYTES:
             graph.release(s)
     return end
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ggmlgraph.core.boundary import pack_params
+from ggmlgraph.core.boundary import in_file_order, pack_params
 from ggmlgraph.errors import UnsupportedError
 from ggmlgraph.graphfile import metadata, writer
 from ggmlgraph.graphfile.records import Record, leaf
@@ -74,7 +74,7 @@ def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: b
         fixed=graph.fixed or None,
         limits=graph.limits,
         inputs={name: node.feed for _, (name, node) in named if node.feed},  # type: ignore[misc]
-        exprs={name: metadata.SizeExpressions(tuple(e[0]), e[1]) for name, e in exprs.items() if e},  # type: ignore[arg-type]
+        exprs={name: metadata.SizeExpressions(in_file_order(e[0]), e[1]) for name, e in exprs.items() if e},  # type: ignore[arg-type]
         exact={name: node.op.name for _, (name, node) in named if node.op and node.op.exact},
         where={name: node.where for _, (name, node) in named if node.op},
         corpus=corpus,
@@ -84,15 +84,13 @@ def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: b
 
 
 def _record(graph: Graph, i: int, name: str, seed: int, weights: Weights | None) -> Record:
-    node, t = graph.nodes[i], graph.core.tensor(i)
+    node = graph.nodes[i]
     if node.op is not None and node.op.ggml is None:
         raise UnsupportedError(f"{node.where}: ggml has no op {node.op.name}")
-    ne, nb = tuple(t.ne), tuple(t.nb)
     return Record(
-        name=name,
-        type=node.dtype.upper(),
-        ne=ne,
-        nb=nb,
+        name,
+        node.dtype.upper(),
+        *graph.core.file_layout(i),
         op="NONE" if node.op is None else str(node.op.ggml),
         unary=None if node.op is None else node.op.unary,
         flags=node.flags,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.core.boundary import exception, ffi, lib, new_error
+from ggmlgraph.core import normal as normals
 from ggmlgraph.errors import UsageError
 from ggmlgraph.philox import philox
 
@@ -40,10 +40,7 @@ class Initializer:
             values = np.full(min(_CHUNK, n - start), self.mean, np.float32)
             if self.std:
                 bits = generator.random_raw(values.size + values.size % 2)
-                words, out = ffi.from_buffer("uint64_t[]", bits), ffi.from_buffer("float[]", values)
-                err = new_error()
-                if lib.gg_normals(values.size, words, self.mean, self.std, out, err) < 0:
-                    raise exception(err)
+                normals.fill(values, bits, self.mean, self.std)
             yield values
 
     def fill(self, name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:

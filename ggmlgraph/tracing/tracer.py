@@ -9,7 +9,7 @@ and by `export`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ggmlgraph.core.boundary import TYPE_NAMES, CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.core import passes
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.errors import GGError, ShapeError, UsageError
 from ggmlgraph.graphfile.dim import Dim, evaluate
 from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
@@ -177,7 +178,7 @@ class Graph:
         return Tensor(self, self._names[name])
 
     def add(
-        self, op: Op, operands: list[Any], params: dict[str, Any], strides: list[list[int]] | None = None
+        self, op: Op, operands: list[Any], params: dict[str, Any], strides: list[tuple[int, ...]] | None = None
     ) -> Tensor:
         """Record one op. Raises ShapeError naming the user's line and both operands."""
         src = [-1 if x is None else self._id_of(op, x) for x in operands]
@@ -197,7 +198,7 @@ class Graph:
             except GGError:
                 self._fix(f"{self.here()}: {op.name} has a size that is no expression of {' and '.join(self.sizes)}")
         rank = self._rank(op, src, shape)
-        dtype = TYPE_NAMES[self.core.tensor(node).type]
+        dtype = self.core.dtype(node)
         self.nodes.append(Node(op, tuple(src), params, self._shape(node, rank), dtype, "", 0, self.here()))
         return Tensor(self, node)
 
@@ -253,10 +254,9 @@ class Graph:
             starts.append(start)
             sizes.append(stop if start == 0 else stop - start)
         strides = [core.strides(tensor.id) for core in (self.core, self._shadow) if core is not None]
-        offset = sum(start * stride for start, stride in zip(reversed(starts), strides[0], strict=False))
+        offset = _offset(starts, strides[0])
         if self._shadow is not None:
-            shadow = [self._shadow_value(start) for start in reversed(starts)]
-            offset = self._symbol(offset, sum(a * b for a, b in zip(shadow, strides[1], strict=False)))
+            offset = self._symbol(offset, _offset([self._shadow_value(start) for start in starts], strides[1]))
         return self.add(TABLE["view"], [tensor], {"offset": offset, "shape": tuple(sizes)}, strides)
 
     def is_contiguous(self, node: int) -> bool:
@@ -264,13 +264,7 @@ class Graph:
 
         Not from the middle of another tensor: stock ggml's importer forgets the offset of a view's view.
         """
-        t = self.core.tensor(node)
-        stride = t.nb[0]
-        for n, nb in zip(t.ne, t.nb, strict=True):
-            if n != 1 and nb != stride:
-                return False
-            stride *= n
-        return bool(t.root_offset == 0)
+        return self.core.is_contiguous(node) and not self.core.begins_inside(node)
 
     def rename(self, node: int, name: str, flags: int = 0) -> None:
         """Name a node and add flags to it."""
@@ -324,25 +318,23 @@ class Graph:
 
     def check_gradient(self) -> None:
         """Raise UnsupportedError naming the ops without derivative, if the loss needs any."""
-        err = new_error()
-        scratch = lib.gg_resize(self.core.handle, 0, *[ffi.NULL] * 3, err)
-        if not scratch:
-            raise exception(err)
-        if lib.gg_grad(CoreGraph(scratch).handle, self._names["loss"], err) < 0:
-            where = self.nodes[err.node].where if 0 <= err.node < len(self.nodes) else "?"
-            raise exception(err, f"{where}: ")
+
+        def where(node: int) -> str:
+            return f"{self.nodes[node].where if 0 <= node < len(self.nodes) else '?'}: "
+
+        passes.check_derivatives(self.core, self._names["loss"], where)
 
     def exprs(self, node: int) -> tuple[list[str | None], str | None] | None:
-        """How a leaf's or sized node's sizes (ggml order) and a view's offset depend on named sizes."""
+        """How a leaf's or sized node's four sizes and a view's offset depend on named sizes."""
         op = self.nodes[node].op
         if self._shadow is None or (op is not None and not op.sized):
             return None
-        pairs = list(zip(self.core.tensor(node).ne, self._shadow.tensor(node).ne, strict=True))
+        pairs = zip(self.core.shape(node, 4), self._shadow.shape(node, 4), strict=True)
         symbols = [self._symbol(*pair) for pair in pairs]
         offset = self.nodes[node].params.get("offset")
-        ne = [n.expr if isinstance(n, Dim) else None for n in symbols]
+        sizes = [n.expr if isinstance(n, Dim) else None for n in symbols]
         expr = offset.expr if isinstance(offset, Dim) else None
-        return (ne, expr) if any(ne) or expr else None
+        return (sizes, expr) if any(sizes) or expr else None
 
     def save(
         self,
@@ -370,6 +362,11 @@ def _short(filename: str) -> str:
         with suppress(ValueError):
             return str(path.relative_to(base))
     return str(path)
+
+
+def _offset(starts: Sequence[int], strides: Sequence[int]) -> int:
+    """Bytes to where a slice begins; the strides have four axes."""
+    return sum(start * stride for start, stride in zip(starts, strides[-len(starts) :], strict=True))
 
 
 def _product(sizes: Any) -> int:

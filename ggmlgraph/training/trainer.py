@@ -17,7 +17,8 @@ import msgspec
 
 from ggmlgraph.errors import CheckpointError, GGError
 from ggmlgraph.execution import checkpoint
-from ggmlgraph.execution.runtime import Batch, Runtime, StepResult
+from ggmlgraph.execution.feeder import Batch
+from ggmlgraph.execution.runtime import Runtime, StepResult
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from report import paired_ratio, save, seconds_of, show
 
-from ggmlgraph.core.boundary import CoreGraph, isa_levels, peak_flops
-from ggmlgraph.execution.program import Program
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.levels import isa_levels, peak_flops
+from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.table.dialect import OUTPUT
 from ggmlgraph.table.op import TABLE
 
@@ -49,7 +50,7 @@ def ours(form: str, arrays: list[Any], isa: str, threads: int, precision: str) -
         a = graph.node(TABLE["transpose"], [a], {}) if form == "dx" else a
         y = graph.node(TABLE["mul_mat"], [a, b], {"prec": 0})
     graph.set_name(y, "y", OUTPUT)
-    return Program(graph, isa, threads, precision).run
+    return Program(graph, Pool(threads), isa, precision).run
 
 
 def theirs(form: str, arrays: list[Any], product: Callable[..., object], out: Any) -> Callable[[], object]:

@@ -38,7 +38,7 @@ def prepare(stack: ExitStack, config: llama.Config, batch: int, ctx: int, thread
         runtime = stack.enter_context(gg.Runtime(Path(directory) / "graph.bin", threads=threads))
     windows = np.random.default_rng(0).integers(0, config.n_vocab, (batch, ctx + 1), np.int32)
     pair = windows[:, :-1], windows[:, 1:]
-    cost = runtime.train_program.cost()
+    cost = runtime.programs.train.cost()
     return lambda: runtime.step(pair, lr=1e-4), cost.arena_nbytes + cost.work_nbytes
 
 

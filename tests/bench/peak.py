@@ -10,8 +10,9 @@ from statistics import median
 import numpy as np
 from report import save, seconds_of, show
 
-from ggmlgraph.core.boundary import CoreGraph, isa_levels, peak_flops
-from ggmlgraph.execution.program import Program
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.levels import isa_levels, peak_flops
+from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.table.dialect import OUTPUT
 from ggmlgraph.table.op import TABLE
 
@@ -34,7 +35,7 @@ def memory(threads: int, rounds: int) -> list[dict[str, object]]:
     graph = CoreGraph()
     leafs = [graph.leaf("f32", (N,), 0, name) for name in "ab"]
     graph.set_name(graph.node(TABLE["add"], leafs, {}), "y", OUTPUT)
-    program = Program(graph, None, threads)
+    program = Program(graph, Pool(threads), None)
     with ThreadPoolExecutor(threads) as pool:
         parts = list(zip(np.array_split(a, threads), np.array_split(b, threads), strict=True))
 

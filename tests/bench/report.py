@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from ggmlgraph import machine
-from ggmlgraph.core.boundary import isa_levels
+from ggmlgraph.core.levels import isa_levels
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 from report import paired_ratio, save, show
 from workloads import WORKLOADS, Workload
 
-from ggmlgraph.core.boundary import peak_flops
+from ggmlgraph.core.levels import peak_flops
 
 HERE = Path(__file__).parent
 FULL_SPEED = 0.95  # of the best peak: less means half a clock, or company

@@ -36,7 +36,7 @@ def ours(w: Workload, threads: int) -> tuple[Step, int]:
     def step(tokens: Any, targets: Any) -> float:
         return runtime.step((tokens, targets), lr=LR, weight_decay=WEIGHT_DECAY).loss
 
-    return step, runtime.train_program.cost().nbytes
+    return step, runtime.programs.train.cost().nbytes
 
 
 def torchs(w: Workload, threads: int, compiled: bool) -> tuple[Step, int]:

@@ -17,8 +17,8 @@ import pytest
 
 import ggmlgraph as gg
 from ggmlgraph.cli import main
-from ggmlgraph.core.boundary import MATMUL_PRECISIONS, isa_levels
 from ggmlgraph.core.encoding import ENCODED
+from ggmlgraph.core.levels import MATMUL_PRECISIONS, isa_levels
 from ggmlgraph.data.corpus import lines_of
 from ggmlgraph.graphfile.reader import read
 from ggmlgraph.interchange import exportgguf

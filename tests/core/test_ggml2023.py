@@ -16,7 +16,7 @@ from readers import disagreement, read_in_c, read_in_python
 
 import ggmlgraph as gg
 from ggmlgraph.cli.main import run
-from ggmlgraph.core.boundary import CoreGraph
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import identify
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
 from ggmlgraph.graphfile import reader, records, writer

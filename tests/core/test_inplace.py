@@ -134,7 +134,7 @@ def test_what_nobody_can_tell_from_a_new_tensor_is_one(tmp_path: Path) -> None:
     for name, op in (("a (view)", "SQR"), ("a (view) (view)", "SQRT"), ("a (view) (view) (view)", "COS")):
         rows = f.node(name, op, (4,), rows)
     with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
-        graph = rt.fused("a (view) (view) (view)")
+        graph = rt.programs.fused("a (view) (view) (view)")
     assert [graph.op(i) for i in range(len(graph))] == ["none", "sqr", "sqr", "sqrt", "cos"]
 
 
@@ -262,7 +262,7 @@ def test_a_derivative_that_needs_what_was_overwritten_is_refused(tmp_path: Path)
     loss_of(f, result, f.node("after", "CONT", (4,), a))
     rt = gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1)
     with rt, pytest.raises(UnsupportedError, match="the gradient of silu needs a, which cpy overwrites"):
-        rt.train_program  # noqa: B018
+        rt.programs.train  # noqa: B018
 
 
 def test_a_source_whose_elements_lie_on_one_another_is_refused(tmp_path: Path) -> None:

@@ -21,25 +21,24 @@ from places import ROOT
 from samplefiles import build, files, leaf, node, six
 
 from ggmlgraph.cli.main import run
-from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
-from ggmlgraph.core.importer import import_file, named
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.importer import identify_bytes, import_bytes, import_file, named
 from ggmlgraph.core.limits import Limits
+from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import DataError, FormatError, GGError, LimitError, MemoryLimitError, ShapeError, UnsupportedError
-from ggmlgraph.execution.program import Program
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.graphfile import reader, records
 from ggmlgraph.table.dialect import DIALECTS, INPUT, LOSS, OUTPUT, PARAM, TYPES, Dialect
 
-DEFAULT = ffi.new("gg_limits *", (1 << 16, 1 << 40, 1e15))
+DEFAULT = Limits(1 << 16, 1 << 40, 1e15)
 
 
 def verdict(content: bytes, dialect: str, limits: Any = DEFAULT) -> GGError | None:
     """What the importer in C says of a file; None if it takes it."""
-    err = new_error()
-    graph = lib.gg_import(ffi.from_buffer("uint8_t[]", content), len(content), dialect.encode(), limits, err)
-    if graph == ffi.NULL:
-        return exception(err)
-    lib.gg_graph_free(graph)
+    try:
+        import_bytes(content, dialect, limits)
+    except GGError as error:
+        return error
     return None
 
 
@@ -491,11 +490,9 @@ def test_limits_are_options_of_the_commands_that_open_files(
 def test_a_broadcast_view_is_charged_for_the_elements_it_shows() -> None:
     def make(g: CoreGraph) -> None:
         x = leaf(g, "x", (4,))
-        node(g, "sum_rows", node(g, "view", x, offset=0, shape=(1 << 20, 1 << 26, 4), strides=(4, 0, 0, 0)))
+        node(g, "sum_rows", node(g, "view", x, offset=0, shape=(1 << 20, 1 << 26, 4), strides=(0, 0, 0, 4)))
 
-    error = check_refusal(
-        verdict(build("v2", make), "v2", ffi.new("gg_limits *", (99, 1 << 40, 1e15))), build("v2", make)
-    )
+    error = check_refusal(verdict(build("v2", make), "v2", Limits(99, 1 << 40, 1e15)), build("v2", make))
     assert error.code in ("TooManyBytes", "TooManyFlops")
 
 
@@ -510,8 +507,10 @@ def test_a_file_that_two_dialects_read_as_different_graphs_names_both() -> None:
 
 
 def found(content: bytes) -> str | None:
-    name = lib.gg_identify(ffi.from_buffer("uint8_t[]", content), len(content), DEFAULT, new_error())
-    return None if name == ffi.NULL else ffi.string(name).decode()
+    try:
+        return identify_bytes(content, DEFAULT)
+    except GGError:
+        return None
 
 
 def fitting(content: bytes) -> list[str]:
@@ -558,10 +557,9 @@ def test_an_id_out_of_range_is_found_when_it_is_used(bad: int) -> None:
     sample = SAMPLES[-1]
     ids = next(k for k in sample.stored if sample.graph.records[k].name == "ids")
     content = sample.put(sample.begins[ids] + sample.layout(ids).nbytes, u32(bad))
-    err = new_error()
-    handle = lib.gg_import(ffi.from_buffer("uint8_t[]", content), len(content), b"v2", DEFAULT, err)
+    graph = import_bytes(content, "v2", DEFAULT)
     with pytest.raises(DataError, match=f"id {bad} is not in 0..4") as caught:
-        Program(CoreGraph(handle), None, 1).run()
+        Program(graph, Pool(1), None).run()
     assert caught.value.code == "BadValue"
 
 
@@ -571,14 +569,14 @@ def test_a_graph_of_more_bytes_than_can_be_counted_is_not_planned() -> None:
     for k in range(4097):
         graph.set_name(node(graph, "repeat", x, shape=(1 << 24, 1 << 24)), f"y{k}", OUTPUT)  # 2^50 bytes each
     with pytest.raises(MemoryLimitError, match=r"more than 2\^62 bytes"):
-        Program(graph, None, 1)
+        Program(graph, Pool(1), None)
 
 
 def test_ids_that_choose_more_rows_than_can_be_counted_are_refused() -> None:
     graph = CoreGraph()
     experts, rows, ids = leaf(graph, "w", (1, 1, 1)), leaf(graph, "x", (1, 1, 1)), leaf(graph, "ids", (1, 1), "i32")
     wide = node(graph, "repeat", experts, shape=(1, 1, 1 << 40))
-    column = node(graph, "view", ids, offset=0, shape=(1 << 20, 1), strides=(4, 0, 0, 0))
+    column = node(graph, "view", ids, offset=0, shape=(1 << 20, 1), strides=(0, 0, 0, 4))
     with pytest.raises(ShapeError, match=r"more than 2\^48 elements in the rows of 1048576 ids"):
         node(
             graph,
@@ -626,13 +624,13 @@ def test_an_error_names_file_byte_node_op_rule_found_and_expected(tmp_path: Path
 
 READ = """
 import resource, sys
-from ggmlgraph.core.boundary import ffi, lib, new_error
+from ggmlgraph.core.importer import import_bytes
+from ggmlgraph.core.limits import Limits
 content = open(sys.argv[1], "rb").read()
 in_use = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmData"))
-limits = ffi.new("gg_limits *", (1 << 16, 1 << 40, 1e15))
 allowed = in_use + 2 * len(content) + (16 << 20)
 resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-sys.exit(lib.gg_import(ffi.from_buffer("uint8_t[]", content), len(content), b"auto", limits, new_error()) == ffi.NULL)
+import_bytes(content, "auto", Limits(1 << 16, 1 << 40, 1e15))
 """
 
 
@@ -673,7 +671,7 @@ def test_the_library_imports_nothing_that_ends_the_process_prints_or_starts_prog
 
 def test_every_code_is_in_the_documentation_and_every_documented_code_in_the_source() -> None:
     sources = [*ROOT.glob("runtime/src/*.c"), ROOT / "ggmlgraph/graphfile/records.py",
-               ROOT / "ggmlgraph/core/boundary.py", ROOT / "ggmlgraph/graphfile/metadata.py"]  # fmt: skip
+               ROOT / "ggmlgraph/core/graph.py", ROOT / "ggmlgraph/graphfile/metadata.py"]  # fmt: skip
     used = {code for path in sources for code in re.findall(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)+)"', path.read_text())}
     used |= {"Unsupported", "Truncated"}
     text = (ROOT / "docs" / "cgraph.md").read_text()

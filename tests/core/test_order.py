@@ -174,7 +174,7 @@ def test_a_derivative_that_needs_overwritten_values_is_refused_by_name(tmp_path:
     with gg.Runtime(f.save(tmp_path / "graph.bin"), threads=1) as rt:
         assert rt.forward("loss")[0].item() == 4 * (1 + 4 + 9 + 16)
         with pytest.raises(UnsupportedError, match="the gradient of sqr needs doubled, which cpy overwrites"):
-            rt.train_program  # noqa: B018
+            rt.programs.train  # noqa: B018
 
 
 # ---------------------------------------------------------------- what depends on an order nobody gave

@@ -12,7 +12,7 @@ from reference import REFERENCE, SAMPLES, Operand, Sample
 
 import ggmlgraph as gg
 from ggmlgraph.cli import main
-from ggmlgraph.core.boundary import isa_levels
+from ggmlgraph.core.levels import isa_levels
 from ggmlgraph.data.corpus import SINE_ALPHABET
 from ggmlgraph.errors import UsageError
 from ggmlgraph.execution import checkpoint
@@ -136,7 +136,7 @@ def test_a_model_learns_in_bf16_nearly_as_in_float32(graph: Path, isa: str, monk
 
 def test_another_context_keeps_the_precision(graph: Path) -> None:
     with gg.Runtime(graph, matmul_precision="bf16") as rt:
-        assert rt.at(batch=1).matmul_precision == "bf16"
+        assert rt.at(batch=1).settings.matmul_precision == "bf16"
 
 
 def test_an_unknown_precision_is_refused(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def step(runtime: gg.Runtime) -> None:
 def test_nodes_add_up_to_no_more_than_the_run(graph: str, threads: int) -> None:
     with gg.Runtime(graph, threads=threads) as runtime:
         step(runtime)
-        program = runtime.train_program
+        program = runtime.programs.train
         with program.profile() as seconds:
             start = time.perf_counter()
             step(runtime)
@@ -51,7 +51,7 @@ def test_nodes_add_up_to_no_more_than_the_run(graph: str, threads: int) -> None:
 
 def test_kinds_hold_all_the_arithmetic(graph: str) -> None:
     with gg.Runtime(graph, threads=1) as runtime:
-        program = runtime.train_program
+        program = runtime.programs.train
         with program.profile() as seconds:
             step(runtime)
         profile = profiler.by_kind(program, seconds, total=1.0)

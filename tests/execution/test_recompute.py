@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 import ggmlgraph as gg
+from ggmlgraph.cli.amounts import Memory
 from ggmlgraph.cli.commands import TRAIN
-from ggmlgraph.cli.memory import Memory
+from ggmlgraph.core.passes import FUSIONS
 from ggmlgraph.errors import MemoryLimitError
 from ggmlgraph.execution.program import TrainProgram
-from ggmlgraph.execution.runtime import FUSIONS
 from ggmlgraph.models import gpt_neox, llama
 
 LLAMA = llama.Config(n_vocab=61, n_embd=24, n_head=4, n_head_kv=2, n_layer=4, n_ff=40, tied=True)
@@ -43,7 +43,7 @@ def weights_after_steps(path: Path, limit: int, **options: Any) -> dict[str, Any
 
 def levels(path: Path) -> list[TrainProgram]:
     with gg.Runtime(path, memory_limit=ANY_MEMORY) as rt:
-        return [rt.train_program_at(level) for level in range(rt.train_program.max_recompute + 1)]
+        return [rt.programs.train_at(level) for level in range(rt.programs.train.max_recompute + 1)]
 
 
 @BOTH
@@ -55,7 +55,7 @@ def test_weights_are_the_same_bytes_at_every_level(
     path = export(tmp_path / "graph.bin", loss, config)
     options: dict[str, Any] = {"accumulate": accumulate, "fusions": fusions}
     with gg.Runtime(path, memory_limit=ANY_MEMORY, **options) as rt:
-        needs = {rt.train_program_at(level).cost().nbytes for level in range(rt.train_program.max_recompute + 1)}
+        needs = {rt.programs.train_at(level).cost().nbytes for level in range(rt.programs.train.max_recompute + 1)}
     kept = weights_after_steps(path, ANY_MEMORY, **options)
     assert len(needs) > 2
     for limit in needs:
@@ -96,14 +96,14 @@ def test_the_least_recomputation_that_fits_is_chosen(tmp_path: Path) -> None:
     needs = [program.cost().nbytes for program in levels(path)]
     limit = needs[len(needs) // 2]
     with gg.Runtime(path, memory_limit=limit) as rt:
-        assert rt.train_program.recompute == next(i for i, n in enumerate(needs) if n <= limit)
+        assert rt.programs.train.recompute == next(i for i, n in enumerate(needs) if n <= limit)
 
 
 def test_a_limit_below_full_recomputation_is_refused_with_what_it_would_need(tmp_path: Path) -> None:
     path = export(tmp_path / "graph.bin", llama.loss, LLAMA)
     least = min(program.cost().nbytes for program in levels(path))
     with gg.Runtime(path, memory_limit=least - 1) as rt, pytest.raises(MemoryLimitError, match=r"needs \d+ MiB"):
-        _ = rt.train_program
+        _ = rt.programs.train
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import ggmlgraph as gg
-from ggmlgraph.core.boundary import CoreGraph, isa_levels
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.levels import isa_levels
+from ggmlgraph.core.passes import FUSIONS
+from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import DataError, GGError, MemoryLimitError, ShapeError, UnsupportedError, UsageError
-from ggmlgraph.execution.program import Program
-from ggmlgraph.execution.runtime import FUSIONS
 from ggmlgraph.models import gpt2, gpt_neox, llama
 from ggmlgraph.table.dialect import OUTPUT
 from ggmlgraph.table.op import TABLE
@@ -84,7 +85,7 @@ def assert_same_gradients(fused: gg.Runtime, plain: gg.Runtime, windows: Any) ->
 
 
 def ops_of(rt: gg.Runtime) -> Counter[str]:
-    graph = rt.train_program.graph
+    graph = rt.programs.train.graph
     return Counter(graph.op(i) for i in range(len(graph)))
 
 
@@ -110,7 +111,7 @@ def test_fused_attention_equals_ggmls_own_ops(tmp_path: Path, loss: Any, config:
 @pytest.mark.parametrize(("loss", "config"), MODELS)
 def test_fused_attention_stores_neither_scores_nor_copies(tmp_path: Path, loss: Any, config: Any) -> None:
     with gg.Runtime(export(tmp_path / "graph.bin", loss, config)) as rt:
-        graph = rt.program("loss").graph
+        graph = rt.programs.forward("loss").graph
         ops = Counter(graph.op(i) for i in range(len(graph)))
     assert ops["attention"] == config.n_layer
     assert not ops.keys() & {"soft_max", "diag_mask_inf", "cont"}
@@ -151,7 +152,7 @@ def test_attention_is_found_however_it_is_written(tmp_path: Path, weights: Any, 
     with gg.Runtime(tmp_path / "graph.bin") as fused, gg.Runtime(tmp_path / "graph.bin", fusions=()) as plain:
         read = [name for name in ("loss", "weights") if fused.graph.find(name) >= 0]
         found, expected = (rt.forward(*read, tokens=tokens, targets=targets) for rt in (fused, plain))
-        graph = fused.program(*read).graph
+        graph = fused.programs.forward(*read).graph
     assert found[0] == pytest.approx(expected[0], rel=1e-6)
     assert any(graph.op(i) == "attention" for i in range(len(graph))) == fuses
 
@@ -159,7 +160,7 @@ def test_attention_is_found_however_it_is_written(tmp_path: Path, weights: Any, 
 @pytest.mark.parametrize(("loss", "config"), MODELS)
 def test_three_cotangents_of_attention_are_made_by_one_node(tmp_path: Path, loss: Any, config: Any) -> None:
     with gg.Runtime(export(tmp_path / "graph.bin", loss, config)) as rt:
-        graph = rt.train_program.graph
+        graph = rt.programs.train.graph
         ops = Counter(graph.op(i) for i in range(len(graph)))
     assert ops["attention_back"] == ops["attention"] == config.n_layer
 
@@ -168,7 +169,7 @@ def test_memory_of_attention_grows_with_the_context_not_its_square(graph: Path) 
     nbytes = []
     for ctx in (1024, 2048):
         with gg.Runtime(graph, batch=1, ctx=ctx) as rt:
-            nbytes.append(rt.train_program.cost().arena_nbytes)
+            nbytes.append(rt.programs.train.cost().arena_nbytes)
     assert nbytes[1] < 2.1 * nbytes[0]
 
 
@@ -335,7 +336,7 @@ def test_fixed_graph_says_why_it_cannot_be_resized(tmp_path: Path) -> None:
 
 def test_plan_of_a_step_is_told_before_it_runs(graph: Path) -> None:
     with gg.Runtime(graph) as rt:
-        cost = rt.train_program.cost()
+        cost = rt.programs.train.cost()
     assert cost.flops > 6 * 4 * 16 * 61 * 24
     assert cost.nbytes > 12 * rt.n_params
 
@@ -362,7 +363,7 @@ def test_an_output_that_a_later_node_reads_is_there_after_the_run() -> None:
     y = graph.node(TABLE["neg"], [a], {})
     graph.set_name(y, "y", OUTPUT)
     graph.set_name(graph.node(TABLE["sqr"], [y], {}), "z", OUTPUT)
-    program = Program(graph, None, 1)
+    program = Program(graph, Pool(1), None)
     program.run()
     assert program.array(y).tolist() == [0, -1, -2, -3, -4]
 
@@ -400,7 +401,7 @@ def test_a_mapped_graph_trains_like_a_copied_one_and_leaves_its_file_alone(graph
 
 
 def test_a_program_of_a_mapped_graph_outlives_the_runtime_it_came_from(graph: Path) -> None:
-    program = gg.Runtime(graph, mapped=True).program("logits")
+    program = gg.Runtime(graph, mapped=True).programs.forward("logits")
     gc.collect()
     program.run()
     assert np.isfinite(program.array(program.graph.find("logits"))).all()

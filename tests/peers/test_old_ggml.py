@@ -11,7 +11,7 @@ import real_ggml
 from opcheck import Call, build
 from test_real_ggml import GELU_TABLE, OPS, TOLERANCES, records, samples
 
-from ggmlgraph.core.boundary import isa_levels
+from ggmlgraph.core.levels import isa_levels
 from ggmlgraph.errors import UnsupportedError
 from ggmlgraph.graphfile import reader, writer
 from ggmlgraph.graphfile.records import Record

@@ -18,8 +18,9 @@ from opcheck import Call, build
 from reference import SAMPLES, Sample
 
 import ggmlgraph as gg
-from ggmlgraph.core.boundary import isa_levels, pack_params
+from ggmlgraph.core.boundary import pack_params
 from ggmlgraph.core.importer import identify
+from ggmlgraph.core.levels import isa_levels
 from ggmlgraph.errors import GGError
 from ggmlgraph.graphfile import reader, writer
 from ggmlgraph.graphfile.records import Order, Record, meant_otherwise

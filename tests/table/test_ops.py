@@ -14,7 +14,7 @@ import pytest
 from opcheck import EPS32, as_float64, assert_within, build, gradients, written_operands
 from reference import NO_SAMPLE_GRADIENT, REFERENCE, SAMPLES, WRITES, Sample
 
-from ggmlgraph.core.boundary import isa_levels
+from ggmlgraph.core.levels import isa_levels
 from ggmlgraph.table.op import TABLE
 
 LINEAR = {  # sums of products: the error is bounded by what the magnitudes add up to

@@ -168,6 +168,6 @@ def test_attention_of_every_model_is_fused_and_its_graph_follows_batch_and_ctx(n
     assert graph.fixed == ""
     graph.save(tmp_path / "graph.bin")
     with Runtime(tmp_path / "graph.bin", threads=1, batch=3, ctx=5) as runtime:
-        ops = [runtime.train_program.graph.op(i) for i in range(len(runtime.train_program.graph))]
+        ops = [runtime.programs.train.graph.op(i) for i in range(len(runtime.programs.train.graph))]
         assert ops.count("attention") == 2
         assert ops.count("diag_mask_inf") == 0
