@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import ggmlgraph as gg
-from ggmlgraph.core.boundary import CoreGraph, ffi, lib, new_error
+from ggmlgraph.core import passes
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import apply_flags, check_metadata, import_file, resize
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
 from ggmlgraph.graphfile import metadata, reader
@@ -51,8 +52,7 @@ class Sample:
         self.names = [self.graph.name(i) for i in range(len(self.graph))]
 
     def copied(self) -> CoreGraph:
-        err = new_error()
-        return CoreGraph(lib.gg_resize(self.graph.handle, 0, ffi.NULL, ffi.NULL, ffi.NULL, err))
+        return passes.copy(self.graph)
 
 
 def samples() -> list[Sample]:

@@ -32,6 +32,7 @@ ONLY_C = {
     "TooManyBytes", "TooManyFlops",
 }  # fmt: skip
 ADDED_BY_C = {"cast", "cpy", "updated", "view_as"}  # where a type is not float32, or a result takes its source's place
+WRITING = {"CPY", *(op.ggml for op in TABLE.values() if op.writes)}
 BOUNDARIES = (0, 1, 2, 3, 4, 7, 8, 15, 16, 26, 32, 64, 255, 256, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31,
               (1 << 32) - 1, 1 << 40, 1 << 48, 1 << 50, 1 << 62, 1 << 63, (1 << 64) - 1)  # fmt: skip
 
@@ -145,7 +146,7 @@ def disagreement(content: bytes, dialect: str) -> tuple[str | None, str]:
     if isinstance(c, CoreGraph):
         if isinstance(python, GGError):
             return f"C takes it, Python says {python} [{python.code}]", "accepted"
-        if any(r.op == "CPY" for r in python.records):  # C numbers what reads a written tensor anew
+        if any(r.op in WRITING for r in python.records):  # C numbers what reads a written tensor anew
             return None, "accepted"
         ours, theirs = tensors_of_c(c), tensors_of_python(python)
         added = [c.op(i) in ADDED_BY_C for i in range(len(c))]

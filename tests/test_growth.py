@@ -26,9 +26,10 @@ from ggmlgraph.errors import GGError
 from ggmlgraph.graphfile import metadata, reader
 from ggmlgraph.graphfile.records import leaf
 from ggmlgraph.interchange.formats import gguf, safetensors, torch
-from ggmlgraph.interchange.sources.base import read_json, read_yaml
+from ggmlgraph.interchange.sources.base import read_yaml
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers import spm
+from ggmlgraph.tokenizers.jsonfile import read_json
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 
 TIMES = 16  # as large

@@ -125,7 +125,7 @@ def _program(name: str, program: Program) -> Iterator[str]:
         f"(at least {nbytes(cost.live_nbytes)}), work {nbytes(cost.work_nbytes)}"
     )
     graph = program.graph
-    own = [i for i in range(len(graph)) if program.in_arena(i) and graph.base(i) == i]
+    own = [i for i in range(len(graph)) if program.offset(i) >= 0 and graph.base(i) == i]
     largest = sorted(own, key=lambda i: -graph.nbytes(i))[:N_LARGEST]
     for i in largest:
         yield f"  {nbytes(graph.nbytes(i)):>10}  {_label(graph, i)} {_type(graph, i)} = {graph.op(i)}"

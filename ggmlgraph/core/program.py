@@ -78,9 +78,9 @@ class Program:
         """Floating-point operations of one node; 0 for what is no matrix product."""
         return float(lib.gg_program_flops(self.handle, tensor_id, tensor_id + 1))
 
-    def in_arena(self, tensor_id: int) -> bool:
-        """Whether a tensor lies in the program's own memory and not in a leaf."""
-        return bool(lib.gg_program_offset(self.handle, tensor_id) >= 0)
+    def offset(self, tensor_id: int) -> int:
+        """Bytes into the program's own memory; -1 for what lies in a leaf."""
+        return int(lib.gg_program_offset(self.handle, tensor_id))
 
     def cost(self) -> Cost:
         return Cost(

@@ -16,8 +16,8 @@ from handmade import ENCODED, HALVES, MASK, File, convolution, normal
 
 import ggmlgraph as gg
 from ggmlgraph.core import encoding
+from ggmlgraph.core.passes import FUSIONS
 from ggmlgraph.errors import ShapeError, UnsupportedError
-from ggmlgraph.execution.runtime import FUSIONS
 from ggmlgraph.table.dialect import LOSS, PARAM
 
 

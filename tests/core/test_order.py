@@ -12,8 +12,8 @@ from handmade import File, cache_graph
 from places import REAL
 
 import ggmlgraph as gg
+from ggmlgraph.core.passes import FUSIONS
 from ggmlgraph.errors import GGError, UnsupportedError
-from ggmlgraph.execution.runtime import FUSIONS
 from ggmlgraph.graphfile import reader
 from ggmlgraph.graphfile.rewrite import rewrite
 from ggmlgraph.table.dialect import LOSS, PARAM, WRITTEN

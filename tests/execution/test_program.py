@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from handmade import File
 
-from ggmlgraph.core.boundary import CoreGraph, lib
+from ggmlgraph.core import passes
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import import_file
+from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import GGError
-from ggmlgraph.execution.program import Program, fuse
 from ggmlgraph.table.dialect import OUTPUT
 from ggmlgraph.table.op import TABLE, Op
 
@@ -25,8 +26,8 @@ def test_a_graph_whose_kernels_cannot_read_its_operands_as_they_lie_is_refused(t
     f.node("y", "SUM", (1,), repeated, flags=OUTPUT)
     graph = import_file(f.save(tmp_path / "graph.bin"))
     with pytest.raises(GGError, match="source 0 of sum y has gaps; gg_fuse puts a copy between"):
-        Program(graph, None, 1)
-    program = Program(fuse(graph, [graph.find("y")], lib.GG_FUSE_ALL), None, 1)
+        Program(graph, Pool(1), None)
+    program = Program(passes.fuse(graph, [graph.find("y")], passes.fusion_mask(passes.FUSIONS)), Pool(1), None)
     program.run()
     assert program.array(program.graph.find("y")).item() == 50000
 
@@ -54,7 +55,7 @@ def test_no_kernel_is_given_gaps_where_it_reads_without(op: Op, name: str) -> No
     graph = with_gaps(op, name)
     if graph is not None:
         with pytest.raises(GGError, match="has gaps"):
-            Program(graph, None, 1)
+            Program(graph, Pool(1), None)
 
 
 def test_most_of_these_operands_are_taken_by_the_rule_of_their_op() -> None:
@@ -67,8 +68,8 @@ def test_most_of_these_operands_are_taken_by_the_rule_of_their_op() -> None:
 def overwrites(graph: CoreGraph, y: int, source: int) -> bool:
     """Whether the plan puts y into the memory of its source."""
     graph.set_flags(y, OUTPUT)
-    program = Program(graph, None, 1)
-    return bool(lib.gg_program_offset(program.handle, y) == lib.gg_program_offset(program.handle, source))
+    program = Program(graph, Pool(1), None)
+    return program.offset(y) == program.offset(source)
 
 
 def computed(graph: CoreGraph, *shape: int) -> int:
