@@ -366,7 +366,8 @@ TRAIN = command(
     short="Train a graph file on text.",
     help="""Train GRAPH on text, or any graph of ggml's on numpy files, and keep everything in a run directory.
 
-    Ctrl-C or SIGTERM finish the step, save a checkpoint and say how to go on; a second one ends at once.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 finish the step, save a checkpoint and say how to go on; a second Ctrl-C or
+    SIGTERM ends at once.
     """,
 )
 

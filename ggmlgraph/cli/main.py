@@ -1,6 +1,6 @@
 """The command line `ggmlgraph`: the group of the commands that commands.py declares, and where every error ends.
 
-Exit status: 0 success, a run stopped by Ctrl-C or SIGTERM included; 2 for a command line that makes no sense; 1 for
+Exit status: 0 success, a run stopped by a signal that it heeds included; 2 for a command line that makes no sense; 1 for
 every other error, faults of our own too. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too. A
 reader of our output that leaves early (`| head`) ends the command quietly with 1.
 """
