@@ -27,26 +27,29 @@ lint: $(VENV)/installed
 # The C core once more, under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(ASAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) $(BIN)/pytest tests/table/test_ops.py tests/execution/test_runtime.py \
-	  tests/core/test_import.py tests/core/test_malformed.py
+	PYTHONMALLOC=malloc PYTHONPATH=$(ASAN) RANDOM_GRAPHS=500 $(BIN)/pytest tests/table/test_ops.py \
+	  tests/execution/test_runtime.py tests/execution/test_program.py tests/execution/test_randomgraphs.py tests/core
 
 # And under ThreadSanitizer: kernels, barrier and pool with 1, 2, 3 and 8 threads. A race is printed and fails the target.
 tsan: $(TSAN)/installed
-	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) \
-	$(BIN)/pytest --capture=sys tests/execution/test_runtime.py tests/table/test_ops.py -k number_of_threads
+	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN) RANDOM_GRAPHS=200 \
+	$(BIN)/pytest --capture=sys tests/execution/test_runtime.py tests/execution/test_randomgraphs.py \
+	  tests/table/test_ops.py -k number_of_threads
 
 # Changed graph files: through the importer, through all that runs behind it, and through both readers; changed metadata;
-# then the share of the reader's lines they reach. SECONDS=3600 for an hour. Ends with an error at the first finding.
+# random graphs beside float64; then the share of the reader's lines that files reach. SECONDS=3600 for an hour. Ends with
+# an error at the first finding.
 fuzz: $(FUZZ)/built
 	rm -rf $(FUZZ)/samples $(FUZZ)/six && $(BIN)/python tests/samplefiles.py $(FUZZ)/samples $(FUZZ)/six
 	mkdir -p $(FUZZ)/kept
 	cd $(FUZZ) && export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 && \
 	asan/fuzz replay ../../tests/fuzz/corpus samples kept && \
 	asan/fuzz bytes six && \
-	asan/fuzz parse $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
-	asan/fuzz run $$(( $(SECONDS) * 2 / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
+	asan/fuzz parse $$(( $(SECONDS) / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
+	asan/fuzz run $$(( $(SECONDS) / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
 	$(BIN)/python tests/readers.py $$(( $(SECONDS) / 5 ))
 	$(BIN)/python tests/metadatachanges.py $$(( $(SECONDS) / 5 ))
+	$(BIN)/python tests/graphcheck.py $$(( $(SECONDS) / 5 ))
 	cd $(FUZZ)/coverage && rm -f libcore.a.p/*.gcda && ./fuzz replay ../../../tests/fuzz/corpus ../samples ../kept && \
 	gcov --no-output libcore.a.p/*.gcda | grep -A 1 -E "src/(import|graph|shape[a-z_]*)\.c'"
 

@@ -194,8 +194,7 @@ static bool match_attention(const fusion *f, int32_t id, match *m)
 static bool match_seed(const fusion *f, int32_t id, match *m)
 {
     const gg_tensor *y = gg_at(f->g, id);
-    int32_t seed = y->op == GG_OP_MUL ? y->src[1] : -1;
-    if (seed < 0 || seed != f->g->seed) return false;
+    if (y->op != GG_OP_MUL || f->g->seed == 0 || y->src[1] != f->g->seed) return false;
     *m = (match){.op = GG_OP_RESHAPE, .n_src = 1, .src = {y->src[0]}};
     return true;
 }

@@ -62,6 +62,18 @@ def test_most_of_these_operands_are_taken_by_the_rule_of_their_op() -> None:
     assert sum(with_gaps(*case) is not None for case in CONTIGUOUS) > 20
 
 
+def test_a_product_with_the_first_tensor_of_a_graph_is_none_with_the_number_one() -> None:
+    graph = CoreGraph()
+    two, x = (graph.leaf("f32", (4,), 0, name) for name in ("two", "x"))
+    for leaf, values in ((two, [2] * 4), (x, [1, 2, 3, 4])):
+        graph.leaf_bytes(leaf)[:] = np.array(values, np.float32).tobytes()
+    y = graph.node(TABLE["mul"], [x, two], {})
+    graph.set_name(y, "y")
+    program = Program(fuse(graph, [y], lib.GG_FUSE_ALL), None, 1)
+    program.run()
+    np.testing.assert_array_equal(program.array(program.graph.find("y")), [2, 4, 6, 8])
+
+
 # ---------------------------------------------------------------- in place
 
 
