@@ -1,8 +1,8 @@
 """The command line `ggmlgraph`: the group of the commands that commands.py declares, and where every error ends.
 
-Exit status: 0 success, a run stopped by a signal that it heeds included; 2 for a command line that makes no sense; 1 for
-every other error, faults of our own too. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too. A
-reader of our output that leaves early (`| head`) ends the command quietly with 1.
+Exit status: 0 success, a run that a signal has it save and stop included; 2 for a command line that makes no sense; 1
+for every other error, faults of our own too. An error is one line on stderr; GGMLGRAPH_DEBUG=1 shows the traceback too.
+A reader of our output that leaves early (`| head`) ends the command quietly with 1.
 """
 
 from __future__ import annotations

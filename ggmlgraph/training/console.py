@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from rich.console import Console as RichConsole
@@ -53,22 +53,19 @@ class Console:
 
     def __enter__(self) -> Console:
         if self._live:
-            with self._noticing():
-                self._live.start()
-                self._rich.show_cursor(True)  # which a process that is killed could not do
+            self._show(self._live.start)
+            self._show(self._rich.show_cursor)  # which a process that is killed could not do
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            with self._noticing():
-                self._live.stop()
+            self._show(self._live.stop)
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        with self._noticing():
-            self._rich.print(text)
+        self._show(partial(self._rich.print, text))
 
     def acknowledge(self) -> None:
         """That a signal has arrived."""
@@ -87,8 +84,7 @@ class Console:
             self._last_line = time.monotonic()
             self.say("  ".join(parts))
         if self._live:
-            with self._noticing():
-                self._live.update(Text(_fitted(parts, self._rich.width)), refresh=True)
+            self._show(partial(self._live.update, Text(_fitted(parts, self._rich.width)), refresh=True))
 
     def _parts(self, m: StepMetrics) -> list[str]:
         """What is shown of a step, the most important first."""
@@ -109,15 +105,13 @@ class Console:
             f"{self._share_of_peak():.0%} of peak",
         ]
 
-    @contextmanager
-    def _noticing(self) -> Iterator[None]:
-        """Show something, unless nobody is there any more."""
-        if self.is_gone:
-            return
-        try:
-            yield
-        except OSError as error:
-            self.is_gone = error.errno in NOBODY
+    def _show(self, show: Callable[[], object]) -> None:
+        """Show something, unless nobody is there any more. What a full disk does not take of a log is not shown."""
+        if not self.is_gone:
+            try:
+                show()
+            except OSError as error:
+                self.is_gone = error.errno in NOBODY
 
     def _share_of_peak(self) -> float:
         """A share above 1 shows that the peak was measured while the machine was busy; it is then measured again."""

@@ -30,7 +30,7 @@ from ggmlgraph.regular import read_regular
 from ggmlgraph.training.config import KEPT_CHECKPOINTS, TrainConfig
 
 MAX_CONFIG_NBYTES, MAX_TOKENIZER_NBYTES = 1 << 20, 1 << 30
-MARKS = {"steps", "lr", "weight_decay", "betas"}  # by which the options of a run are known
+MARKS = {"steps", "lr"}  # by which the options of a run are known
 
 
 def graph_path(run: Path) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import re
 import subprocess
 import sys
@@ -129,6 +132,39 @@ def test_a_sample_shows_what_is_in_it(text: str, shown: str, capsys: pytest.Capt
     with Console(Rate(n_steps=8, tokens=32, flops=1e6, peak=1e9, measure_peak=lambda: 1e9)) as console:
         console.sample(7, text)
     assert capsys.readouterr().out == f"sample, step 7: {shown}\n"
+
+
+class Lost(io.StringIO):
+    """A terminal that is no longer there."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("number", "is_gone"), [(errno.EIO, True), (errno.EPIPE, True), (errno.EBADF, True), (errno.ENOSPC, False)]
+)
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_a_lost_terminal_is_noticed_and_is_no_error(
+    number: int, is_gone: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", kind)
+    monkeypatch.setattr(sys, "stdout", Lost(number))
+    line = StepMetrics(step=1, tokens=1, loss=1.0, lr=0.1, grad_norm=1.0, tokens_per_s=1.0, elapsed_s=1.0)
+    with Console(Rate(n_steps=3, tokens=32, flops=1e6, peak=1e9, measure_peak=lambda: 1e9)) as console:
+        for _ in range(2):
+            console.progress(line)
+            console.sample(1, "text")
+            console.acknowledge()
+    monkeypatch.undo()
+    assert console.is_gone == is_gone
 
 
 def test_a_number_of_an_earlier_validation_is_not_shown_again(

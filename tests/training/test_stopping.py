@@ -174,7 +174,7 @@ def test_a_terminal_that_closes_saves(graph: Path, uninterrupted: bytes, tmp_pat
     with Terminal(options(graph, run, 600), TERM=kind) as terminal:
         wait_until(lambda: n_lines(run) >= 10)
         terminal.close()
-        terminal.process.wait(60)
+        assert terminal.process.wait(60) == 1  # nobody could be told how it ended
     assert_goes_on(graph, run, uninterrupted)
 
 
@@ -184,7 +184,7 @@ def test_a_terminal_that_closes_unheard_saves(graph: Path, uninterrupted: bytes,
     with Terminal(options(graph, run, 600), ignored=signal.SIGHUP) as terminal:
         wait_until(lambda: n_lines(run) >= 10)
         terminal.close()
-        terminal.process.wait(60)
+        assert terminal.process.wait(60) == 1  # nobody could be told how it ended
     assert_goes_on(graph, run, uninterrupted)
 
 
