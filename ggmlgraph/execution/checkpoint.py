@@ -137,13 +137,14 @@ def graph_digest(runtime: Runtime) -> str:
 
 
 def _kept(runtime: Runtime) -> Iterator[int]:
-    """Leafs whose values belong to the model: neither inputs, nor caches that runs write, nor as large as the batch."""
+    """Leafs whose values belong to the model: what is trained, and what is neither an input, nor a cache that runs write,
+    nor as large as the batch."""
     graph = runtime.graph
     written = {graph.base(i) for i in graph.writes()}
     for i in graph.leafs():
-        name, is_input = graph.name(i), graph.flags(i) & INPUT
-        is_value = not is_input and i not in written and name not in runtime.metadata.exprs
-        if is_value and name and not name.startswith("ggmlgraph."):
+        name, flags = graph.name(i), graph.flags(i)
+        is_value = not flags & INPUT and i not in written and name not in runtime.metadata.exprs
+        if flags & PARAM or (is_value and name and not name.startswith("ggmlgraph.")):
             yield i
 
 
