@@ -137,8 +137,8 @@ def graph_digest(runtime: Runtime) -> str:
 
 
 def _kept(runtime: Runtime) -> Iterator[int]:
-    """Leafs whose values belong to the model: what is trained, and what is neither an input, nor a cache that runs write,
-    nor as large as the batch."""
+    """Leafs whose values belong to the model: those trained, and others that are neither inputs, nor caches that runs
+    write, nor as large as the batch."""
     graph = runtime.graph
     written = {graph.base(i) for i in graph.writes()}
     for i in graph.leafs():

@@ -154,19 +154,6 @@ def test_a_run_on_arrays_is_read_with_its_roles() -> None:
     assert main.run(["inspect", "run"]) == 0
 
 
-def positions(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: llama.Config) -> gg.Tensor:
-    """A model with a parameter that is as long as its context."""
-    x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
-    return p.cross_entropy(p.linear("output", x + p("position", tokens.shape[1], c.n_embd), c.n_vocab), targets)
-
-
-def test_a_parameter_as_long_as_the_context_is_part_of_the_model() -> None:
-    train(save("g.bin", positions), "run")
-    assert weights("run")["position"].shape == (8, 16)
-    assert main.run(["generate", "run", "-n", "3"]) == 0
-    train("run/graph.bin", "run", "--resume", "auto", "--steps", "4")
-
-
 # ---------------------------------------------------------------- the graph a checkpoint belongs to
 
 
