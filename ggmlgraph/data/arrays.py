@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlgraph.data.numbers import Numbers
 from ggmlgraph.data.order import ROUNDS, permute
 from ggmlgraph.errors import DataError
 from ggmlgraph.execution.roles import TARGETS, answers_of
@@ -29,9 +30,17 @@ CHUNK = 1 << 20  # elements looked at together
 @dataclass(frozen=True)
 class _Input:
     path: Path
-    samples: NDArray[Any]  # (n, ...), read-only, mapped
+    samples: NDArray[Any]  # (n, ...), read-only, mapped: to be looked through once
+    numbers: Numbers | None  # the same, to draw from; None where they do not lie in order, and `samples` are in memory
     dtype: np.dtype[Any]  # of the graph's leaf
     shape: tuple[int, ...]  # of one sample, in the leaf
+
+    def rows(self, chosen: NDArray[np.int64]) -> NDArray[Any]:
+        """Some samples. Raises DataError if the file is no longer as long as it was."""
+        if self.numbers is None:
+            return self.samples[chosen]
+        n = self.samples[0].size
+        return self.numbers.at(chosen * n, n).reshape(len(chosen), *self.samples.shape[1:])
 
 
 class ArrayData:
@@ -125,7 +134,7 @@ class ArrayData:
 
 
 def _convert(each: _Input, chosen: NDArray[np.int64]) -> NDArray[Any]:
-    values = each.samples[chosen]
+    values = each.rows(chosen)
     if each.dtype == np.int32 and values.size and not -(1 << 31) <= values.min() <= values.max() < 1 << 31:
         raise DataError(f"{each.path}: {values.min()} or {values.max()} does not fit int32")
     return np.ascontiguousarray(values.reshape(-1, *each.shape), each.dtype)
@@ -152,4 +161,6 @@ def _open(path: Path, name: str, leaf: NDArray[Any]) -> _Input:
         raise DataError(
             f"{path}: samples of shape {list(samples.shape[1:])} for the input {name}, which takes [{wanted}]"
         )
-    return _Input(path, samples, leaf.dtype, sample)
+    if not samples.flags.c_contiguous:
+        return _Input(path, np.ascontiguousarray(samples), None, leaf.dtype, sample)
+    return _Input(path, samples, Numbers(path, samples.offset, samples.dtype), leaf.dtype, sample)

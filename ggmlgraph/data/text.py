@@ -8,13 +8,13 @@ is the same for numpy files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlgraph.data.numbers import Numbers
 from ggmlgraph.data.order import ROUNDS, permute
-from ggmlgraph.data.tokens import TokenFile
+from ggmlgraph.data.tokens import HEADER_NBYTES, TokenFile
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.philox import philox
@@ -49,7 +49,7 @@ class TextData:
         self._check_ids(tokens.header.max_id)
         self.n_val = min(max(window, min(int(n_tokens * val_fraction), _MAX_VALIDATION)), n_tokens - window)
         self.n_train = n_tokens - self.n_val
-        self._train, self._val = tokens.ids[: self.n_train], tokens.ids[self.n_train :]
+        self._ids = Numbers(tokens.path, HEADER_NBYTES, np.dtype(tokens.header.dtype))
         # One window fewer than fits leaves ctx starts or more to choose from, and makes every epoch equally long.
         self.windows_per_epoch = max(1, (self.n_train - ctx) // ctx)
         self._n_offsets = self.n_train - self.windows_per_epoch * ctx
@@ -65,7 +65,7 @@ class TextData:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             starts[here] = self._window_starts(int(epoch), places[here])
-        return self._windows(self._train, starts)
+        return self._windows(starts)
 
     def validation_batches(self, batch_size: int, max_tokens: int) -> Iterator[tuple[Windows, Windows, int]]:
         """The first windows of the validation part, side by side, at most max_tokens but at least one window.
@@ -78,19 +78,30 @@ class TextData:
             n_rows = min(batch_size, n_windows - first)
             starts = np.zeros(batch_size, np.int64)
             starts[:n_rows] = np.arange(first, first + n_rows) * self.ctx
-            tokens, targets = self._windows(self._val, starts)
+            tokens, targets = self._windows(self.n_train + starts)
             yield tokens, targets, n_rows
 
     def evaluate(self, runtime: Runtime) -> tuple[float, None]:
-        """Mean loss over the first EVAL_TOKENS of the validation part, nats per token."""
+        """Mean loss over the first EVAL_TOKENS of the validation part, nats per token.
+
+        A loss without weights takes whole batches only: what fills up the last one could not be left out of it.
+        """
         batch, ctx = runtime.window
-        total, n_windows = 0.0, 0
+        losses, counts = [], []
         for tokens, targets, n_rows in self.validation_batches(batch, EVAL_TOKENS):
-            weights = np.zeros((batch, ctx), np.float32)
-            weights[:n_rows] = 1.0 / ctx
-            total += runtime.loss(tokens, targets, weights)
-            n_windows += n_rows
-        return total / n_windows, None
+            if runtime.has_loss_weights:
+                weights = np.zeros((batch, ctx), np.float32)
+                weights[:n_rows] = 1.0 / (n_rows * ctx)
+                losses.append(runtime.loss(tokens, targets, weights))
+            elif n_rows == batch:
+                losses.append(runtime.loss(tokens, targets))
+            elif not losses:  # there is no whole batch
+                few = runtime.at(batch=n_rows) if "batch" in runtime.sizes else runtime
+                losses.append(few.loss(tokens[: few.window[0]], targets[: few.window[0]]))
+            else:
+                break
+            counts.append(n_rows)
+        return float(np.average(losses, weights=counts)), None
 
     def _window_starts(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """First tokens of the windows at the given places of an epoch's order."""
@@ -98,8 +109,8 @@ class TextData:
         offset = int(bits[0]) % self._n_offsets
         return offset + self.ctx * permute(places, self.windows_per_epoch, bits[1:])
 
-    def _windows(self, ids: NDArray[Any], starts: NDArray[np.int64]) -> tuple[Windows, Windows]:
-        windows = ids[starts[:, None] + np.arange(self.ctx + 1)].astype(np.int32)
+    def _windows(self, starts: NDArray[np.int64]) -> tuple[Windows, Windows]:
+        windows = self._ids.at(starts, self.ctx + 1).astype(np.int32)
         self._check_ids(int(windows.max(initial=-1)))  # again: the file may have changed since its header was written
         return windows[:, :-1].copy(), windows[:, 1:].copy()
 

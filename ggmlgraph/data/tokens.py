@@ -23,7 +23,7 @@ from ggmlgraph.errors import DataError, FormatError, UsageError
 from ggmlgraph.tokenizers.base import Tokenizer
 
 _MAGIC = b"ggtokens 1\n"
-_HEADER_NBYTES = 512  # magic, one line of JSON, spaces; then the ids, little-endian
+HEADER_NBYTES = 512  # magic, one line of JSON, spaces; then the ids, little-endian
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ def _digest(sources: Sequence[TextSource], tokenizer: Tokenizer) -> str:
 def _write_tokens(path: Path, sources: Sequence[TextSource], tokenizer: Tokenizer, digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        stream.write(bytes(_HEADER_NBYTES))
+        stream.write(bytes(HEADER_NBYTES))
         header = _write_ids(stream, sources, tokenizer, digest)
         stream.seek(0)
-        stream.write((_MAGIC + msgspec.json.encode(header)).ljust(_HEADER_NBYTES - 1) + b"\n")
+        stream.write((_MAGIC + msgspec.json.encode(header)).ljust(HEADER_NBYTES - 1) + b"\n")
 
 
 def _write_ids(stream: BinaryIO, sources: Sequence[TextSource], tokenizer: Tokenizer, digest: str) -> TokenHeader:
@@ -134,15 +134,15 @@ def _write_ids(stream: BinaryIO, sources: Sequence[TextSource], tokenizer: Token
 def _map(path: Path) -> tuple[TokenHeader, NDArray[Any]]:
     """Map a token file. Raises FormatError if it is not a complete one, OSError if it cannot be read."""
     with path.open("rb") as stream:
-        start = stream.read(_HEADER_NBYTES)
+        start = stream.read(HEADER_NBYTES)
         nbytes = os.fstat(stream.fileno()).st_size
     try:
         header = msgspec.json.decode(start.removeprefix(_MAGIC), type=TokenHeader)
     except msgspec.DecodeError as error:
         raise FormatError(f"{path}: not a token file: {error}", offset=0) from None
-    wanted = _HEADER_NBYTES + header.n_tokens * np.dtype(header.dtype).itemsize
+    wanted = HEADER_NBYTES + header.n_tokens * np.dtype(header.dtype).itemsize
     if not start.startswith(_MAGIC) or nbytes != wanted:
         raise FormatError(f"{path}: not a complete token file: {nbytes} bytes instead of {wanted}", offset=0)
     if header.n_tokens == 0:
         return header, np.empty(0, header.dtype)  # an empty range cannot be mapped
-    return header, np.memmap(path, header.dtype, "r", _HEADER_NBYTES, (header.n_tokens,))
+    return header, np.memmap(path, header.dtype, "r", HEADER_NBYTES, (header.n_tokens,))

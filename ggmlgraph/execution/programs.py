@@ -14,6 +14,7 @@ from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import MemoryLimitError
 from ggmlgraph.execution.namedgraph import NamedGraph
 from ggmlgraph.execution.program import Settings, TrainProgram, forward_of
+from ggmlgraph.execution.roles import answers_of
 from ggmlgraph.table.dialect import INPUT
 
 MOST_KEPT = 16  # forward programs
@@ -91,8 +92,9 @@ class Programs:
 
     def train_at(self, recompute: int) -> TrainProgram:
         """The training program at one level of recomputation, 0 to its `max_recompute`."""
-        loss = self._model.find(self._model.loss)
-        forward = forward_of(self._model.graph, loss, self._with_writes([]), self._settings, self._divisor)
+        loss, answers = self._model.find(self._model.loss), answers_of(self._model.graph)
+        read = [] if answers is None else [self._model.find(answers)]  # when the loss is evaluated
+        forward = forward_of(self._model.graph, loss, self._with_writes(read), self._settings, self._divisor)
         return TrainProgram(forward, self._accumulate, self._pool, self._settings, recompute)
 
     def _fitting(self) -> TrainProgram:

@@ -74,6 +74,7 @@ def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: b
         fixed=graph.fixed or None,
         limits=graph.limits,
         inputs={name: node.feed for _, (name, node) in named if node.feed},  # type: ignore[misc]
+        ranks={node.name: len(node.shape) for node in graph.nodes if node.name},
         exprs={name: metadata.SizeExpressions(in_file_order(e[0]), e[1]) for name, e in exprs.items() if e},  # type: ignore[arg-type]
         exact={name: node.op.name for _, (name, node) in named if node.op and node.op.exact},
         where={name: node.where for _, (name, node) in named if node.op},

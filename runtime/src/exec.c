@@ -172,8 +172,8 @@ int32_t gg_program_run(gg_program *p, int32_t begin, int32_t end, gg_error *err)
 /* Whether a tensor's memory holds its values: it is computed, and is still to be read, kept, or the last one. */
 static bool is_there(const gg_program *p, int32_t id)
 {
-    if (p->plan.offsets[id] < 0) return p->g->buffers[gg_at(p->g, id)->root] != NULL;
-    return id < p->done && (id == p->done - 1 || p->plan.lasts[id] >= p->done);
+    if (gg_is_leaf(gg_at(p->g, id))) return p->g->buffers[id] != NULL;
+    return id < p->done && (p->plan.offsets[id] < 0 || id == p->done - 1 || p->plan.lasts[id] >= p->done);
 }
 
 void *gg_program_data(gg_program *p, int32_t id)
