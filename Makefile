@@ -45,6 +45,7 @@ fuzz: $(FUZZ)/built
 	cd $(FUZZ) && export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 && \
 	asan/fuzz replay ../../tests/fuzz/corpus samples kept && \
 	asan/fuzz bytes six && \
+	asan/fuzz starve six ../../tests/fuzz/corpus && \
 	asan/fuzz parse $$(( $(SECONDS) / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept && \
 	asan/fuzz run $$(( $(SECONDS) / 5 )) $$(date +%s) ../../tests/fuzz/corpus samples kept
 	$(BIN)/python tests/readers.py $$(( $(SECONDS) / 5 ))

@@ -17,11 +17,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from randomgraphs import LARGEST, Array, Graph, Rng, describe, random_graph
 
-from ggmlgraph.core.boundary import CoreGraph, exception, ffi, lib, new_error
+from ggmlgraph.core import passes
+from ggmlgraph.core.boundary import call, ffi, lib
+from ggmlgraph.core.graph import CoreGraph
+from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import UnsupportedError
-from ggmlgraph.execution.program import Program, differentiate, fuse
-from ggmlgraph.table.dialect import LOSS, PARAM
+from ggmlgraph.table.dialect import LOSS, OUTPUT, PARAM
 
+FUSIONS = passes.fusion_mask(passes.FUSIONS)
 STEP = 1e-5  # of a central difference
 TOLERANCE = 3e-4  # of results in float32, relative to the largest
 SLOPE_TOLERANCE = 3e-3  # of a gradient along a direction, relative to what its terms add up to without their signs
@@ -39,47 +42,49 @@ class Setting:
 
 
 def imported(content: bytes) -> CoreGraph:
-    err = new_error()
     limits = ffi.new("gg_limits *", (1 << 16, 1 << 30, 1e12))
-    handle = lib.gg_import(ffi.from_buffer("uint8_t[]", content), len(content), b"v2", limits, err)
-    if handle == ffi.NULL:
-        raise exception(err)
-    return CoreGraph(handle)
+    return CoreGraph(call(lib.gg_import, ffi.from_buffer("uint8_t[]", content), len(content), b"v2", limits))
 
 
 def roots_of(graph: CoreGraph, names: list[str]) -> list[int]:
     """These tensors and all that writes into leafs, as Runtime asks for them."""
-    writes = [i for i in range(len(graph)) if lib.gg_writes_leaf(graph.handle, i)]
-    return list(dict.fromkeys([*graph.ids(names), *writes]))
+    return list(dict.fromkeys([*graph.ids(names), *graph.writes()]))
 
 
 def forward(content: bytes, names: list[str], setting: Setting) -> dict[str, Array]:
-    """Tensors, and leafs that are no parameters, after a run."""
+    """Tensors after a run."""
     graph = imported(content)
-    program = Program(fuse(graph, roots_of(graph, names), setting.fusions), None, setting.threads)
+    program = Program(passes.fuse(graph, roots_of(graph, names), setting.fusions), Pool(setting.threads), None)
     program.run()
     return {name: program.array(program.graph.find(name)).copy() for name in names}
 
 
-def backward(content: bytes, setting: Setting) -> tuple[float, dict[str, Array]]:
-    """The loss, and its gradient by parameter."""
+def joint_graph(content: bytes, setting: Setting) -> CoreGraph:
+    """Forward and backward pass."""
     graph = imported(content)
     (loss,) = graph.flagged(LOSS)
-    first = setting.fusions & lib.GG_FUSE_DIFFERENTIABLE
-    fused = fuse(graph, roots_of(graph, [graph.name(loss)]), first, train=True)
-    joint, _ = differentiate(fused, setting.fusions, setting.recompute)
-    program = Program(joint, None, setting.threads)
+    graph = passes.fuse(graph, roots_of(graph, [graph.name(loss)]), setting.fusions, train=True)
+    (loss,) = graph.flagged(LOSS)
+    passes.differentiate(graph, loss)
+    if setting.recompute:
+        graph = passes.recompute(graph, loss, setting.recompute)
+    return passes.fuse_gradients(graph, graph.flagged(OUTPUT), setting.fusions)
+
+
+def backward(content: bytes, setting: Setting) -> tuple[float, dict[str, Array]]:
+    """The loss, and its gradient by parameter."""
+    graph = joint_graph(content, setting)
+    program = Program(graph, Pool(setting.threads), None)
     program.run()
-    names = {i: joint.name(i) for i in joint.flagged(PARAM)}
-    gradients = {name: program.array(lib.gg_grad_of(joint.handle, i)).copy() for i, name in names.items()}
-    return float(program.array(joint.flagged(LOSS)[0]).item()), gradients
+    gradients = {graph.name(i): program.array(passes.gradient_of(graph, i)).copy() for i in graph.flagged(PARAM)}
+    return float(program.array(graph.flagged(LOSS)[0]).item()), gradients
 
 
 # ---------------------------------------------------------------- both
 
 
 def random_setting(rng: Rng) -> Setting:
-    fusions = int(rng.choice([0, lib.GG_FUSE_ALL, int(rng.integers(lib.GG_FUSE_ALL + 1))]))
+    fusions = int(rng.choice([0, FUSIONS, int(rng.integers(FUSIONS + 1))]))
     threads = int(rng.choice([2, 3, int(rng.integers(4, 10))], p=[0.6, 0.3, 0.1]))  # more than cores take their time
     return Setting(fusions, threads, int(rng.choice([0, 1, 2, 9])))
 

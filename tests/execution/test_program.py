@@ -69,7 +69,7 @@ def test_a_product_with_the_first_tensor_of_a_graph_is_none_with_the_number_one(
         graph.leaf_bytes(leaf)[:] = np.array(values, np.float32).tobytes()
     y = graph.node(TABLE["mul"], [x, two], {})
     graph.set_name(y, "y")
-    program = Program(fuse(graph, [y], lib.GG_FUSE_ALL), None, 1)
+    program = Program(passes.fuse_gradients(graph, [y], passes.fusion_mask(passes.FUSIONS)), Pool(1), None)
     program.run()
     np.testing.assert_array_equal(program.array(program.graph.find("y")), [2, 4, 6, 8])
 

@@ -3,13 +3,16 @@
  *     fuzz parse|run SECONDS SEED CORPUS... KEEP   change files at random; those that reach new code go to KEEP
  *     fuzz bytes CORPUS...                         every truncation and every value of every byte of each file
  *     fuzz replay CORPUS...                        each file as it is, parsed and run
+ *     fuzz starve CORPUS...                        the same, once for each allocation, which fails
  *     fuzz merge CORPUS... KEEP                    the files that together reach what all do go to KEEP
  *
  * Run by `make fuzz`, under AddressSanitizer and UndefinedBehaviorSanitizer. A finding ends the process: a crash, a
  * hang, a verdict that takes 10 ms of the processor whenever it is repeated, memory beyond twice the file and 16 MiB, a
- * refusal without code, offset or one-line message. The input is then in ./fuzz-input. The same seed gives the same inputs.
+ * refusal without code, offset or one-line message, an allocation whose failure is not told as one. The input is then in
+ * ./fuzz-input. The same seed gives the same inputs.
  */
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
@@ -30,6 +33,7 @@ enum { MAX_CORPUS = 20000, N_EDGES = 1 << 16, ALLOWANCE = 16 << 20, MAX_RUN_NBYT
 /* ---------------------------------------------------------------- memory in use */
 
 static int64_t in_use, peak;
+static int64_t n_allocations, failing; /* which of them fails; 0: none */
 
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
@@ -39,6 +43,12 @@ void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *old, size_t n);
 void  __wrap_free(void *p);
+int   __real_posix_memalign(void **p, size_t alignment, size_t n);
+int   __wrap_posix_memalign(void **p, size_t alignment, size_t n);
+void *__real_aligned_alloc(size_t alignment, size_t n);
+void *__wrap_aligned_alloc(size_t alignment, size_t n);
+
+static bool fails(void) { return ++n_allocations == failing; }
 
 static void *count(void *p)
 {
@@ -52,14 +62,25 @@ static void uncount(void *p)
     if (p) in_use -= (int64_t)malloc_usable_size(p);
 }
 
-void *__wrap_malloc(size_t n) { return count(__real_malloc(n)); }
-void *__wrap_calloc(size_t n, size_t size) { return count(__real_calloc(n, size)); }
+void *__wrap_malloc(size_t n) { return fails() ? NULL : count(__real_malloc(n)); }
+void *__wrap_calloc(size_t n, size_t size) { return fails() ? NULL : count(__real_calloc(n, size)); }
+void *__wrap_aligned_alloc(size_t alignment, size_t n)
+{
+    return fails() ? NULL : count(__real_aligned_alloc(alignment, n));
+}
+
+int __wrap_posix_memalign(void **p, size_t alignment, size_t n)
+{
+    int status = fails() ? ENOMEM : __real_posix_memalign(p, alignment, n);
+    if (status == 0) count(*p);
+    return status;
+}
 
 /* While it moves, a block may exist twice. */
 void *__wrap_realloc(void *old, size_t n)
 {
     int64_t before = old ? (int64_t)malloc_usable_size(old) : 0;
-    void *p = __real_realloc(old, n);
+    void *p = fails() ? NULL : __real_realloc(old, n);
     count(p);
     if (p) in_use -= before;
     return p;
@@ -219,13 +240,20 @@ static void run_forward(const gg_graph *g, uint64_t *state)
     gg_graph_free(fused);
 }
 
+/* The last tensor that says so, or -1. */
+static int32_t loss_of(const gg_graph *g)
+{
+    int32_t loss = -1;
+    for (int32_t id = 0; id < gg_graph_size(g); id++)
+        if (gg_graph_tensor(g, id)->flags & GG_FLAG_LOSS) loss = id;
+    return loss;
+}
+
 /* One step of a graph with gradients, if it is there. */
 static bool run_step(const gg_graph *g, uint64_t *state)
 {
     gg_error err;
-    int32_t  loss = -1;
-    for (int32_t id = 0; g && id < gg_graph_size(g); id++)
-        if (gg_graph_tensor(g, id)->flags & GG_FLAG_LOSS) loss = id;
+    int32_t  loss = g ? loss_of(g) : -1;
     gg_graph *fused = g ? gg_fuse(g, 1, &loss, 1, GG_FUSE_ALL & ~GG_FUSE_DIFFERENTIABLE, &err) : NULL;
     bool      done = fused && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state);
     gg_graph_free(fused);
@@ -234,14 +262,11 @@ static bool run_step(const gg_graph *g, uint64_t *state)
 
 static void run_training(const gg_graph *g, uint64_t *state)
 {
-    int32_t loss = -1;
+    int32_t loss = loss_of(g);
     gg_error err;
-    for (int32_t id = 0; id < gg_graph_size(g); id++)
-        if (gg_graph_tensor(g, id)->flags & GG_FLAG_LOSS) loss = id;
     if (loss < 0) return;
     gg_graph *fused = gg_fuse(g, 1, &loss, 1, GG_FUSE_DIFFERENTIABLE, &err);
-    for (int32_t id = 0; fused && id < gg_graph_size(fused); id++)
-        if (gg_graph_tensor(fused, id)->flags & GG_FLAG_LOSS) loss = id;
+    if (fused) loss = loss_of(fused);
     bool has_gradient = fused && gg_grad(fused, loss, &err) >= 0;
     gg_graph *again = has_gradient ? gg_recompute(fused, loss, (int32_t)(fuzz_random(state) % 4), &err) : NULL;
     run_step(again, state);
@@ -370,6 +395,88 @@ static void every_byte(void)
     }
 }
 
+/* A call that is tried: it works, or it fails with an error of its own, that of memory where the failing allocation was. */
+static gg_error tried_error;
+static int64_t  tried_from;
+
+static gg_error *try_with(void)
+{
+    tried_error = (gg_error){.offset = -1};
+    tried_from = n_allocations;
+    return &tried_error;
+}
+
+static bool tried(bool worked)
+{
+    const gg_error *err = &tried_error;
+    bool starved = tried_from < failing && n_allocations >= failing;
+    if (worked && starved) finding("a call that went on without memory", err);
+    if (!worked && (!err->kind || !err->code || !err->message[0])) finding("a failure without an error", err);
+    if (starved && err->kind != GG_ERR_MEMORY) finding("a want of memory told as something else", err);
+    return worked;
+}
+
+static gg_graph *got(gg_graph *g) { return tried(g != NULL) ? g : NULL; }
+
+static void try_program(gg_graph *g)
+{
+    gg_pool    *pool = gg_pool_new(2, try_with());
+    gg_program *p = tried(pool != NULL) ? gg_program_new(g, pool, NULL, GG_MATMUL_FLOAT32, try_with()) : NULL;
+    if (pool && tried(p != NULL) && gg_program_arena_nbytes(p) + gg_program_work_nbytes(p) <= MAX_RUN_NBYTES)
+        tried(gg_program_run(p, 0, gg_graph_size(g), try_with()) >= 0);
+    gg_program_free(p);
+    gg_pool_free(pool);
+}
+
+static void try_forward(const gg_graph *g)
+{
+    const int32_t last = gg_graph_size(g) - 1, first = 0;
+    gg_graph *fused = got(gg_fuse(g, 1, &last, 0, GG_FUSE_DIFFERENTIABLE, try_with()));
+    if (fused) try_program(fused);
+    gg_graph *cached = fused ? got(gg_cache(fused, 1, &first, 8, NULL, try_with())) : NULL;
+    gg_graph_free(cached);
+    gg_graph_free(fused);
+}
+
+static void try_step(gg_graph *g, int32_t loss)
+{
+    if (!tried(gg_grad(g, loss, try_with()) >= 0)) return;
+    gg_graph *again = got(gg_recompute(g, loss, 2, try_with()));
+    gg_graph *fused = again ? got(gg_fuse(again, 1, &loss, 0, GG_FUSE_ACCUMULATE, try_with())) : NULL;
+    if (fused && tried(gg_accumulate(fused, try_with()) >= 0) && tried(gg_adamw(fused, try_with()) >= 0))
+        try_program(fused);
+    gg_graph_free(fused);
+    gg_graph_free(again);
+}
+
+/* Every function that takes memory. */
+static void try_all(const fuzz_file *f, bool mapped)
+{
+    gg_graph *g = got(mapped ? gg_import_mapped(f->bytes, f->size, "auto", &run_limits, try_with())
+                             : gg_import(f->bytes, f->size, f->dialect->name, &run_limits, try_with()));
+    gg_graph *resized = g ? got(gg_resize(g, 0, NULL, NULL, NULL, try_with())) : NULL;
+    if (resized && gg_graph_size(resized)) try_forward(resized);
+    int32_t   loss = resized ? loss_of(resized) : -1;
+    gg_graph *fused = loss < 0 ? NULL : got(gg_fuse(resized, 1, &loss, 1, GG_FUSE_DIFFERENTIABLE, try_with()));
+    if (fused) try_step(fused, loss_of(fused));
+    gg_graph_free(fused);
+    gg_graph_free(resized);
+    gg_graph_free(g);
+}
+
+static void starve(bool mapped)
+{
+    for (int32_t k = 0; k < n_corpus; k++) {
+        memcpy(shown, corpus[k].bytes, (size_t)corpus[k].size);
+        *(int64_t *)(void *)(shown + FUZZ_MAX_NBYTES) = corpus[k].size;
+        for (failing = 1; failing == 1 || n_allocations >= failing - 1; failing++, n_executions++) {
+            alarm(HANG_SECONDS);
+            n_allocations = 0;
+            try_all(&corpus[k], mapped);
+        }
+    }
+}
+
 /* Small files first, so that of those that reach the same the smallest is kept. */
 static int by_size(const void *a, const void *b)
 {
@@ -397,7 +504,7 @@ static void replay(const char *keep)
 static int usage(void)
 {
     fprintf(stderr, "usage: fuzz parse|run SECONDS SEED CORPUS... KEEP\n"
-                    "       fuzz bytes|replay CORPUS...\n"
+                    "       fuzz bytes|replay|starve CORPUS...\n"
                     "       fuzz merge CORPUS... KEEP\n");
     return 2;
 }
@@ -406,7 +513,8 @@ int main(int n_arguments, char **arguments)
 {
     const char *mode = n_arguments > 2 ? arguments[1] : "", *keep = arguments[n_arguments - 1];
     bool changes = strcmp(mode, "parse") == 0 || strcmp(mode, "run") == 0, merges = strcmp(mode, "merge") == 0;
-    if (!changes && !merges && strcmp(mode, "bytes") != 0 && strcmp(mode, "replay") != 0) return usage();
+    bool bytes = strcmp(mode, "bytes") == 0, starves = strcmp(mode, "starve") == 0;
+    if (!changes && !merges && !bytes && !starves && strcmp(mode, "replay") != 0) return usage();
     int first = changes ? 4 : 2, end = merges ? n_arguments - 1 : n_arguments;
     for (int i = first; i < end; i++) read_corpus(arguments[i]);
     int file = open("fuzz-input", O_RDWR | O_CREAT, 0644);
@@ -415,7 +523,12 @@ int main(int n_arguments, char **arguments)
     if (shown == MAP_FAILED) return 2;
     int32_t n_files = n_corpus;
     double  begin = now();
-    if (strcmp(mode, "bytes") == 0) every_byte();
+    if (bytes) every_byte();
+    else if (starves) {
+        starve(false);
+        starve(true);
+        failing = 0;
+    }
     else if (!changes) replay(merges ? keep : NULL);
     else fuzz(strcmp(mode, "run") == 0, strtod(arguments[2], NULL), strtoull(arguments[3], NULL, 10));
     for (int32_t k = n_files; k < n_corpus; k++) save(&corpus[k], keep);
