@@ -44,6 +44,8 @@ def command(
         leaf = chosen.to_bytes() if chosen else None
         graph.save(output, seed=seed, tokenizer=leaf, corpus=loaded.corpus, dialect=dialect)
         click.echo(_summary(output, graph, chosen), err=show)
+        if graph.fixed:
+            click.echo(f"batch {batch} and ctx {ctx} are fixed: {graph.fixed}", err=True)
 
 
 def _tokenizer(path: Path | None, loaded: architectures.Architecture, values: dict[str, object]) -> Tokenizer | None:

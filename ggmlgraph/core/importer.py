@@ -6,9 +6,12 @@ the commands that take graph files.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -19,7 +22,7 @@ from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import FormatError, GGError
 from ggmlgraph.graphfile import metadata
 from ggmlgraph.graphfile.dim import evaluate
-from ggmlgraph.graphfile.metadata import Metadata, SizeExpressions
+from ggmlgraph.graphfile.metadata import Metadata, Number, SizeExpressions
 from ggmlgraph.regular import map_regular
 from ggmlgraph.table.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.table.op import TABLE
@@ -128,7 +131,7 @@ def check_metadata(graph: CoreGraph, meta: Metadata) -> None:
     for name, feed in meta.inputs.items():
         _check_input(graph, ids[name], feed, meta.flags.get(name, 0))
     for name, exprs in meta.exprs.items():
-        _check_sizes(graph, ids[name], exprs, meta.flags.get(name, 0), value)
+        _check_sizes(graph, ids[name], exprs, meta.flags.get(name, 0), meta.sizes, value)
     for name, op in meta.exact.items():
         row = TABLE.get(graph.op(ids[name]))
         if row is None or (row.ggml, row.unary) != (TABLE[op].ggml, TABLE[op].unary):
@@ -156,11 +159,19 @@ def _check_input(graph: CoreGraph, tensor_id: int, feed: str, flags: int) -> Non
 
 
 def _check_sizes(
-    graph: CoreGraph, tensor_id: int, exprs: SizeExpressions, flags: int, value: Callable[[str], int]
+    graph: CoreGraph,
+    tensor_id: int,
+    exprs: SizeExpressions,
+    flags: int,
+    sizes: Mapping[str, int],
+    value: Callable[[str], int],
 ) -> None:
     """The expressions must be of a tensor that can be re-sized, and give the sizes that it has in the file."""
     name, t, op = graph.name(tensor_id), graph.tensor(tensor_id), TABLE.get(graph.op(tensor_id))
-    if not op.sized if op else not (t.flags | flags) & INPUT:
+    if exprs.s is not None:
+        _check_number(graph, tensor_id, exprs.s, sizes)
+    is_free = (op.sized or op is TABLE["scale"]) if op else (t.flags | flags) & INPUT
+    if not is_free:
         raise metadata.fault(f"exprs: the size of {name!r} is not free: it is {op.name if op else 'no input'}")
     for expr, n in zip(exprs.ne, t.ne, strict=True):
         if expr is not None and value(expr) != n:
@@ -170,15 +181,36 @@ def _check_sizes(
         raise metadata.fault(f"exprs: {name!r} is no view at {exprs.offset!r}")
 
 
-def resize(graph: CoreGraph, meta: Metadata, sizes: dict[str, int]) -> CoreGraph:
+def _check_number(graph: CoreGraph, tensor_id: int, number: Number, sizes: Mapping[str, int]) -> None:
+    name = graph.name(tensor_id)
+    if graph.op(tensor_id) != "scale" or not number.powers.keys() <= sizes.keys():
+        raise metadata.fault(f"exprs: {name!r} is no scale by a number of {' and '.join(sizes)}")
+    if _word(number.at(sizes)) != graph.tensor(tensor_id).op_params[0]:
+        raise metadata.fault(f"exprs: {name!r} does not multiply by {number.at(sizes)}")
+
+
+def _word(value: float) -> int:
+    """The word of op_params that holds a float32; infinite beyond the largest."""
+    with suppress(OverflowError):
+        return int(struct.unpack("<i", struct.pack("<f", value))[0])
+    return int(struct.unpack("<i", struct.pack("<f", math.copysign(math.inf, value)))[0])
+
+
+def resize(graph: CoreGraph, meta: Metadata, sizes: Mapping[str, int]) -> CoreGraph:
     """The graph at other named sizes; without a change a graph that shares the memory of all leafs."""
-    ids, ne, offsets = named(graph, meta.exprs), [], []
-    size, offset_at = cache(partial(evaluate, sizes=sizes)), cache(partial(evaluate, sizes=sizes, minimum=0))
-    for tensor_id, exprs in zip(ids, meta.exprs.values(), strict=True):
+    return resized(graph, dict(zip(named(graph, meta.exprs), meta.exprs.values(), strict=True)), sizes)
+
+
+def resized(graph: CoreGraph, exprs: Mapping[int, SizeExpressions], sizes: Mapping[str, int]) -> CoreGraph:
+    """The graph at other sizes, by expressions of its tensors' ids. Raises what the expressions or shape rules say."""
+    ids, ne, words = list(exprs), [], []
+    size, offset = cache(partial(evaluate, sizes=sizes)), cache(partial(evaluate, sizes=sizes, minimum=0))
+    for tensor_id, each in exprs.items():
         old, _ = graph.file_layout(tensor_id)
-        ne += [old[i] if e is None else size(e) for i, e in enumerate(exprs.ne)]
-        offset = graph.view_offset(tensor_id)
-        offsets.append(offset if exprs.offset is None else offset_at(exprs.offset))
+        ne += [old[i] if e is None else size(e) for i, e in enumerate(each.ne)]
+        low, high = graph.op_params(tensor_id)[:2]
+        low = low if each.s is None else _word(each.s.at(sizes))
+        words.append(low & 0xFFFFFFFF | high << 32 if each.offset is None else offset(each.offset))
     at = ", ".join(f"{name} {value}" for name, value in sizes.items())
     where = lambda node: f"at {at}: {graph.name(node) if node >= 0 else ''} "  # noqa: E731
-    return passes.resize(graph, ids, ne, offsets, where)
+    return passes.resize(graph, ids, ne, words, where)

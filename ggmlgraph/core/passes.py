@@ -33,10 +33,11 @@ def copy(graph: CoreGraph) -> CoreGraph:
 
 
 def resize(
-    graph: CoreGraph, ids: Sequence[int], ne: Sequence[int], offsets: Sequence[int], where: Callable[[int], str]
+    graph: CoreGraph, ids: Sequence[int], ne: Sequence[int], words: Sequence[int], where: Callable[[int], str]
 ) -> CoreGraph:
-    """The graph with other sizes, four in the file's order, and offsets of the tensors `ids`; the rest follows."""
-    return graph.derived(call(lib.gg_resize, graph.handle, len(ids), ids, ne, offsets, where=where))
+    """The graph with other sizes, four in the file's order, of the tensors `ids`, and the first two words of op_params
+    where they are views or scales; the rest follows."""
+    return graph.derived(call(lib.gg_resize, graph.handle, len(ids), ids, ne, words, where=where))
 
 
 def refine(graph: CoreGraph, tensor_id: int, op: str) -> None:

@@ -9,7 +9,8 @@ where the graph is (core/importer.py). Nobody checks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -37,11 +38,26 @@ Expression = str | None
 Flags = Annotated[int, msgspec.Meta(ge=1, le=ALL_FLAGS)]
 
 
+class Number(msgspec.Struct, frozen=True):
+    """A number that follows from the named sizes: `factor` times powers of them."""
+
+    factor: float
+    powers: dict[str, Annotated[float, msgspec.Meta(ge=-2, le=2)]]
+
+    def at(self, sizes: Mapping[str, int]) -> float:
+        """Its value. Raises KeyError for a size that is not there."""
+        value = self.factor
+        for name, power in self.powers.items():
+            value *= math.pow(sizes[name], power)
+        return value
+
+
 class SizeExpressions(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the size of a leaf or sized op follows from the named sizes; None where it does not."""
 
     ne: tuple[Expression, Expression, Expression, Expression] = (None, None, None, None)  # in ggml's order
     offset: Expression = None  # bytes, of a view
+    s: Number | None = None  # what a SCALE multiplies by
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +132,8 @@ def _texts(metadata: Metadata) -> Iterator[tuple[str, str]]:
                 if isinstance(inner, str):
                     yield field, inner
                 elif isinstance(inner, SizeExpressions):
-                    yield from ((field, text) for text in (*inner.ne, inner.offset) if text is not None)
+                    texts = (*inner.ne, inner.offset, *(inner.s.powers if inner.s else ()))
+                    yield from ((field, text) for text in texts if text is not None)
 
 
 def _check_values(metadata: Metadata) -> None:

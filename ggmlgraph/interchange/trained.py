@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.core.importer import identify
-from ggmlgraph.errors import UnsupportedError
+from ggmlgraph.core.importer import identify, import_file, read_metadata
+from ggmlgraph.errors import GGError, UnsupportedError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.generation.decoding import OUTPUT
 from ggmlgraph.graphfile import metadata, reader
@@ -34,6 +34,7 @@ from ggmlgraph.tracing.tracer import Graph, trace
 from ggmlgraph.training.run import Run
 
 NOT_SAID = ("window",)  # what a kind need not say: within its n_ctx the model is the same
+REPEATED = ("n_layer", "n_expert_used")  # of which each adds tensors
 ROUNDING = 1e-6  # relative, of a number that a kind of checkpoint says in another way
 FEED_FORWARD = ("blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight")
 
@@ -64,9 +65,9 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
     Raises UnsupportedError for a model that is not one of ours, CheckpointError, FormatError.
     """
     run = Run.open(path)
+    meta = read_metadata(import_file(run.graph, mapped=True), run.graph)
     graph = reader.read(run.graph, identify(run.graph))
-    meta = metadata.decode(_leaf(graph, metadata.LEAF_NAME) or b"")
-    ours = _trace(run.graph, meta)
+    ours = _trace(run.graph, meta, len(graph.records))
     _check_same(run.graph, graph, ours)
     run.check()
     shapes = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
@@ -91,16 +92,19 @@ def _leaf(graph: CGraph, name: str) -> bytes | None:
     return None if index is None else graph.array(index).tobytes()
 
 
-def _trace(path: Path, meta: Metadata) -> Graph:
-    """What the architecture's own function makes of the file's config."""
-    if meta.model not in architectures.built_in() or not meta.sizes:
+def _trace(path: Path, meta: Metadata, n_tensors: int) -> Graph:
+    """What the architecture's own function makes of the file's config. n_tensors: of the file, which has that of it."""
+    if meta.model not in architectures.built_in() or not {"batch", "ctx"} <= meta.sizes.keys():
         raise UnsupportedError(f"{path}: {meta.model!r} is a model of your own, which other programs do not know")
     loaded = architectures.load(meta.model)
     try:
         config = architectures.config(loaded, meta.config)
-    except TypeError as error:
+        for name in REPEATED:
+            if (n := getattr(config, name, 0)) > n_tensors:
+                raise UsageError(f"{name} is {n}, but the file has {n_tensors} tensors")
+        return architectures.run(loaded, lambda: trace(loaded.loss, config, meta.sizes["batch"], meta.sizes["ctx"]))
+    except GGError as error:
         raise UnsupportedError(f"{path}: not the config of our {meta.model}: {error}") from None
-    return trace(loaded.loss, config, meta.sizes["batch"], meta.sizes["ctx"])
 
 
 def _check_same(path: Path, graph: CGraph, ours: Graph) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import itertools
 import math
 import sys
 import traceback
@@ -23,10 +24,16 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from ggmlgraph import models
-from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.errors import GGError, ShapeError, UsageError
+from ggmlgraph.regular import open_regular
 from ggmlgraph.tracing.tracer import trace
 
 Result = TypeVar("Result")
+FILES = "ggmlgraph_file_"  # modules of FILE.py begin with this
+MAX_FIELD = 1 << 24  # of a built-in model's config
+AT_LEAST_1 = ("n_vocab", "n_embd", "n_head", "n_layer", "n_ctx", "n_expert", "n_expert_used")
+_numbers = itertools.count()
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -49,21 +56,29 @@ def load(name: str) -> Architecture:
     """The model of a name. Raises UsageError if there is none, GGError if its file cannot be run."""
     file, _, function = name.partition(":")
     module = _from_file(Path(file)) if file.endswith(".py") else _built_in(name)
-    presets = getattr(module, "PRESETS", {})
+    presets = _value(module, file, "PRESETS", Mapping, {})
     loss = getattr(module, function or "loss", None)
-    if not callable(loss):
+    if not inspect.isfunction(loss):
         raise UsageError(f"{file} has no function {function or 'loss'}")
     return Architecture(
         name=name,
         loss=loss,
         config=_config_class(module, loss),
-        tokenizer=getattr(module, "TOKENIZER", None),
-        corpus=getattr(module, "CORPUS", None),
+        tokenizer=_value(module, file, "TOKENIZER", str, None),
+        corpus=_value(module, file, "CORPUS", str, None),
         path=Path(file) if file.endswith(".py") else Path(str(module.__file__)),
         built_in=not file.endswith(".py"),
         presets=presets,
         preset=presets.get(name),
     )
+
+
+def _value(module: ModuleType, file: str, name: str, kind: type[Any], otherwise: Any) -> Any:
+    """What a module says under a name, if it does."""
+    value = getattr(module, name, otherwise)
+    if not isinstance(value, kind) and value is not otherwise:
+        raise UsageError(f"{file}: {name} is a {type(value).__name__}, not a {kind.__name__}")
+    return value
 
 
 def built_in() -> list[str]:
@@ -83,20 +98,22 @@ def _built_in(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise GGError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    """The module in a file, under a name that no other has: a file may be called like a module that somebody needs.
+
+    Modules beside it can be imported, unless Python or a package has one of the name.
+    """
+    open_regular(path)[0].close()
+    name = f"{FILES}{next(_numbers)}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(path.stem)
-    sys.modules[path.stem] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         _blame(path, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
     except GGError:
-        if before is None:
-            del sys.modules[path.stem]
-        else:
-            sys.modules[path.stem] = before
+        del sys.modules[name]
         raise
     return module
 
@@ -105,7 +122,7 @@ def _config_class(module: ModuleType, loss: Callable[..., Any]) -> type | None:
     parameters = list(inspect.signature(loss).parameters)
     try:
         annotated = typing.get_type_hints(loss).get(parameters[-1]) if parameters else None
-    except (NameError, TypeError):
+    except Exception:  # an annotation may be any expression, for other tools than this
         annotated = None
     for candidate in (annotated, getattr(module, "Config", None)):
         if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
@@ -125,7 +142,7 @@ def _blame(path: Path, work: Callable[[], Result]) -> Result:
         raise
     except SyntaxError as error:
         raise GGError(f"{error.filename or path}:{error.lineno}: {error.msg}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         inside = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         where = f"{path}:{inside[-1].lineno}" if inside else str(path)
@@ -139,7 +156,8 @@ def field_types(model: Architecture) -> dict[str, Any]:
     """Names and types of the config's fields, those that are seldom set (by name only) behind the others."""
     if model.config is None:
         return {}
-    hints = typing.get_type_hints(model.config)
+    config_class = model.config
+    hints = run(model, lambda: typing.get_type_hints(config_class))
     fields = sorted(dataclasses.fields(model.config), key=lambda field: field.kw_only is True)
     return {field.name: hints[field.name] for field in fields if field.init}
 
@@ -192,6 +210,49 @@ def defaults(model: Architecture) -> dict[str, Any]:
     return {name: getattr(plain, name) for name in field_types(model)}
 
 
-def config(model: Architecture, values: dict[str, Any]) -> Any:
-    """The config with these fields; None for a model without one."""
-    return None if model.config is None else model.config(**values)
+def config(model: Architecture, values: Mapping[str, Any]) -> Any:
+    """The config with these fields, which may come from a file; None for a model without one.
+
+    Raises UsageError for a field there is not or a value of another type, ShapeError for sizes that do not fit.
+    """
+    if model.config is None:
+        return None
+    types, config_class = field_types(model), model.config
+    for name, value in values.items():
+        if name not in types:
+            raise UsageError(f"{model.name} has no field {name!r}; its fields are: {', '.join(types) or 'none'}")
+        _check_type(name, value, types[name])
+    missing = [f.name for f in dataclasses.fields(config_class) if f.init and f.name not in values and _is_required(f)]
+    if missing:
+        raise UsageError(f"{model.name} needs {missing[0]}: give {missing[0]}=VALUE")
+    made = run(model, lambda: config_class(**values))
+    if model.built_in:
+        _check_sizes(made, model.path.name)
+    return made
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    if kind not in _KINDS:
+        return  # a class of the model's own
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or (kind is float and not math.isfinite(value)):
+        raise UsageError(f"{name} is {value!r:.80}, not {_KINDS[kind]}")
+
+
+def _check_sizes(made: Any, file: str) -> None:
+    """Of a built-in model: numbers that a model can have, and heads that its width can be divided among."""
+    for name, value in dataclasses.asdict(made).items():
+        least = 1 if name in AT_LEAST_1 else 0
+        if type(value) is int and not least <= value <= MAX_FIELD:
+            raise UsageError(f"{name} is {value}, not in {least}..{MAX_FIELD}")
+    heads, groups = made.n_head, getattr(made, "n_head_kv", 0) or made.n_head
+    if not getattr(made, "head_dim", 0) and made.n_embd % heads:
+        raise ShapeError(f"{file}: n_embd {made.n_embd} is not a multiple of n_head {heads}")
+    if heads % groups:
+        raise ShapeError(f"{file}: n_head {heads} is not a multiple of n_head_kv {groups}")
+    if getattr(made, "n_expert_used", 0) > getattr(made, "n_expert", 0):
+        raise ShapeError(f"{file}: n_expert_used is {made.n_expert_used}, of {made.n_expert} experts")

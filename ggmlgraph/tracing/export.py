@@ -7,18 +7,20 @@ initialisers make them, or as they are read from somebody's checkpoint.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ggmlgraph.core.boundary import in_file_order, pack_params
+from ggmlgraph.core.boundary import pack_params
 from ggmlgraph.errors import UnsupportedError
 from ggmlgraph.graphfile import metadata, writer
-from ggmlgraph.graphfile.records import Record, leaf
+from ggmlgraph.graphfile.records import Record, leaf, visit
+from ggmlgraph.printable import escaped
 from ggmlgraph.table.dialect import DIALECTS, OUTPUT
+from ggmlgraph.tracing import othersizes
 
 if TYPE_CHECKING:
     from ggmlgraph.tracing.tracer import Graph, Node
@@ -44,12 +46,14 @@ def save(
     takes it in.
     Raises UnsupportedError for an op that the dialect's ggml does not have.
     """
-    names, has_flags = _names(graph), DIALECTS[dialect].has_flags
+    othersizes.check(graph)
     tensors = records(graph, seed, weights)
-    tensors.append(leaf(metadata.LEAF_NAME, describe(graph, names, corpus, has_flags=has_flags).encode()))
+    roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
+    text = describe(graph, set(visit(tensors, roots)), corpus, has_flags=DIALECTS[dialect].has_flags).encode()
+    metadata.decode(text)  # what we write we can read
+    tensors.append(leaf(metadata.LEAF_NAME, text))
     if tokenizer is not None:
         tensors.append(leaf(metadata.TOKENIZER_LEAF, tokenizer))
-    roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
     writer.write(path, tensors, roots, dialect, meanwhile=meanwhile)
 
 
@@ -62,32 +66,45 @@ def records(graph: Graph, seed: int = 0, weights: Weights | None = None) -> list
     return [_record(graph, i, name, seed, weights) for i, name in enumerate(_names(graph))]
 
 
-def describe(graph: Graph, names: list[str], corpus: str | None, *, has_flags: bool) -> metadata.Metadata:
-    """The graph's metadata, by names of tensors. has_flags: the file's records carry the flags."""
-    named = list(enumerate(zip(names, graph.nodes, strict=True)))
-    flags = {name: node.flags for _, (name, node) in named if node.flags}
-    exprs = {name: graph.exprs(i) for i, (name, _) in named}
+def describe(graph: Graph, written: Set[int], corpus: str | None, *, has_flags: bool) -> metadata.Metadata:
+    """The metadata of the nodes that are written, by their names. has_flags: the file's records carry the flags."""
+    names, ids = _names(graph), sorted(written)
+    named = [(names[i], graph.nodes[i]) for i in ids]
+    flags = {name: node.flags for name, node in named if node.flags}
     return metadata.Metadata(
-        model=graph.model,
-        config=dataclasses.asdict(graph.config) if dataclasses.is_dataclass(graph.config) else {},  # type: ignore[arg-type]
+        model=escaped(graph.model),
+        config=_config(graph.config),
         sizes={} if graph.fixed else dict(graph.sizes),
-        fixed=graph.fixed or None,
+        fixed=escaped(graph.fixed)[: metadata.MAX_TEXT] or None,
         limits=graph.limits,
-        inputs={name: node.feed for _, (name, node) in named if node.feed},  # type: ignore[misc]
-        ranks={node.name: len(node.shape) for node in graph.nodes if node.name},
-        exprs={name: metadata.SizeExpressions(in_file_order(e[0]), e[1]) for name, e in exprs.items() if e},  # type: ignore[arg-type]
-        exact={name: node.op.name for _, (name, node) in named if node.op and node.op.exact},
-        where={name: node.where for _, (name, node) in named if node.op},
+        inputs={name: node.feed for name, node in named if node.feed},  # type: ignore[misc]
+        ranks={node.name: len(node.shape) for _, node in named if node.name},
+        exprs={names[i]: found for i in ids if (found := graph.exprs(i))},
+        exact={name: node.op.name for name, node in named if node.op and node.op.exact},
+        where={name: escaped(node.where)[-metadata.MAX_TEXT :] for name, node in named if node.op},
         corpus=corpus,
-        initializers={name: node.initializer.spec for _, (name, node) in named if node.initializer},
+        initializers={name: node.initializer.spec for name, node in named if node.initializer},
         flags={} if has_flags else dict(sorted(flags.items())),
     )
+
+
+def _config(config: Any) -> dict[str, metadata.Scalar]:
+    """The fields of a config, those that are no single values as Python shows them."""
+    fields = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else {}
+    return {name: _scalar(value) for name, value in fields.items()}
+
+
+def _scalar(value: Any) -> metadata.Scalar:
+    if value is None or type(value) in (bool, int, float):
+        return value  # type: ignore[no-any-return]
+    return escaped(value if isinstance(value, str) else repr(value))[: metadata.MAX_TEXT]
 
 
 def _record(graph: Graph, i: int, name: str, seed: int, weights: Weights | None) -> Record:
     node = graph.nodes[i]
     if node.op is not None and node.op.ggml is None:
-        raise UnsupportedError(f"{node.where}: ggml has no op {node.op.name}")
+        instead = "write it in ggml's ops, of which the runtime makes its own where it has one"
+        raise UnsupportedError(f"{node.where}: ggml has no op {node.op.name}, so no file can have it; {instead}")
     return Record(
         name,
         node.dtype.upper(),

@@ -35,7 +35,7 @@ class Params:
 
     def __call__(self, name: str, *shape: int, init: Initializer | None = None) -> Tensor:
         """Parameter `name` of this scope, float32 `shape`; `init` defaults to normal(0.02)."""
-        return self.graph.parameter(self._path(name), shape, init or normal(STD))
+        return self.graph.parameter(self._path(name), shape, normal(STD) if init is None else init)
 
     # -- layers
 

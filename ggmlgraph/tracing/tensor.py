@@ -108,7 +108,7 @@ class Tensor(Operand):
 
     def _whole(self) -> Tensor:
         """This tensor, copied if it begins inside another: stock ggml's importer forgets where."""
-        return self.cont() if self.graph.core.begins_inside(self.id) else self
+        return self.cont() if self.graph.begins_inside(self.id) else self
 
     def __getitem__(self, key: Any) -> Tensor:
         """Basic slices with step 1, e.g. x[..., 0:64]; a view, no copy."""

@@ -2,14 +2,14 @@
 
 Every node is added to a C graph as the model calls its op, so shapes and their errors come from the one set of shape
 rules. A second C graph, the shadow, is traced along at other sizes of batch and ctx (two primes): a size that
-differs between the two depends on a named size, and how is read off the factors. Used by models through `trace`
-and by `export`.
+differs between the two depends on a named size, and how is read off the factors. Whether that is all that depends on
+them, othersizes.py sees when the graph is saved. Used by models through `trace` and by `export`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,9 +18,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ggmlgraph.core import passes
+from ggmlgraph.core.boundary import in_file_order
 from ggmlgraph.core.graph import CoreGraph
-from ggmlgraph.errors import GGError, ShapeError, UsageError
+from ggmlgraph.errors import FormatError, GGError, ShapeError, UsageError
 from ggmlgraph.graphfile.dim import Dim, evaluate
+from ggmlgraph.graphfile.metadata import Number, SizeExpressions
+from ggmlgraph.printable import UNPRINTABLE
 from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE, Op
 from ggmlgraph.tracing import export
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHADOW_SIZES = (1009, 1013)  # primes, so that a product of named sizes has one factorisation
+MAX_NAME_NBYTES = 63  # of a tensor, as in ggml
+RESERVED = ("__metadata__",)  # names that files of weights have for something else
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def trace(
 ) -> Graph:
     """Trace `loss(p, tokens, targets, config)` -> the scalar to minimise.
 
-    p: `Params`; tokens, targets: int32 (batch, ctx). batch and ctx are example sizes: the graph can be run at any.
+    p: `Params`; tokens, targets: int32 (batch, ctx). batch and ctx are example sizes: the graph can be run at any,
+    unless `fixed` says why not; `save` sees whether it can, for which it runs the function once more.
     types: the element types, by name, of parameters that are not float32; these are weights, but not trained.
     Raises ShapeError with file, line and both operands where the model's shapes do not fit.
     """
@@ -73,6 +79,7 @@ def trace(
         raise ShapeError(f"{loss.__name__} must return a scalar tensor of shape (1,), not {result!r}")
     graph.rename(result.id, "loss", LOSS | OUTPUT)
     graph.model, graph.config = model_name(loss), config
+    graph.trace_at = lambda sizes: trace(loss, config, sizes["batch"], sizes["ctx"], types)
     return graph
 
 
@@ -93,6 +100,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.model = ""
         self.config: Any = None
+        self.trace_at: Callable[[dict[str, int]], Graph] | None = None  # the model again, at other sizes
         self.core = CoreGraph()
         self.fixed = ""  # why the graph cannot be re-sized, if so
         self.limits: dict[str, int] = {}  # the largest values of named sizes
@@ -101,6 +109,7 @@ class Graph:
         primes = [p for p in (*SHADOW_SIZES, 1019, 1021) if p not in sizes.values()]
         self._shadow_sizes = dict(zip(sizes, primes, strict=False))
         self._exprs: dict[tuple[int, int], str] = {}  # sums and quotients the model wrote, by value and shadow value
+        self.numbers: dict[int, Number] = {}  # by node, what a scale multiplies by, where that depends on sizes
 
     # ------------------------------------------------------------ named sizes
 
@@ -117,7 +126,11 @@ class Graph:
     def _shadow_value(self, value: int) -> int:
         if not isinstance(value, Dim):
             return value
-        shadow = evaluate(value.expr, self._shadow_sizes, minimum=0)
+        try:
+            shadow = evaluate(value.expr, self._shadow_sizes, minimum=0)
+        except FormatError as error:
+            self.fix(f"{self.here()}: {error} at other sizes")
+            return value
         self._exprs[int(value), shadow] = value.expr
         return shadow
 
@@ -135,12 +148,14 @@ class Graph:
             return Dim(value, "*".join([*([str(rest)] if rest != 1 else []), *factors]))
         if (value, shadow) in self._exprs:
             return Dim(value, self._exprs[value, shadow])
-        self._fix(f"{self.here()}: size {value} follows no expression of {' and '.join(self.sizes)}")
+        self.fix(f"{self.here()}: size {value} follows no expression of {' and '.join(self.sizes)}")
         return value
 
-    def _fix(self, reason: str) -> None:
+    def fix(self, reason: str) -> None:
+        """Keep the sizes as they are, for this reason, unless there is one already."""
         self.fixed = self.fixed or reason
         self._shadow = None
+        self.numbers = {}
 
     # ------------------------------------------------------------ adding
 
@@ -158,6 +173,11 @@ class Graph:
                 here, there = _numbers(shape), _numbers(node.shape)
                 raise ShapeError(f"{self.here()}: parameter {name} is {here} here but {there} at {node.where}")
             return Tensor(self, self._names[name])
+        if not isinstance(initializer, Initializer):
+            what = f"{initializer!r:.80} is no initializer such as gg.normal(0.02), gg.zeros() or gg.ones()"
+            raise UsageError(f"{self.here()}: parameter {name}: {what}")
+        if not all(isinstance(n, int) for n in shape):
+            raise ShapeError(f"{self.here()}: parameter {name}: {shape!r:.80} is no shape of whole numbers")
         if any(isinstance(n, Dim) for n in shape):
             raise ShapeError(f"{self.here()}: parameter {name} {_numbers(shape)} depends on batch or ctx")
         dtype = self.types.get(name, "f32")
@@ -171,7 +191,11 @@ class Graph:
         return self._leaf(name, values.shape, "f32", 0, self.here(), values=values.astype("<f4").tobytes())
 
     def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
-        self._names[name] = self.core.leaf(dtype, shape, flags, name)
+        self._check_name(name)
+        try:
+            self._names[name] = self.core.leaf(dtype, shape, flags, name)
+        except GGError as error:
+            raise type(error)(f"{self.here()}: {error}", code=error.code) from None
         if self._shadow is not None:
             self._shadow.leaf(dtype, [self._shadow_value(n) for n in shape], flags, name)
         self.nodes.append(Node(None, (), {}, tuple(shape), dtype, name, flags, where, **rest))
@@ -186,6 +210,8 @@ class Graph:
         shape = params.pop("shape", None)
         shape = self.nodes[shape.id].shape if isinstance(shape, Tensor) else shape
         shape, shadow_shape = self._resolve(shape, src)
+        if op.shape == "broadcast":
+            self._check_broadcast(op, src)
         try:
             node = self.core.node(op, src, params, shape, strides[0] if strides else None)
         except GGError as error:
@@ -196,11 +222,22 @@ class Graph:
                 shadow_params = {name: self._shadow_value(value) for name, value in params.items()}
                 self._shadow.node(op, src, shadow_params, shadow_shape, strides[1] if strides else None)
             except GGError:
-                self._fix(f"{self.here()}: {op.name} has a size that is no expression of {' and '.join(self.sizes)}")
+                self.fix(f"{self.here()}: {op.name} has a size that is no expression of {' and '.join(self.sizes)}")
         rank = self._rank(op, src, shape)
         dtype = self.core.dtype(node)
         self.nodes.append(Node(op, tuple(src), params, self._shape(node, rank), dtype, "", 0, self.here()))
         return Tensor(self, node)
+
+    def _check_broadcast(self, op: Op, src: list[int]) -> None:
+        """Raise ShapeError where ggml would tile the second operand: only sizes of 1 are repeated, as in numpy."""
+        for core in (self.core, self._shadow):
+            if core is None:
+                continue
+            for n, m in zip(core.shape(src[0], 4), core.shape(src[1], 4), strict=True):
+                if m not in (1, n) and n % m == 0:
+                    where = "" if core is self.core else " at other sizes"
+                    what = f"size {m} is not repeated to {n}{where}; gg.repeat does that"
+                    raise ShapeError(f"{self.here()}: {op.name}: {what}: {self._operands(op, src)}")
 
     def _id_of(self, op: Op, operand: Any) -> int:
         if not isinstance(operand, Tensor):
@@ -247,16 +284,15 @@ class Graph:
         for n, item in zip(shape, (*key, *[slice(None)] * (len(shape) - len(key))), strict=True):
             if not isinstance(item, slice) or item.step not in (None, 1):
                 raise ShapeError(f"{self.here()}: only slices with step 1 index a tensor, got {item!r}")
-            start = item.start or 0
-            stop = n if item.stop is None else n + item.stop if item.stop < 0 else item.stop
+            start, stop = (_place(at, n, end) for at, end in ((item.start, 0), (item.stop, n)))
             if not 0 <= start < stop <= n:
                 raise ShapeError(f"{self.here()}: slice {start}:{stop} of an axis of size {n} of {tensor!r}")
             starts.append(start)
-            sizes.append(stop if start == 0 else stop - start)
-        strides = [core.strides(tensor.id) for core in (self.core, self._shadow) if core is not None]
-        offset = _offset(starts, strides[0])
-        if self._shadow is not None:
-            offset = self._symbol(offset, _offset([self._shadow_value(start) for start in starts], strides[1]))
+            sizes.append(stop - start)
+        strides = [core.strides(tensor.id) for core in self._cores()]
+        offset, stride = 0, strides[0][-1]  # of a contiguous tensor
+        for start, n in zip(reversed(starts), reversed(shape), strict=True):
+            offset, stride = offset + start * stride, n * stride
         return self.add(TABLE["view"], [tensor], {"offset": offset, "shape": tuple(sizes)}, strides)
 
     def is_contiguous(self, node: int) -> bool:
@@ -264,10 +300,29 @@ class Graph:
 
         Not from the middle of another tensor: stock ggml's importer forgets the offset of a view's view.
         """
-        return self.core.is_contiguous(node) and not self.core.begins_inside(node)
+        return all(core.is_contiguous(node) for core in self._cores()) and not self.begins_inside(node)
+
+    def begins_inside(self, node: int) -> bool:
+        """Whether a node lies in another's memory, and not at its begin; at any sizes."""
+        return any(core.begins_inside(node) for core in self._cores())
+
+    def _cores(self) -> list[CoreGraph]:
+        return [self.core] if self._shadow is None else [self.core, self._shadow]
+
+    def _check_name(self, name: str) -> None:
+        """Raise UsageError for a name that no tensor of a file may have."""
+        if not isinstance(name, str) or not name or UNPRINTABLE.search(name):
+            raise UsageError(
+                f"{self.here()}: {name!r:.80} cannot be a tensor's name: it is empty or has control characters"
+            )
+        if len(name.encode()) > MAX_NAME_NBYTES:
+            raise UsageError(f"{self.here()}: the name {name:.80} is longer than {MAX_NAME_NBYTES} bytes")
+        if name in RESERVED or name.startswith("ggmlgraph."):
+            raise UsageError(f"{self.here()}: no tensor of a model may be called {name}")
 
     def rename(self, node: int, name: str, flags: int = 0) -> None:
         """Name a node and add flags to it."""
+        self._check_name(name)
         if self._names.get(name, node) != node:
             other = self.nodes[self._names[name]]
             raise UsageError(f"{self.here()}: the name {name!r} was taken at {other.where}")
@@ -324,17 +379,19 @@ class Graph:
 
         passes.check_derivatives(self.core, self._names["loss"], where)
 
-    def exprs(self, node: int) -> tuple[list[str | None], str | None] | None:
-        """How a leaf's or sized node's four sizes and a view's offset depend on named sizes."""
+    def exprs(self, node: int) -> SizeExpressions | None:
+        """How a leaf's or sized node's sizes, a view's offset, a scale's factor depend on named sizes, if they do."""
         op = self.nodes[node].op
+        if node in self.numbers:
+            return SizeExpressions(s=self.numbers[node])
         if self._shadow is None or (op is not None and not op.sized):
             return None
         pairs = zip(self.core.shape(node, 4), self._shadow.shape(node, 4), strict=True)
         symbols = [self._symbol(*pair) for pair in pairs]
         offset = self.nodes[node].params.get("offset")
-        sizes = [n.expr if isinstance(n, Dim) else None for n in symbols]
-        expr = offset.expr if isinstance(offset, Dim) else None
-        return (sizes, expr) if any(sizes) or expr else None
+        a, b, c, d = in_file_order([n.expr if isinstance(n, Dim) else None for n in symbols])
+        found = SizeExpressions((a, b, c, d), offset.expr if isinstance(offset, Dim) else None)
+        return None if found == SizeExpressions() else found
 
     def save(
         self,
@@ -364,9 +421,11 @@ def _short(filename: str) -> str:
     return str(path)
 
 
-def _offset(starts: Sequence[int], strides: Sequence[int]) -> int:
-    """Bytes to where a slice begins; the strides have four axes."""
-    return sum(start * stride for start, stride in zip(starts, strides[-len(starts) :], strict=True))
+def _place(at: int | None, n: int, missing: int) -> int:
+    """A bound of a slice; a number below 0 counts from the end, but not one that is so at these sizes alone."""
+    if at is None:
+        return missing
+    return n + at if at < 0 and not isinstance(at, Dim) else at
 
 
 def _product(sizes: Any) -> int:

@@ -93,8 +93,9 @@ const char *gg_identify(const uint8_t *bytes, int64_t size, const gg_limits *lim
 int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err);
 
 /* ---- graph to graph ---- */
-/* Give leafs and sized nodes `ids` the sizes `ne` (4 each) and views the byte offsets `offsets`; the rest follows. */
-gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *offsets,
+/* Give leafs and sized nodes `ids` the sizes `ne` (4 each), views and scales among them the first two words of op_params
+ * (the byte offset, the factor); the rest follows. */
+gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *words,
                     gg_error *err);
 enum {
     GG_FUSE_NORM_GAIN = 1,

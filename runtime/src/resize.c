@@ -5,10 +5,10 @@
 
 #include "gg_ops.h"
 
-/* New sizes of one tensor, or NULL / the old offset where nothing is overridden. */
+/* New sizes and first words of op_params of one tensor; NULL where it has none. */
 typedef struct {
     const int64_t *ne;
-    int64_t        offset;
+    int64_t        words;
 } resized;
 
 /* For each tensor of g, 1 + its place among the n ids; 0: it has none. NULL on failure. */
@@ -48,18 +48,16 @@ static int32_t copy_node(gg_rebuild *r, int32_t id, resized to)
     int64_t nb[GG_MAX_DIMS];
     int32_t src[GG_MAX_SRC];
     for (int k = 0; k < GG_MAX_SRC; k++) src[k] = t.src[k] < 0 ? -1 : r->map[t.src[k]];
-    if (t.op == GG_OP_VIEW) {
-        if (!follow_strides(&t, gg_at(r->in, t.src[0]), gg_at(r->out, src[0]), nb))
-            return gg_fail(r->err, GG_ERR_UNSUPPORTED, id, "view %s cannot follow its resized source", t.name);
-        if (to.ne) memcpy(t.op_params, &to.offset, sizeof to.offset);
-    }
+    if (t.op == GG_OP_VIEW && !follow_strides(&t, gg_at(r->in, t.src[0]), gg_at(r->out, src[0]), nb))
+        return gg_fail(r->err, GG_ERR_UNSUPPORTED, id, "view %s cannot follow its resized source", t.name);
+    if (to.ne && (t.op == GG_OP_VIEW || t.op == GG_OP_SCALE)) memcpy(t.op_params, &to.words, sizeof to.words);
     const int64_t *ne = !gg_ops[t.op].sized ? NULL : to.ne ? to.ne : t.ne;
     int32_t copy = gg_node(r->out, t.op, t.n_src, src, t.op_params, ne, t.op == GG_OP_VIEW ? nb : NULL, r->err);
     if (copy < 0 && r->err) r->err->node = id;
     return gg_copied(r, id, copy);
 }
 
-gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *offsets,
+gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *words,
                     gg_error *err)
 {
     gg_rebuild r;
@@ -71,7 +69,7 @@ gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int6
     }
     for (int32_t id = 0; id < g->n_tensors && ok; id++) {
         int32_t i = places[id] - 1;
-        resized to = i < 0 ? (resized){NULL, -1} : (resized){ne + GG_MAX_DIMS * i, offsets[i]};
+        resized to = i < 0 ? (resized){NULL, -1} : (resized){ne + GG_MAX_DIMS * i, words[i]};
         ok = (gg_is_leaf(gg_at(g, id)) ? gg_copy_leaf(&r, id, to.ne) : copy_node(&r, id, to)) >= 0;
     }
     free(places);

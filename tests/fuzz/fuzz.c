@@ -205,15 +205,15 @@ static bool run_program(gg_graph *g, int32_t n_threads, uint64_t *state)
 static gg_graph *resize(const gg_graph *g, uint64_t *state)
 {
     int32_t ids[8], n = gg_graph_size(g) ? (int32_t)(fuzz_random(state) % 8) : 0;
-    int64_t ne[8 * GG_MAX_DIMS], offsets[8];
+    int64_t ne[8 * GG_MAX_DIMS], words[8];
     gg_error err;
     for (int32_t i = 0; i < n; i++) {
         ids[i] = (int32_t)(fuzz_random(state) % (uint64_t)gg_graph_size(g));
-        offsets[i] = 4 * (int64_t)(fuzz_random(state) % 64);
+        words[i] = 4 * (int64_t)(fuzz_random(state) % 64);
         memcpy(&ne[GG_MAX_DIMS * i], gg_graph_tensor(g, ids[i])->ne, sizeof(int64_t) * GG_MAX_DIMS);
         ne[GG_MAX_DIMS * i + (int64_t)(fuzz_random(state) % GG_MAX_DIMS)] = (int64_t)(fuzz_random(state) % 9);
     }
-    return gg_resize(g, n, ids, ne, offsets, &err);
+    return gg_resize(g, n, ids, ne, words, &err);
 }
 
 /* As generation asks for it: the int32 leafs are ids and positions. */
