@@ -116,7 +116,7 @@ def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
 
 def check_metadata(graph: CoreGraph, meta: Metadata) -> None:
     """Raise FormatError unless the tensors that the metadata name are there and are what they are said to be."""
-    names = list(dict.fromkeys((*meta.flags, *meta.inputs, *meta.exprs, *meta.exact)))
+    names = list(dict.fromkeys((*meta.flags, *meta.inputs, *meta.ranks, *meta.exprs, *meta.exact)))
     ids = dict(zip(names, named(graph, names), strict=True))
 
     @cache
@@ -130,6 +130,9 @@ def check_metadata(graph: CoreGraph, meta: Metadata) -> None:
         _check_flags(graph, ids[name], flags)
     for name, feed in meta.inputs.items():
         _check_input(graph, ids[name], feed, meta.flags.get(name, 0))
+    for name, rank in meta.ranks.items():
+        if len(shape := graph.shape(ids[name])) > rank:
+            raise metadata.fault(f"ranks: {name!r} has the shape {list(shape)}, not {rank} axes")
     for name, exprs in meta.exprs.items():
         _check_sizes(graph, ids[name], exprs, meta.flags.get(name, 0), meta.sizes, value)
     for name, op in meta.exact.items():
