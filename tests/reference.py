@@ -858,7 +858,7 @@ class Operand:
         return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One call of an op. `shape` is that of a sized op's result, `strides` (bytes, numpy order) a view's."""
 
@@ -1511,7 +1511,7 @@ def _cached_attentions() -> Iterator[Sample]:
         yield Sample((*new, *map(_f32, caches), Operand((1,), "count", limit=n_past)), params)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionBackSample(Sample):
     """y and lse are not free: they are those of q, k and v."""
 

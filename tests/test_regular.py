@@ -79,7 +79,7 @@ def test_the_kind_of_what_is_there_is_said(tmp_path: Path) -> None:
         open_regular(paths["missing"])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="for want of a user who may not read everything")
 def test_a_file_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "secret").touch(0o000)
     with pytest.raises(GGError, match="secret: Permission denied"):

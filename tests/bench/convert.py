@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from report import paired_ratio, save, seconds_of, show
+from report import COMMAND, ggmlgraph, paired_ratio, save, seconds_of, show
 
 from ggmlgraph.interchange.formats import safetensors, stored
 
@@ -25,7 +24,6 @@ SIZES = ("n_vocab=32000", "n_embd=1024", "n_head=16", "n_layer=16", "n_ff=2816")
 N_VOCAB = 1000  # of the tokenizer; the model's other ids are never used
 TEXT = Path(__file__).parents[2] / "docs" / "tutorial.md"
 MEMORY = ("VmRSS", "RssAnon")
-GGMLGRAPH = str(Path(sys.executable).with_name("ggmlgraph"))
 
 
 def make(folder: Path) -> Path:
@@ -39,7 +37,7 @@ def make(folder: Path) -> Path:
             ("export", "llama", *SIZES, "-o", graph, "--tokenizer", tokenizer),
             ("export-hf", graph, "-o", made),
         ):
-            subprocess.run([GGMLGRAPH, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+            ggmlgraph(*words)
         graph.unlink()
     return made
 
@@ -55,7 +53,7 @@ def convert(source: Path, target: Path) -> dict[str, float]:
     """Seconds of the whole command, start-up included, and its peaks of memory in bytes."""
     peaks = dict.fromkeys(MEMORY, 0.0)
     begin = time.perf_counter()
-    command = [GGMLGRAPH, "convert", str(source.parent), "-o", str(target)]
+    command = [*COMMAND, "convert", str(source.parent), "-o", str(target)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while process.poll() is None:
             with suppress(OSError, StopIteration):

@@ -1,7 +1,8 @@
 """Tokens per second while a text is generated, ours beside llama.cpp's on the same F32 file: a process each, in turns.
 
 Both decode greedily, one token a call, with as many threads; llama.cpp keeps keys and values in F32 too. Measured
-behind 10 and behind 400 tokens. llama.cpp comes as llama-cpp-python; without it ours is measured alone.
+behind 10 and behind 400 tokens. llama.cpp comes as llama-cpp-python, built for AVX2 (tests/peers/llamacpp.cmake);
+without it ours is measured alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from report import paired_ratio, save, show
+from report import ggmlgraph, paired_ratio, save, show
 
 DEPTHS = (10, 400)
 CTX = 512
@@ -170,7 +171,7 @@ def main(out: Path, threads: int, rounds: int) -> None:
     rows, result = [], []
     for name, (path, n) in models(out).items():
         graph = out / f"{path.stem}.bin"
-        subprocess.run(["ggmlgraph", "convert", path, "-o", graph], check=True, stdout=subprocess.DEVNULL)
+        ggmlgraph("convert", path, "-o", graph)
         files = {"ours": graph} | ({"llama.cpp": path} if find_spec("llama_cpp") else {})
         answers = measure(files, threads, rounds, n)
         for depth in DEPTHS:

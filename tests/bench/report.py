@@ -1,9 +1,11 @@
-"""What every benchmark needs: medians, tables on the terminal, and a JSON file that says where it was measured."""
+"""What every benchmark needs: medians, tables on the terminal, a JSON file of where it was measured, our commands."""
 
 from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,13 @@ from typing import Any
 
 from ggmlgraph import machine
 from ggmlgraph.core.levels import isa_levels
+
+COMMAND = [sys.executable, "-P", "-c", "from ggmlgraph.cli.main import main; main()"]  # whatever is on PATH
+
+
+def ggmlgraph(*words: object) -> None:
+    """Run a command of ours; what it prints is not shown."""
+    subprocess.run([*COMMAND, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

@@ -26,7 +26,7 @@ def test_types_that_c_names_have_the_numbers_of_the_table() -> None:
 
 
 def test_types_have_the_numbers_and_sizes_of_the_gguf_package() -> None:
-    gguf = pytest.importorskip("gguf", reason="the gguf package is not there")
+    gguf = pytest.importorskip("gguf", reason="for want of gguf")
     sizes = {kind.name: (kind.value, *gguf.GGML_QUANT_SIZES[kind]) for kind in gguf.GGMLQuantizationType}
     shared = sizes.keys() & ELEMENTS.keys() - {"Q8_1"}  # of which the package gives an older size
     ours = {name: (TYPES[name.lower()], ELEMENTS[name].block, ELEMENTS[name].nbytes) for name in shared}
@@ -35,7 +35,7 @@ def test_types_have_the_numbers_and_sizes_of_the_gguf_package() -> None:
 
 @pytest.mark.parametrize("name", DECODED)
 def test_random_blocks_decode_to_what_the_gguf_package_says(name: str) -> None:
-    quants = pytest.importorskip("gguf.quants", reason="the gguf package is not there")
+    quants = pytest.importorskip("gguf.quants", reason="for want of gguf")
     stored = blocks(name, 3000) if name in BLOCKS else np.arange(1 << 16, dtype=np.uint16)
     with np.errstate(all="ignore"):
         expected = quants.dequantize(stored.view(np.uint8), quants.GGMLQuantizationType[name.upper()])
@@ -45,7 +45,7 @@ def test_random_blocks_decode_to_what_the_gguf_package_says(name: str) -> None:
 @pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7E00, 0x0001, 0x83FF, 0x7BFF])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_scale_that_is_infinite_nan_or_tiny_means_what_float_arithmetic_makes_of_it(name: str, bits: int) -> None:
-    quants = pytest.importorskip("gguf.quants", reason="the gguf package is not there")
+    quants = pytest.importorskip("gguf.quants", reason="for want of gguf")
     stored = blocks(name, 20)
     at = {"q2_k": 80, "q3_k": 108, "q6_k": 208}.get(name, 0)
     stored[:, at : at + 2] = np.frombuffer(np.uint16(bits).tobytes(), np.uint8)
@@ -79,7 +79,7 @@ def test_encoding_as_bf16_rounds_to_nearest_even() -> None:
 
 @pytest.mark.parametrize("name", ENCODED_BLOCKS)
 def test_blocks_are_those_of_the_gguf_package(name: str) -> None:
-    quants = pytest.importorskip("gguf.quants", reason="the gguf package is not there")
+    quants = pytest.importorskip("gguf.quants", reason="for want of gguf")
     values = np.random.default_rng(2).normal(size=(300, 32)).astype(np.float32)
     values[:3] = [[0], [2], [-3e38]]
     with np.errstate(all="ignore"):

@@ -641,7 +641,9 @@ def a_large_file(dialect: str, n_nodes: int) -> bytes:
     return sample[:12] + struct.pack("<IQ", n_nodes, 1 << 40) + sample[24:] + last * (n_nodes - 1)
 
 
-@pytest.mark.skipif("libasan" in Path("/proc/self/maps").read_text(), reason="AddressSanitizer has memory of its own")
+@pytest.mark.skipif(
+    "libasan" in Path("/proc/self/maps").read_text(), reason="no such case: AddressSanitizer has memory of its own"
+)
 @pytest.mark.parametrize("dialect", ["v2", "v1i"])  # the longest records and the shortest
 def test_reading_takes_at_most_twice_the_file_and_16_mib(dialect: str, tmp_path: Path) -> None:
     (tmp_path / "large.bin").write_bytes(a_large_file(dialect, (1 << 16) - 1))
@@ -661,10 +663,10 @@ def test_the_library_imports_nothing_that_ends_the_process_prints_or_starts_prog
     try:
         listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
     except FileNotFoundError:
-        pytest.skip("there is no nm to read the library's symbols with")
+        pytest.skip("for want of nm, to read the library's symbols with")
     symbols = {line.split()[-1].partition("@")[0] for line in listed.stdout.splitlines()}
     if any(name.startswith(("__asan", "__tsan")) for name in symbols):
-        pytest.skip("a build with sanitizers")
+        pytest.skip("no such case: a build with sanitizers")
     assert {"malloc", "memcpy"} <= symbols
     assert symbols & (ENDS | OUTSIDE) == set()
 

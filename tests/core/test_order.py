@@ -240,7 +240,7 @@ def test_what_an_older_name_left_behind_a_name_survives(tmp_path: Path) -> None:
 GRAPHS = REAL / "graphs"
 
 
-@pytest.mark.skipif(not GRAPHS.is_dir(), reason="../shared/data/graphs is not there")
+@pytest.mark.skipif(not GRAPHS.is_dir(), reason="for want of ../shared/data/graphs")
 def test_exports_of_real_ggml_are_written_again_byte_for_byte(tmp_path: Path) -> None:
     files = sorted(GRAPHS.glob("*.ggml"))
     assert len(files) == 6

@@ -347,7 +347,9 @@ def cpus_of_threads() -> list[str]:
     return [line.split()[1] for text in statuses for line in text.splitlines() if line.startswith("Cpus_allowed_list")]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="for want of a second CPU"
+)
 def test_with_a_thread_for_every_cpu_each_worker_keeps_to_one_and_the_caller_is_set_free(graph: Path) -> None:
     before, cpus = Counter(cpus_of_threads()), sorted(os.sched_getaffinity(0))
     with gg.Runtime(graph, threads=len(cpus)) as rt:
@@ -376,7 +378,9 @@ def test_ids_of_get_rows_back_have_no_fourth_dimension() -> None:
         graph.node(TABLE["get_rows_back"], [cotangent, ids], {}, (4, 5))
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="for want of a second CPU"
+)
 def test_a_run_leaves_the_caller_on_the_cpus_it_was_given_since_the_last(graph: Path) -> None:
     cpus = os.sched_getaffinity(0)
     with gg.Runtime(graph, threads=len(cpus)) as rt:

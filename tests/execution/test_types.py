@@ -310,7 +310,7 @@ def test_a_malformed_typed_tensor_is_refused_where_it_is_wrong(
 def test_graph_of_real_ggml_with_a_half_precision_weight_computes_what_ggml_recorded(name: str) -> None:
     path = SHARED / "data" / "graphs" / f"{name}.ggml"
     if not path.exists():
-        pytest.skip("no graphs exported by real ggml next to the repository")
+        pytest.skip("for want of graphs exported by real ggml, ../shared/data/graphs")
     with Runtime(path, threads=1) as runtime:
         assert "f16" in {runtime.graph.dtype(i) for i in range(len(runtime.graph))}
         runtime.set("tokens", np.int32([3, 1, 4, 1, 22]))
@@ -381,7 +381,7 @@ def test_a_quantised_gguf_file_becomes_float32_or_stays_as_it_is(name: str, tmp_
 
 @pytest.mark.parametrize("name", DECODED)
 def test_a_frozen_model_is_exported_with_the_same_blocks(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
+    pytest.importorskip("gguf", reason="for want of gguf")
     source = quantised(tmp_path / "m.gguf", name, WIDE, WIDE_PAIRS)
     model = trained.find(converted(source, tmp_path / "q.bin", None))
     exportgguf.export(model, tmp_path / "again.gguf")

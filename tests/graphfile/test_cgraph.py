@@ -345,7 +345,7 @@ def test_weights_are_streamed() -> None:
 
 def load_oracle() -> Any:
     if not ORACLE.exists():
-        pytest.skip("the oracle's writer is not beside this repository (../shared/oracle)")
+        pytest.skip("for want of the oracle's writer, ../shared/oracle")
     spec = importlib.util.spec_from_file_location("oracle_cgraph", ORACLE)
     assert spec is not None
     assert spec.loader is not None
@@ -397,7 +397,7 @@ def test_the_oracles_block_is_written_byte_for_byte(dialect: str, rope_mode: int
 def test_a_file_of_real_ggml_is_rewritten_byte_for_byte(dialect: str, rope_mode: int) -> None:
     path = GRAPHS / f"block_{dialect}_rope{rope_mode}.ggml"
     if not path.exists():
-        pytest.skip("ggml's sample files are not beside this repository (../shared/data/graphs)")
+        pytest.skip("for want of ggml's sample files, ../shared/data/graphs")
     graph = read(path, dialect)
     assert (len(graph.leafs), len(graph.nodes)) == (15, 42)
     assert reordered(graph.records, [len(graph.records) - 1], dialect) == path.read_bytes()

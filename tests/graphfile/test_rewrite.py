@@ -157,7 +157,7 @@ def test_a_file_is_rewritten_to_the_bytes_of_an_export(model: str, source: str, 
 def test_a_graph_of_real_ggml_comes_back_from_any_dialect(source: str, target: str, tmp_path: Path) -> None:
     path = GRAPHS / f"block_{source}_rope2.ggml"
     if not path.exists():
-        pytest.skip("ggml's sample files are not beside this repository (../shared/data/graphs)")
+        pytest.skip("for want of ggml's sample files, ../shared/data/graphs")
     rewrite(path, tmp_path / "there.bin", target, source)
     rewrite(tmp_path / "there.bin", tmp_path / "back.bin", source, target)
     assert (tmp_path / "back.bin").read_bytes() == path.read_bytes()

@@ -48,7 +48,7 @@ NEOX_FORMS = {
 def shared(form: str) -> Path:
     path = REAL / form
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"for want of {path}")
     return path
 
 
@@ -129,7 +129,7 @@ def test_greedy_text_is_the_same_from_every_form(
     forms: list[str], tokenizer: str, prompt: str, begins: str, tmp_path: Path
 ) -> None:
     if tokenizer.endswith(".json"):
-        pytest.importorskip("tokenizers")
+        pytest.importorskip("tokenizers", reason="for want of tokenizers")
     graphs = [converted(shared(form), tmp_path / f"{i}.bin", shared(tokenizer)) for i, form in enumerate(forms)]
     texts = {greedy(graph, prompt) for graph in graphs}
     assert len(texts) == 1
@@ -142,7 +142,7 @@ def test_greedy_text_is_the_same_from_every_form(
 )
 def test_weights_taken_in_the_wrong_order_are_told(form: str, tokenizer: str, tmp_path: Path) -> None:
     if tokenizer.endswith(".json"):
-        pytest.importorskip("tokenizers")
+        pytest.importorskip("tokenizers", reason="for want of tokenizers")
     source, chosen = checkpoints.find(shared(form)), load_tokenizer(shared(tokenizer))
     mistaken = replace(source, format=replace(source.format, rows={}))
     results = []
@@ -165,7 +165,7 @@ def test_the_vocabulary_of_llama2c_and_of_gguf_encode_as_the_sentencepiece_model
 
 
 def test_tokenizer_json_gives_the_ids_of_the_package_however_the_text_is_cut() -> None:
-    package = pytest.importorskip("tokenizers")
+    package = pytest.importorskip("tokenizers", reason="for want of tokenizers")
     path = shared("gptneox-shakespeare/tokenizer.json")
     ours, theirs = load_tokenizer(path), package.Tokenizer.from_file(str(path))
     text = (REAL / "corpora" / "tinyshakespeare.txt").read_text()[:30_000] + "  \u65e5\u672c <|endoftext|>"

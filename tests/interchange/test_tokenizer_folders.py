@@ -17,7 +17,7 @@ from ggmlgraph.tokenizers.pipeline import spelt
 from ggmlgraph.tokenizers.settings import Settings
 from ggmlgraph.tokenizers.splitting import LABELS, SAME
 
-pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+pytest.importorskip("tokenizers", reason="for want of tokenizers")
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 BYTES = {spelt(bytes([b])): b for b in range(256)}

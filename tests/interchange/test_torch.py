@@ -86,7 +86,7 @@ def test_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 def test_files_that_pytorch_wrote_are_read(file: str, n: int) -> None:
     path = REAL / "stories260K" / file
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"for want of {path}")
     tensors = torch.read(path)
     assert len(tensors) == n
     assert all(np.isfinite(values(t)).all() for t in tensors.values())

@@ -17,6 +17,7 @@ import numpy as np
 import real_ggml
 from real_ggml import CACHE, TIMEOUT
 
+OURS = Path(__file__).with_name("old_ggml.c")
 KEPT = Path(__file__).resolve().parents[1] / "data" / "ggml2023"
 GRAPHS = ("mlp", "transformer")
 # dialect -> package and version; whether rope takes positions, which norms take eps, whether graphs are pointers
@@ -36,10 +37,7 @@ SOURCES = ("ggml.c", "ggml-alloc.c", "ggml-backend.c", "ggml-quants.c", "k_quant
 
 def program(dialect: str) -> Path:
     """The program of a dialect, compiled at most once. Raises Unavailable."""
-    path = CACHE / dialect / "old_ggml"
-    if path.exists() and path.stat().st_mtime > Path(__file__).with_name("old_ggml.c").stat().st_mtime:
-        return path
-    return real_ggml.made(path, partial(_compile, dialect))
+    return real_ggml.made(CACHE / dialect / "old_ggml", partial(_compile, dialect), OURS)
 
 
 def _compile(dialect: str, directory: Path) -> Path:
@@ -52,8 +50,8 @@ def _compile(dialect: str, directory: Path) -> Path:
     defines = [f"-DPOSITIONS={positions}", f"-DEPS={eps}", f"-DGRAPH_POINTERS={pointers}"]
     defines += ["-DGGML_USE_K_QUANTS"] if (source / "k_quants.c").exists() else []
     flags = ["-O1", "-w", "-std=gnu11", "-D_GNU_SOURCE", *defines, *includes]
-    made, ours = directory / "old_ggml", Path(__file__).with_name("old_ggml.c")
-    real_ggml.run([compiler, *flags, "-o", str(made), str(ours), *files, "-lm", "-lpthread"])
+    made = directory / "old_ggml"
+    real_ggml.run([compiler, *flags, "-o", str(made), str(OURS), *files, "-lm", "-lpthread"])
     return made
 
 

@@ -2,7 +2,7 @@
 
 `library` makes the shared library of a dialect from what the package index publishes, once, under build/:
 
-    v1    ggml-python 0.0.37, installed beside everything else
+    v1    ggml-python 0.0.37, as it is installed
     v2a   the C sources inside the source distribution of llama-cpp-python 0.3.1, compiled here
 
 The functions below it ask ggml_process.py, which answers each in a process of its own. Used by test_real_ggml.py,
@@ -12,6 +12,7 @@ test_mixed_graphs.py and test_support.py.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,50 +49,51 @@ def or_skip(what: str) -> Iterator[None]:
     try:
         yield
     except Unavailable as reason:
-        pytest.skip(f"{what}: {reason}")
+        pytest.skip(f"for want of {what}: {reason}")
 
 
 # ---------------------------------------------------------------- making the libraries
 
 
 def library(dialect: str) -> Path:
-    """The shared library whose dialect this is. Raises Unavailable."""
-    path = CACHE / dialect / "libggml.so"
-    if path.exists() and path.with_name("ggml.h").exists():
-        return path
-    return made(path, {"v1": _install_v1, "v2a": _compile_v2a}[dialect])
+    """The shared library whose dialect this is; ggml.h lies beside it. Raises Unavailable."""
+    return made(CACHE / dialect / "libggml.so", {"v1": _take_v1, "v2a": _compile_v2a}[dialect])
 
 
 def source() -> Path:
     """ggml.c of dialect v2a. Raises Unavailable."""
-    path = CACHE / "v2a" / "ggml.c"
-    if not path.exists():
-        made(path.with_name("libggml.so"), _compile_v2a)
-    return path
+    return library("v2a").with_name("ggml.c")
 
 
-def made(path: Path, maker: Callable[[Path], Path]) -> Path:
-    """Move what `maker` makes in a directory of its own to `path`. Raises Unavailable, from then on without trying:
-    asking the package index takes long.
+def made(path: Path, maker: Callable[[Path], Path], *sources: Path) -> Path:
+    """`path`, as it is if it is younger than its sources, else what `maker` makes in a directory of its own.
+
+    Raises Unavailable, from then on without trying: asking the package index takes long. Processes that want the same
+    file wait for the first.
     """
     if path in _unavailable:
         raise _unavailable[path]
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-            return maker(Path(directory)).replace(path)
-    except Unavailable as reason:
-        _unavailable[path] = reason
-        raise
+    with (path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists() and all(path.stat().st_mtime > source.stat().st_mtime for source in sources):
+            return path
+        try:
+            with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+                return maker(Path(directory)).replace(path)
+        except Unavailable as reason:
+            _unavailable[path] = reason
+            raise
 
 
-def _install_v1(directory: Path) -> Path:
-    need_compiler()
-    pip(
-        "install", "--no-deps", "--target", str(directory / "site"), "--no-binary", "ggml-python", "ggml-python==0.0.37"
-    )
-    shutil.copy(directory / "site" / "include" / "ggml" / "ggml.h", CACHE / "v1" / "ggml.h")
-    return directory / "site" / "ggml" / "libggml.so"
+def _take_v1(directory: Path) -> Path:
+    """From the installed package."""
+    package = find_spec("ggml")
+    if package is None or package.origin is None:
+        raise Unavailable("ggml-python is not installed")
+    folder = Path(package.origin).parent
+    shutil.copy(folder.parent / "include" / "ggml" / "ggml.h", CACHE / "v1" / "ggml.h")
+    return Path(shutil.copy(folder / "libggml.so", directory))
 
 
 def _compile_v2a(directory: Path) -> Path:
@@ -175,7 +178,7 @@ def run_script(name: str, target: Path) -> Path:
     command = [sys.executable, str(Path(__file__).with_name(name)), str(target)]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
     if "No module named 'ggml'" in result.stderr:
-        raise Unavailable("ggml-python is not installed")
+        raise Unavailable("it is not installed")
     if result.returncode:
         raise RuntimeError(f"{name} ended with {result.returncode}: {result.stderr[-1000:]}")
     return target

@@ -15,9 +15,9 @@ from ggmlgraph.interchange import exporthf, trained
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+torch = pytest.importorskip("torch", reason="for want of torch")
+transformers = pytest.importorskip("transformers", reason="for want of transformers")
+pytest.importorskip("tokenizers", reason="for want of tokenizers")
 
 N_IDS = 48
 
@@ -61,7 +61,7 @@ def test_transformers_reads_several_files(tmp_path: Path) -> None:
 )
 def test_token_ids_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     if not (REAL / name).exists():
-        pytest.skip(f"{REAL / name} is not there")
+        pytest.skip(f"for want of {REAL / name}")
     tokenizer = load_tokenizer(REAL / name)
     graph = graph_of("llama", tmp_path / "g.bin", tokenizer, n_vocab=tokenizer.n_vocab, n_layer=1)
     exporthf.export(trained.find(graph), tmp_path / "hf")

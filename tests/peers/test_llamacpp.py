@@ -24,7 +24,7 @@ from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+pytest.importorskip("llama_cpp", reason="for want of llama-cpp-python")
 
 GELU_TABLE = 2e-2  # llama.cpp computes GELU by a table of half-precision numbers
 WITH_GELU = ("gemma", "phi2", "gpt2", "gpt_neox")
@@ -65,7 +65,7 @@ def test_logits_of_every_architecture_are_llamacpps(name: str, tmp_path: Path) -
 
 def shared(name: str) -> Path:
     if not (REAL / name).exists():
-        pytest.skip(f"{REAL / name} is not there")
+        pytest.skip(f"for want of {REAL / name}")
     return REAL / name
 
 
@@ -179,13 +179,13 @@ def same_ids(tokenizer: Tokenizer, folder: Path) -> list[bool]:
 @pytest.mark.parametrize("name", VOCABULARIES)
 def test_token_ids_are_llamacpps_line_for_line(name: str, tmp_path: Path) -> None:
     if name.endswith(".json") or "neox" in name:
-        pytest.importorskip("tokenizers")
+        pytest.importorskip("tokenizers", reason="for want of tokenizers")
     assert all(same_ids(load_tokenizer(shared(name)), tmp_path))
 
 
 @pytest.mark.parametrize("name", ["llama-spm/tokenizer.model", "sentencepiece-ja/test_ja_model.model"])
 def test_token_ids_of_sentencepiece_spelt_as_tokenizer_json_are_too(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("tokenizers")
+    pytest.importorskip("tokenizers", reason="for want of tokenizers")
     written, _ = tohf.files(load_tokenizer(shared(name)))
     assert all(same_ids(HuggingFaceTokenizer(written["tokenizer.json"]), tmp_path))
 

@@ -19,7 +19,7 @@ GGUF = REAL / "stories260K" / "stories260K-f32.gguf"
 CTX, N_WINDOWS = 128, 3
 STORY = "Once upon a time, there was a little girl named Lily. She saw a big dog, and the dog ran to the park. " * 12
 
-pytestmark = pytest.mark.skipif(not GGUF.exists(), reason=f"{GGUF} is not there")
+pytestmark = pytest.mark.skipif(not GGUF.exists(), reason=f"for want of {GGUF}")
 
 
 @pytest.fixture(scope="module")

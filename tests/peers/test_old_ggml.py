@@ -66,7 +66,7 @@ def says(call: list[Record], dialect: str, path: Path) -> bool:
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_it_computes_each_op_as_we_do(op: Op, dialect: str, tmp_path: Path) -> None:
     if reason := REFUSED.get(op.name):
-        pytest.skip(f"ggml of dialect {dialect}, {op.ggml}: {reason}")
+        pytest.skip(f"no such case: ggml of dialect {dialect}, {op.ggml}: {reason}")
     path = tmp_path / "graph.bin"
     calls: list[Call] = []
     everything: list[Record] = []
@@ -79,7 +79,7 @@ def test_it_computes_each_op_as_we_do(op: Op, dialect: str, tmp_path: Path) -> N
             everything += records(call, len(everything), f"{len(calls)}.")
             calls.append(call)
     if not calls:
-        pytest.skip(f"dialect {dialect} can say none of the calls of {op.ggml}")
+        pytest.skip(f"no such case: dialect {dialect} can say none of the calls of {op.ggml}")
     names = [f"{k}.out" for k in range(len(calls))]
     writer.write(path, everything, [[r.name for r in everything].index(n) for n in names], dialect)
     theirs = old_ggml.compute(dialect, path, names, tmp_path)

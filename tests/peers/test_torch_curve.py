@@ -16,7 +16,7 @@ import pytest
 import ggmlgraph as gg
 from ggmlgraph.models import gpt_neox, llama
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+torch = pytest.importorskip("torch", reason="for want of torch")
 F = torch.nn.functional
 
 N_STEPS, BATCH, CTX = 50, 4, 32

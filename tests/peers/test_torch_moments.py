@@ -13,9 +13,9 @@ from ggmlgraph.cli import main
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.interchange import checkpoints
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-pytest.importorskip("accelerate", reason="accelerate, which Trainer needs, is not installed")
+torch = pytest.importorskip("torch", reason="for want of torch")
+transformers = pytest.importorskip("transformers", reason="for want of transformers")
+pytest.importorskip("accelerate", reason="for want of accelerate, which Trainer needs")
 
 BATCH, CTX, BEFORE, AFTER = 4, 12, 5, 3
 LR, BETAS, WEIGHT_DECAY = 1e-2, (0.9, 0.98), 0.1

@@ -20,8 +20,8 @@ from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.interchange import checkpoints, convert
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+torch = pytest.importorskip("torch", reason="for want of torch")
+transformers = pytest.importorskip("transformers", reason="for want of transformers")
 
 BATCH, CTX, N_VOCAB = 2, 12, 67
 LLAMA = {
@@ -189,7 +189,7 @@ def test_both_spellings_of_the_configuration_are_the_same_model(folder: Path) ->
 def test_parameters_are_in_the_order_of_the_model(model: Any, folder: Path) -> None:
     known = checkpoints.find(folder).format
     if not known.order:
-        pytest.skip(f"the order of {known.id} is not known: moments of it are refused")
+        pytest.skip(f"no such case: the order of {known.id} is not known: moments of it are refused")
     head = known.theirs("output.weight").rpartition(".")[0]
     names = [name.replace("lm_head", head) for name, _ in model.named_parameters()]
     assert list(known.in_order(dict.fromkeys(sorted(names)), model.config.num_hidden_layers)) == names
@@ -208,7 +208,7 @@ PROMPTS = {
 @pytest.mark.parametrize("folder", PROMPTS, ids=lambda folder: folder.parent.name)
 def test_greedy_text_is_that_of_transformers_for_200_tokens(folder: Path, tmp_path: Path) -> None:
     if not folder.exists():
-        pytest.skip(f"{folder} is not there")
+        pytest.skip(f"for want of {folder}")
     file, prompts = PROMPTS[folder]
     tokenizer = load_tokenizer(file)
     convert.convert(checkpoints.find(folder), tmp_path / "graph.bin", batch=1, ctx=256, tokenizer=tokenizer)
@@ -229,7 +229,7 @@ def test_greedy_text_is_that_of_transformers_for_200_tokens(folder: Path, tmp_pa
 def test_weights_rounded_to_bf16_give_the_logits_of_transformers_with_these_weights(tmp_path: Path) -> None:
     path = STORIES / "hf" / "pytorch_model.bf16.bin"
     if not path.exists():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"for want of {path}")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(STORIES / "hf", dtype=torch.float32)
     rounded = {name: value.float() for name, value in torch.load(path, weights_only=True).items()}
     theirs.load_state_dict(rounded, strict=False)

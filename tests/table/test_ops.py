@@ -7,6 +7,7 @@ Gradients are compared with central differences of the float64 reference, elemen
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ NORMALISING = {
 N_ELEMENTS, N_DIRECTIONS = 12, 2  # differences taken per operand
 
 LEVELS = isa_levels()
-CASES = [sample for samples in SAMPLES.values() for sample in samples]
+LEVELS_SHARE = max(map(len, SAMPLES.values()))  # samples of one op: what the reference computes is kept for its levels
+OPS = [op for op, samples in SAMPLES.items() if samples]
 
 
 def finite_case(sample: Sample) -> bool:
@@ -61,9 +63,13 @@ def trained_operands(sample: Sample) -> frozenset[int]:
     )
 
 
-DIFFERENTIABLE = [  # with all memory that the derivative needs
-    s for s in CASES if trained_operands(s) and finite_case(s) and len(written_operands(s)) == len(TABLE[s.op].writes)
-]
+def differentiable(sample: Sample) -> bool:
+    """Whether the sample has a derivative, and all memory that it needs."""
+    whole = len(written_operands(sample)) == len(TABLE[sample.op].writes)
+    return whole and bool(trained_operands(sample)) and finite_case(sample)
+
+
+DIFFERENTIABLE = {op: found for op, samples in SAMPLES.items() if (found := [*filter(differentiable, samples)])}
 
 
 def bound(sample: Sample, values: list[Any], expected: Any) -> Any:
@@ -80,6 +86,47 @@ def bound(sample: Sample, values: list[Any], expected: Any) -> Any:
     return 2e-6 * np.abs(expected) + 1e-7
 
 
+@lru_cache(LEVELS_SHARE)
+def reference(sample: Sample) -> tuple[Any, Any]:
+    """The result, and the largest error allowed for each element of it."""
+    values = as_float64(sample.arrays())
+    with np.errstate(all="ignore"):
+        expected = np.asarray(REFERENCE[sample.op](*values, **sample.keywords()))
+        return expected, bound(sample, values, expected)
+
+
+@lru_cache(LEVELS_SHARE)
+def differences(sample: Sample) -> tuple[Any, list[tuple[int, Any, float]]]:
+    """Weights for the result's elements, and how their sum changes: (operand, direction in it, derivative)."""
+    rng = np.random.default_rng(zlib.crc32(str(sample).encode()))
+    exact = as_float64(sample.arrays())
+    weights = rng.uniform(-1, 1, np.size(REFERENCE[sample.op](*exact, **sample.keywords())))
+
+    def loss(k: int, direction: Any, step: float) -> float:
+        moved = [v + step * direction if i == k else v for i, v in enumerate(exact)]
+        y = np.ravel(REFERENCE[sample.op](*moved, **sample.keywords()))
+        finite = np.isfinite(y)
+        return float((y[finite] * weights[finite]).sum())
+
+    step = 1e-6
+    return weights, [
+        (k, direction, (loss(k, direction, step) - loss(k, direction, -step)) / (2 * step))
+        for k in trained_operands(sample)
+        for direction in directions(exact[k].shape, rng)
+    ]
+
+
+def directions(shape: tuple[int, ...], rng: Any) -> Any:
+    """Single elements, then random directions through all of them."""
+    n = int(np.prod(shape))
+    for i in rng.permutation(n)[:N_ELEMENTS]:
+        unit = np.zeros(n)
+        unit[i] = 1.0
+        yield unit.reshape(shape)
+    for _ in range(N_DIRECTIONS):
+        yield rng.uniform(-1, 1, shape)
+
+
 @pytest.mark.parametrize("op", TABLE)
 def test_every_op_has_a_reference_and_samples(op: str) -> None:
     assert op in REFERENCE
@@ -93,66 +140,61 @@ def test_every_op_a_file_can_hold_has_a_derivative_or_says_that_it_has_none(op: 
 
 
 @pytest.mark.parametrize("isa", LEVELS)
-@pytest.mark.parametrize("sample", CASES, ids=str)
-def test_forward_is_the_reference(sample: Sample, isa: str) -> None:
-    values = sample.arrays()
-    with np.errstate(all="ignore"):
-        expected = np.asarray(REFERENCE[sample.op](*as_float64(values), **sample.keywords()))
-        limit = bound(sample, as_float64(values), expected)
-    call = build(sample, values)
-    program = call.program(isa, threads=1)
-    program.run()
-    if sample.op != "empty":
-        assert_within(call.result(program), expected, limit)
-    for name, written in WRITES.get(sample.op, lambda *_, **__: {})(*as_float64(values), **sample.params).items():
-        k = TABLE[sample.op].sources.index(name)
-        assert_within(call.result(program, call.operands[k]), written, bound(sample, as_float64(values), written))
-
-
-@pytest.mark.parametrize("isa", LEVELS)
-@pytest.mark.parametrize("sample", [s for s in CASES if s.op != "empty"], ids=str)
-def test_result_is_the_same_for_any_number_of_threads(sample: Sample, isa: str) -> None:
-    results = []
-    for threads in (1, 2, 3, 8):
-        call = build(sample, sample.arrays())
-        program = call.program(isa, threads)
+@pytest.mark.parametrize("op", OPS)
+def test_forward_is_the_reference(op: str, isa: str, check_each: Any) -> None:
+    def check(sample: Sample) -> None:
+        values = sample.arrays()
+        expected, limit = reference(sample)
+        call = build(sample, values)
+        program = call.program(isa, threads=1)
         program.run()
-        written = [call.operands[k] for k in written_operands(sample)]
-        results.append(b"".join(call.result(program, i).tobytes() for i in (call.y, *written)))
-    assert len(set(results)) == 1
+        if sample.op != "empty":
+            assert_within(call.result(program), expected, limit)
+        for name, written in WRITES.get(sample.op, lambda *_, **__: {})(*as_float64(values), **sample.params).items():
+            k = TABLE[sample.op].sources.index(name)
+            limit = bound(sample, as_float64(values), written)
+            assert_within(call.result(program, call.operands[k]), written, limit)
+
+    check_each(SAMPLES[op], check, isa)
 
 
 @pytest.mark.parametrize("isa", LEVELS)
-@pytest.mark.parametrize("sample", DIFFERENTIABLE, ids=str)
-def test_gradient_is_the_difference_quotient(sample: Sample, isa: str) -> None:
-    values, trained = sample.arrays(), trained_operands(sample)
-    rng = np.random.default_rng(zlib.crc32(str(sample).encode()))
-    call = build(sample, values, trained)
-    weights = rng.uniform(-1, 1, call.graph.shape(call.y, 4))
-    found = gradients(call, weights, isa, threads=2)
-    exact = as_float64(values)
+@pytest.mark.parametrize("op", [op for op in OPS if op != "empty"])
+def test_result_is_the_same_for_any_number_of_threads(op: str, isa: str, check_each: Any) -> None:
+    def check(sample: Sample) -> None:
+        results = []
+        for threads in (1, 2, 3, 8):
+            call = build(sample, sample.arrays())
+            program = call.program(isa, threads)
+            program.run()
+            written = [call.operands[k] for k in written_operands(sample)]
+            results.append(b"".join(call.result(program, i).tobytes() for i in (call.y, *written)))
+        assert len(set(results)) == 1
 
-    def loss(k: int, direction: Any, step: float) -> float:
-        moved = [v + step * direction if i == k else v for i, v in enumerate(exact)]
-        y = np.asarray(REFERENCE[sample.op](*moved, **sample.keywords()))
-        y, r = y.reshape(weights.shape), weights
-        return float((y[np.isfinite(y)] * r[np.isfinite(y)]).sum())
+    check_each(SAMPLES[op], check, isa)
 
-    for k in trained:
-        operand = sample.operands[k]
-        assert operand is not None
-        for direction in directions(exact[k].shape, rng):
-            step = 1e-6
-            expected = (loss(k, direction, step) - loss(k, direction, -step)) / (2 * step)
+
+@pytest.mark.parametrize("isa", LEVELS)
+@pytest.mark.parametrize("op", list(DIFFERENTIABLE))
+def test_gradient_is_the_difference_quotient(op: str, isa: str, check_each: Any) -> None:
+    def check(sample: Sample) -> None:
+        weights, quotients = differences(sample)
+        call = build(sample, sample.arrays(), trained_operands(sample))
+        found = gradients(call, weights, isa, threads=2)
+        for k, direction, expected in quotients:
+            operand = sample.operands[k]
+            assert operand is not None
             outside = np.nan_to_num(operand.store(direction.astype(np.float32)), nan=0.0)
             terms = found[k].reshape(-1) * outside.reshape(-1)
             limit = 2e-5 * (np.abs(terms).sum() + 1.0)
             assert abs(terms.sum(dtype=np.float64) - expected) <= limit, f"{TABLE[sample.op].sources[k]}"
 
+    check_each(DIFFERENTIABLE[op], check, isa)
+
 
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_gradient_of_one_operand_is_that_among_all(k: int) -> None:
-    sample = next(s for s in DIFFERENTIABLE if s.op == "attention" and s.operands[0].shape[1] > 64)  # type: ignore[union-attr]
+    sample = next(s for s in DIFFERENTIABLE["attention"] if s.operands[0].shape[1] > 64)  # type: ignore[union-attr]
     weights = np.random.default_rng(0).uniform(-1, 1, sample.operands[0].shape)  # type: ignore[union-attr]
     together, alone = (
         gradients(build(sample, sample.arrays(), trained), weights, LEVELS[0], threads=2)
@@ -160,14 +202,3 @@ def test_gradient_of_one_operand_is_that_among_all(k: int) -> None:
     )
     np.testing.assert_array_equal(alone[k], together[k])
     assert [i for i, g in enumerate(alone) if g is not None] == [k]
-
-
-def directions(shape: tuple[int, ...], rng: Any) -> Any:
-    """Single elements, then random directions through all of them."""
-    n = int(np.prod(shape))
-    for i in rng.permutation(n)[:N_ELEMENTS]:
-        unit = np.zeros(n)
-        unit[i] = 1.0
-        yield unit.reshape(shape)
-    for _ in range(N_DIRECTIONS):
-        yield rng.uniform(-1, 1, shape)

@@ -26,7 +26,7 @@ from ggmlgraph.tokenizers.splitting import LLAMA3, Splitting
 from ggmlgraph.tokenizers.tohf import files
 from ggmlgraph.tokenizers.training import train_tokenizer
 
-package = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+package = pytest.importorskip("tokenizers", reason="for want of tokenizers")
 
 TEXT = "The quick brown fox jumps over the lazy dog, said Zoë.\n  Pack my box with 12 dozen liquor jugs! " * 30
 SPECIAL = ["<unk>", "<s>", "</s>"]

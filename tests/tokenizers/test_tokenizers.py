@@ -48,7 +48,7 @@ ANY_TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from(" \n▁a"))
 
 def shared(name: str) -> Path:
     if not (REAL / name).exists():
-        pytest.skip(f"{name}: the shared test data is not beside the repository")
+        pytest.skip(f"for want of ../shared/data, {name} in it")
     return REAL / name
 
 
