@@ -7,6 +7,7 @@ so nothing makes its operands contiguous on the way.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ggmlgraph.table.op import TABLE
 EPS32 = 2.0**-24  # the largest relative rounding error of float32
 DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.int32): "i32"}
 SWAP_ROWS = {"axis0": 0, "axis1": 2, "axis2": 1, "axis3": 3}  # ggml's axes of the layout "permuted"
+pool = cache(Pool)  # of so many threads, shared by all programs: starting threads costs more than most ops
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Call:
     y: int
 
     def program(self, isa: str, threads: int, matmul_precision: str = "float32") -> Program:
-        return Program(self.graph, Pool(threads), isa, matmul_precision)
+        return Program(self.graph, pool(threads), isa, matmul_precision)
 
     def result(self, program: Program, tensor_id: int | None = None) -> Any:
         """A tensor's values in numpy order, with all four axes."""
@@ -86,7 +88,7 @@ def gradients(call: Call, weights: Any, isa: str, threads: int) -> list[Any]:
     loss = graph.node(TABLE["sum"], [weighted], {})
     graph.set_name(loss, "loss", LOSS | OUTPUT)
     passes.differentiate(graph, loss)
-    program = Program(graph, Pool(threads), isa)
+    program = Program(graph, pool(threads), isa)
     program.run()
     found = []
     for leaf in call.leafs:
