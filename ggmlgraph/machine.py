@@ -94,6 +94,8 @@ def isa() -> str | None:
 
 def check_threads(n: int) -> int:
     """Raises UsageError if n is not a number of threads to run with."""
+    if not isinstance(n, int):
+        raise UsageError(f"--threads {n!r} is not a whole number")
     if not 1 <= n <= MAX_THREADS:
         raise UsageError(f"--threads {n} is not in 1..{MAX_THREADS}")
     return n

@@ -40,6 +40,8 @@ class NamedGraph:
         """The same at other sizes, default as here. Raises UsageError, UnsupportedError if they are fixed."""
         asked = {name: value for name, value in (("batch", batch), ("ctx", ctx)) if value is not None}
         for name, value in asked.items():
+            if not isinstance(value, int):
+                raise UsageError(f"{name} {value!r} is not a whole number")
             if not 1 <= value <= MOST:
                 raise UsageError(f"{name} {value} is not in 1..{MOST}")
             if name not in self.sizes and value != dict(zip(("batch", "ctx"), self.window, strict=True))[name]:

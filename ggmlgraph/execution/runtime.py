@@ -91,8 +91,8 @@ class Runtime(Session):
         pools: Pools,
         turns: Turns,
     ) -> None:
-        if accumulate < 1:
-            raise UsageError(f"accumulate {accumulate} is not 1 or more")
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise UsageError(f"accumulate {accumulate} is not a whole number from 1 on")
         self.settings, self.threads, self.memory_limit = settings, threads, memory_limit
         self.accumulate, self.pools = accumulate, pools
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction

@@ -351,8 +351,12 @@ def test_rates_that_would_destroy_the_weights_are_refused(graph: Path, rates: di
         np.testing.assert_array_equal(rt.get("output.weight"), before)
 
 
-@pytest.mark.parametrize("sizes", [{"accumulate": 0}, {"accumulate": -1}, {"batch": 0}, {"ctx": 0}], ids=str)
-def test_sizes_below_one_are_refused(graph: Path, sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "sizes",
+    [{"accumulate": 0}, {"accumulate": -1}, {"accumulate": 1.5}, {"batch": 0}, {"batch": 2.5}, {"ctx": 0}],
+    ids=str,
+)
+def test_sizes_that_are_no_counts_are_refused(graph: Path, sizes: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         gg.Runtime(graph, threads=1, **sizes)
     with gg.Runtime(graph, threads=1) as rt, pytest.raises(UsageError):
