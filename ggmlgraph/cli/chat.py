@@ -9,12 +9,14 @@ from pathlib import Path
 import click
 
 from ggmlgraph.cli.terminal import shown
+from ggmlgraph.cli.told import told
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.corpus import open_file
 from ggmlgraph.errors import DataError
 from ggmlgraph.generation.chat import Conversation, Template
 from ggmlgraph.generation.generate import Generator, open_model
 from ggmlgraph.generation.sampling import Sampling
+from ggmlgraph.interchange.ondemand import graph_of
 
 PROMPT = "> "
 
@@ -31,7 +33,7 @@ def command(
     how: Sampling,
 ) -> None:
     """Talk with a model: each line is a message. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
-    runtime, tokenizer = open_model(path, threads=threads, ctx=ctx, limits=limits)
+    runtime, tokenizer = open_model(graph_of(path, told), threads=threads, ctx=ctx, limits=limits)
     with runtime:
         source = tokenizer.chat_template if template_file is None else "".join(open_file(template_file).chunks())
         if source is None:

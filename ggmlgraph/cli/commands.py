@@ -65,6 +65,7 @@ def _work(name: str) -> Callable[..., Any]:
 # ---------------------------------------------------------------- what several commands take
 
 MODEL = argument("path", "RUN|CHECKPOINT|GRAPH", type=PATH)
+ANY_MODEL = argument("path", "RUN|CHECKPOINT|GRAPH|GGUF|FOLDER", type=PATH)
 FIELDS = argument("fields", "[FIELD=VALUE]...", nargs=-1)
 THREADS = option("--threads", type=int, help="[default: all processors]")
 LOOKED_BACK = option("--ctx", type=SIZE, help="Tokens looked back on.  [default: as trained]")
@@ -196,9 +197,9 @@ CONVERT = command(
     help="""Write a checkpoint of another program as a graph file with its weights.
 
     SRC is a Hugging Face folder, a Meta checkpoint (consolidated.00.pth and params.json), a GGUF file, a checkpoint of
-    LitGPT, Lit-LLaMA, nanoGPT, llama2.c or llama.cpp's old trainer, of the models that `ggmlgraph models` lists; or,
-    with --model, a file of tensors only. Weights become float32, quantised ones too, unless --dtype or --frozen says
-    otherwise. FIELD=VALUE sets a field of the model's config that SRC does not say. Nothing in SRC is run.
+    LitGPT, Lit-LLaMA, nanoGPT, llama2.c, llm.c or llama.cpp's old trainer, of the models that `ggmlgraph models` lists;
+    or, with --model, a file of tensors only. Weights become float32, quantised ones too, unless --dtype or --frozen
+    says otherwise. FIELD=VALUE sets a field of the model's config that SRC does not say. Nothing in SRC is run.
     """,
 )
 
@@ -233,7 +234,7 @@ EXPORT_HF = command(
 
 INSPECT = command(
     "inspect",
-    MODEL,
+    ANY_MODEL,
     option("--nodes", is_flag=True, help="Also every node of the file's graph."),
     option("--gradient", is_flag=True, help="Also every node of the training graph: gradients and optimiser."),
     option("--batch", type=SIZE, help="Plan for this batch.  [default: the graph's]"),
@@ -396,7 +397,7 @@ BENCH = command(
 
 GENERATE = command(
     "generate",
-    MODEL,
+    ANY_MODEL,
     option("-p", "--prompt", "prompts", multiple=True, help="The text to continue. Several: together, then in turn."),
     option("--prompts", "file", type=PATH, help="A file with a prompt on each line."),
     defaulting("-n", "--predict", type=click.IntRange(0), default=256, help="Tokens to generate."),
@@ -411,7 +412,7 @@ GENERATE = command(
 
 CHAT = command(
     "chat",
-    MODEL,
+    ANY_MODEL,
     option("--system", help="What the model is told before the first message."),
     option("--template", "template_file", type=PATH, help="A chat template (Jinja2).  [default: the model's]"),
     defaulting("-n", "--predict", type=click.IntRange(1), default=1024, help="Tokens of an answer."),
@@ -426,7 +427,7 @@ CHAT = command(
 
 EVAL = command(
     "eval",
-    MODEL,
+    ANY_MODEL,
     option("--text", help="Perplexity on this UTF-8 file (or builtin:pydoc)."),
     option("--choices", type=PATH, help='Accuracy on lines {"prompt": ..., "choices": [...], "answer": number}.'),
     option("--ctx", type=SIZE, help="Tokens of a window.  [default: as trained]"),

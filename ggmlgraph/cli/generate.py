@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 
 from ggmlgraph.cli.terminal import shown
+from ggmlgraph.cli.told import told
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.corpus import open_file
 from ggmlgraph.errors import UsageError
 from ggmlgraph.generation import wave
 from ggmlgraph.generation.generate import Generator, open_model
 from ggmlgraph.generation.sampling import Sampling
+from ggmlgraph.interchange.ondemand import graph_of
 
 MOST_TOGETHER = 16  # prompts; what is kept of each takes as much memory
 
@@ -34,7 +36,7 @@ def command(
         prompts += tuple(line.removesuffix("\r") for line in open_file(file).lines() if line.strip())
         if not prompts:
             raise UsageError(f"{file}: no line has a prompt")
-    runtime, tokenizer = open_model(path, threads=threads, ctx=ctx, limits=limits)
+    runtime, tokenizer = open_model(graph_of(path, told), threads=threads, ctx=ctx, limits=limits)
     with runtime:
         if len(prompts) > 1:
             generator = Generator(runtime, tokenizer, batch=min(len(prompts), MOST_TOGETHER))
@@ -56,4 +58,4 @@ def command(
 
 def _tell(notes: Iterable[str]) -> None:
     for note in notes:
-        click.echo(note, err=True)
+        told(note)

@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 
 from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.cli.told import told
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import identify
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.core.program import Program
 from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.interchange.ondemand import graph_of
 from ggmlgraph.table.dialect import LOSS, OUTPUT
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 from ggmlgraph.tracing import rotary
@@ -27,7 +29,7 @@ def command(
     path: Path, nodes: bool, gradient: bool, batch: int | None, ctx: int | None, dialect: str | None, limits: Limits
 ) -> None:
     """Show what is in a graph file: model, inputs, parameters, memory plan."""
-    run = Run.open(path)
+    run = Run.open(graph_of(path, told))
     dialect = dialect or identify(run.graph, limits)
     with Runtime(
         run.graph, batch=batch, ctx=ctx, memory_limit=1 << 62, dialect=dialect, limits=limits, roles=run.roles

@@ -44,8 +44,12 @@ class Template:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text of a conversation up to where the model answers. Raises DataError with what the template says."""
+        return self._run(self.variables(messages))
+
+    def variables(self, messages: Sequence[Message]) -> dict[str, Any]:
+        """What the template may read, as transformers gives it."""
         given = {"messages": list(messages), "add_generation_prompt": True, "tools": None, "documents": None}
-        return self._run(given | self._names)
+        return given | self._names
 
     def _run(self, variables: dict[str, Any] | None) -> str:
         request = {

@@ -41,7 +41,7 @@ def find(path: Path, given: Given = NOTHING, order: str | None = None) -> ModelS
                 return folder(path, given)
         foreign.refuse_folder(path)
         raise UsageError(f"{path} is no checkpoint: it has none of {', '.join(FOLDERS)}")
-    kind_of = _kind(path)
+    kind_of = kind(path)
     if kind_of == "gguf":
         return gguf.file(path, given, order)
     if kind_of == "llama2.c":
@@ -64,18 +64,18 @@ def find(path: Path, given: Given = NOTHING, order: str | None = None) -> ModelS
 def of_model(path: Path, architecture: str, config: Mapping[str, Any]) -> ModelSource:
     """A file of tensors that says nothing else: they are of this model, with this config."""
     read: dict[str, Any] = {"safetensors": safetensors.read, "torch": torch.read, "gguf": _gguf_tensors}
-    kind = _kind(path)
-    if kind not in read:
+    kind_of = kind(path)
+    if kind_of not in read:
         raise UsageError(f"{path}: --model is for safetensors, PyTorch and GGUF files")
-    return plain.file(path, read[kind](path), architecture, dict(config))
+    return plain.file(path, read[kind_of](path), architecture, dict(config))
 
 
 def _gguf_tensors(path: Path) -> dict[str, Stored]:
     return ggufformat.read(path).tensors
 
 
-def _kind(path: Path) -> str:
-    """What a file is, by how it begins. Raises FormatError for one that is something else."""
+def kind(path: Path) -> str:
+    """What a file is, by how it begins. Raises UsageError for none that is known, FormatError for something else."""
     refuse_stranger(path)
     file, size = open_regular(path)
     with file:

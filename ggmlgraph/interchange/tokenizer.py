@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,15 +20,17 @@ from ggmlgraph.interchange.formats import gguf
 from ggmlgraph.regular import read_regular
 from ggmlgraph.strangers import stranger
 from ggmlgraph.tokenizers import jsonfromspm, pipeline, settings, spm, vocabularies
-from ggmlgraph.tokenizers.added import with_added
+from ggmlgraph.tokenizers.added import NewToken, with_added
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
 from ggmlgraph.tokenizers.jsonfile import parse_json
+from ggmlgraph.tokenizers.pipeline import TokenizerJson
 from ggmlgraph.tokenizers.sentencepiece import SentencePieceTokenizer
 from ggmlgraph.tokenizers.settings import Beside, Settings
 
 JSON, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 VOCABULARIES = (JSON, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", VOCAB, "tiktoken.model")
+LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")  # which make steps of their own, whatever a file says
 NOT_READ = ("tekken.json", "vocab.txt", "vocab.bpe", "sentencepiece.model")  # vocabularies of others
 
 
@@ -99,9 +101,28 @@ def _resolved(path: Path, data: bytes, n_vocab: int | None) -> Found:
     elif path.name == VOCAB:
         data = _joined(path, data, beside)
         files.append(MERGES)
-    tokenizer = HuggingFaceTokenizer(with_added(pipeline.checked(data), beside.new, n_vocab))
-    tokenizer.apply(_settings(path.parent, tokenizer, beside, is_spm=is_spm))
+    file = pipeline.read(data)
+    if path.name == JSON and beside.kind in LLAMA_CLASSES and file.file.kind == "BPE" and not file.file.is_byte_level:
+        data = jsonfromspm.as_llama(data, _scheme(beside))
+    by_default = _by_default(file, beside)
+    new = [NewToken(name, origin="a special token", needed=False) for name in by_default.values()]
+    tokenizer = HuggingFaceTokenizer(with_added(data, [*beside.new, *new], n_vocab))
+    tokenizer.apply(_settings(path.parent, tokenizer, beside, by_default, is_spm=is_spm))
     return Found(tokenizer, (*files, *beside.files), len(tokenizer.json.file.added_tokens))
+
+
+def _by_default(file: TokenizerJson, beside: Beside) -> dict[str, str]:
+    """The special tokens that transformers' class has where the files name none."""
+    known = vocabularies.SPECIAL_OF_CLASS.get(vocabularies.class_of(beside.kind, beside.model), {})
+    is_other = file.file.is_byte_level and "<unk>" in known.values()  # whatever is said, transformers sees that too
+    if is_other or (beside.kind or "").removesuffix("Fast") in vocabularies.NO_CLASSES:
+        return {}
+    return {name: token for name, token in known.items() if getattr(beside.settings, name) is None}
+
+
+def _scheme(beside: Beside) -> Literal["first", "always", "never"]:
+    """Which stretches of a text get a space put before them, in transformers' LlamaTokenizer."""
+    return "never" if beside.prefixes_space is False else "always" if beside.legacy else "first"
 
 
 def _spelt(data: bytes, beside: Beside) -> bytes:
@@ -109,7 +130,7 @@ def _spelt(data: bytes, beside: Beside) -> bytes:
     model = spm.read(data)
     if beside.prefixes_space is not None:
         model.add_dummy_prefix = beside.prefixes_space
-    return msgspec.json.encode(jsonfromspm.spelt(model, first_only=not beside.legacy))
+    return msgspec.json.encode(jsonfromspm.spelt(model, "always" if beside.legacy else "first"))
 
 
 def _joined(path: Path, data: bytes, beside: Beside) -> bytes:
@@ -122,19 +143,30 @@ def _joined(path: Path, data: bytes, beside: Beside) -> bytes:
         raise FormatError(f"{path.with_name(MERGES)}: not UTF-8") from None
 
 
-def _settings(folder: Path, tokenizer: HuggingFaceTokenizer, beside: Beside, *, is_spm: bool) -> Settings:
-    """What the files beside a vocabulary say, and where they say nothing, the ids of the model's configuration."""
+def _settings(
+    folder: Path, tokenizer: HuggingFaceTokenizer, beside: Beside, by_default: Mapping[str, str], *, is_spm: bool
+) -> Settings:
+    """What the files beside a vocabulary say, then what its class does, then the ids of the model's configuration.
+
+    Where files name tokens, texts begin with none that they do not name.
+    """
     said, ids, control = beside.settings, settings.ids_beside(folder), set(tokenizer.specials.values())
-    names = {name: getattr(said, name) for name in ("bos", "eos", "pad")}
-    for name, token in ids.items():
-        if names[name] is None and token in control:
-            names[name] = token
-    if isinstance(names["pad"], str) and tokenizer.token_named(names["pad"]) is None:
-        names["pad"] = None  # beyond the model's ids, and never needed
+    names: dict[str, str | int | None] = {}
+    for name in ("bos", "eos", "unk", "pad"):
+        token = getattr(said, name)
+        if token is not None and name == "pad" and tokenizer.token_named(token) is None:
+            token = None  # it was left out, for it is beyond the model's ids
+        if token is None and ids.get(name) in control:
+            token = ids[name]
+        if token is None and tokenizer.token_named(by_default.get(name, "")) is not None:
+            token = by_default[name]
+        names[name] = token
+    if names["bos"] is None or (beside.names_tokens and not isinstance(names["bos"], str)):
+        names["bos"] = "" if beside.names_tokens else names["bos"]
     adds_bos = said.adds_bos
     if tokenizer.json.has_template:  # of what is put around a text: it alone counts, as in transformers
         adds_bos = None
-        names["bos"] = tokenizer.json.first_added or names["bos"]
+        names["bos"] = names["bos"] or tokenizer.json.first_added
     elif adds_bos is None:
         kind = (beside.kind or "").removesuffix("Fast")
         adds_bos = kind in settings.ADD_BOS or (is_spm and not kind and beside.model in settings.BOS_MODELS)

@@ -109,8 +109,8 @@ class Tokenizer(ABC):
         return self
 
     def _token(self, what: str, said: str | int | None, otherwise: int | None) -> int | None:
-        if said is None:
-            return otherwise
+        if said is None or said == "":
+            return otherwise if said is None else None
         token = self.token_named(said) if isinstance(said, str) else said
         if token is None or not 0 <= token < self.n_vocab:
             raise FormatError(f"its {what} token is said to be {said!r}, which is none of its tokens")

@@ -6,23 +6,27 @@ Used by `tohf`, and by `interchange.tokenizer` where transformers would do the s
 from __future__ import annotations
 
 import base64
-from typing import Any
+import json
+from typing import Any, Literal
 
 from ggmlgraph.tokenizers import spm
 from ggmlgraph.tokenizers.spm import SpmModel
 
 
-def spelt(model: SpmModel, *, first_only: bool = False) -> dict[str, Any]:
-    """The tokenizer.json. first_only: of a text with special tokens in it only a stretch at its very beginning gets the
-    space that the model puts before a text, else every stretch does."""
+def spelt(model: SpmModel, scheme: Literal["", "first", "always"] = "") -> dict[str, Any]:
+    """The tokenizer.json.
+
+    scheme: which stretches of a text with special tokens in it get the space that is put before a text. "first":
+    one at the very beginning; "always": all, but for those that begin with a space; "": all, as sentencepiece does it.
+    """
     typed = list(enumerate(zip(model.pieces, model.types, strict=True)))
     added = [
         {"id": i, "content": piece, "special": kind != spm.USER_DEFINED, "normalized": False, "single_word": False,
          "lstrip": False, "rstrip": False}
         for i, (piece, kind) in typed if kind in (spm.CONTROL, spm.UNKNOWN, spm.USER_DEFINED)
     ]  # fmt: skip
-    metaspace = {"type": "Metaspace", "replacement": spm.SPACE, "prepend_scheme": "first", "split": False}
-    by_metaspace = first_only and model.add_dummy_prefix
+    metaspace = {"type": "Metaspace", "replacement": spm.SPACE, "prepend_scheme": scheme, "split": False}
+    by_metaspace = bool(scheme) and model.add_dummy_prefix
     return {
         "version": "1.0",
         "added_tokens": added,
@@ -31,6 +35,20 @@ def spelt(model: SpmModel, *, first_only: bool = False) -> dict[str, Any]:
         "decoder": _sequence("decoders", _decoders(model)),
         "model": _unigram(model) if model.model_type == spm.UNIGRAM else _bpe(model),
     }
+
+
+def as_llama(data: bytes, scheme: Literal["first", "always", "never"]) -> bytes:
+    """A tokenizer.json with the steps that transformers' LlamaTokenizer has, whatever steps the file has."""
+    file: dict[str, Any] = json.loads(data)
+    space = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if scheme != "never" else []
+    replace = {"type": "Replace", "pattern": {"String": spm.SPACE}, "content": " "}
+    file["normalizer"] = None
+    file["pre_tokenizer"] = {
+        "type": "Metaspace", "replacement": spm.SPACE, "prepend_scheme": scheme, "split": False,
+    }  # fmt: skip
+    file["decoder"] = _sequence("decoders", [replace, {"type": "ByteFallback"}, {"type": "Fuse"}, *space])
+    file["model"] |= {"fuse_unk": True, "byte_fallback": True}
+    return json.dumps(file, ensure_ascii=False).encode()
 
 
 def _sequence(key: str, steps: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -97,12 +97,6 @@ class TokenizerJson:
     first_added: str  # the token that it puts before one; "" for none
 
 
-def checked(data: bytes) -> bytes:
-    """A file, unless `read` refuses it."""
-    read(data)
-    return data
-
-
 def read(data: bytes) -> TokenizerJson:
     """Parse and check the file. Raises FormatError, or UnsupportedError for a regular expression that is not known."""
     if len(data) > MAX_NBYTES:

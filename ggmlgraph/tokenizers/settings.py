@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     """None: not said, so the vocabulary's own."""
 
     chat_template: str | None = None  # Jinja2, by the model's authors, run in a sandbox only
-    bos: str | int | None = None  # begin-of-text token, its name or id
+    bos: str | int | None = None  # begin-of-text token, its name or id; "": there is none
     eos: str | int | None = None
     adds_bos: bool | None = None  # whether the model was trained on texts that begin with bos
     unk: str | int | None = None  # stands for what has no ids
@@ -52,6 +52,7 @@ class Beside:
     settings: Settings = NOTHING_SAID
     new: list[NewToken] = field(default_factory=list)  # tokens to be added, in transformers' order
     files: list[str] = field(default_factory=list)  # names of those that say something
+    names_tokens: bool = False  # whether some file names special tokens at all
     kind: str | None = None  # the class of transformers
     model: str | None = None  # what config.json calls the model
     legacy: bool = False  # a space is put before each stretch of text between special tokens
@@ -78,6 +79,7 @@ def beside(folder: Path) -> Beside:
         adds_bos=adds_bos if isinstance(adds_bos, bool) else None,
     )
     kind = config.get("tokenizer_class")
+    found.names_tokens = any(names.values())
     found.kind = kind if isinstance(kind, str) else None
     found.legacy, found.prefixes_space = config.get("legacy") is True, prefix if isinstance(prefix, bool) else None
     model = read_json(folder / MODEL) if (folder / MODEL).is_file() else {}

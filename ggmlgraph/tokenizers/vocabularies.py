@@ -172,7 +172,21 @@ _CLASS_OF = {  # that transformers takes for a model whose folder names none
     "gpt2": "GPT2Tokenizer", "phi": "GPT2Tokenizer", "gpt_neox": "GPTNeoXTokenizer", "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
 }  # fmt: skip
-_NO_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # names that say nothing of a way to split
+_TEXT_END = "<|endoftext|>"
+SPECIAL_OF_CLASS: dict[str, dict[str, str]] = {  # special tokens of transformers' classes, where no file names others
+    "GPT2Tokenizer": {"bos": _TEXT_END, "eos": _TEXT_END, "unk": _TEXT_END},
+    "GPTNeoXTokenizer": {"bos": _TEXT_END, "eos": _TEXT_END, "unk": _TEXT_END, "pad": "<|padding|>"},
+    "Qwen2Tokenizer": {"eos": _TEXT_END, "unk": _TEXT_END, "pad": _TEXT_END},
+    "LlamaTokenizer": {"bos": "<s>", "eos": "</s>", "unk": "<unk>"},
+    "GemmaTokenizer": {"bos": "<bos>", "eos": "<eos>", "unk": "<unk>", "pad": "<pad>"},
+}
+NO_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # names that say nothing of a way to split
+
+
+def class_of(kind: str | None, model: str | None) -> str:
+    """The class of transformers that a folder says, or that is taken for its model; "" if there is none."""
+    name = (kind or "").removesuffix("Fast")
+    return _CLASS_OF.get(model or "", "") if name in ("", *NO_CLASSES) else name
 
 
 def json_from_merges(vocabulary: Any, merges: str, kind: str | None, model: str | None) -> bytes:
@@ -181,8 +195,7 @@ def json_from_merges(vocabulary: Any, merges: str, kind: str | None, model: str 
     kind: the class of transformers they are for, if that is known; model: what their folder calls the model.
     Raises FormatError; UnsupportedError if it is not known how such a tokenizer splits text.
     """
-    name = (kind or "").removesuffix("Fast")
-    name = _CLASS_OF.get(model or "", "") if name in ("", *_NO_CLASSES) else name
+    name = class_of(kind, model)
     way = _OF_CLASS.get(name)
     if way is None:
         raise UnsupportedError(f"how a {name or kind or model or 'tokenizer'} splits text is not known here")
