@@ -14,7 +14,7 @@ FUZZ := build/fuzz
 PEERS := build/peers
 SECONDS ?= 60
 
-.PHONY: demo test lint sanitize tsan emulate fuzz bench peers wheel release docs clean
+.PHONY: demo test lint sanitize tsan stress emulate fuzz bench peers wheel release docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/ggmlgraph demo
@@ -41,6 +41,13 @@ tsan: $(VENV)/installed $(TSAN)/installed
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 PYTHONPATH=$(TSAN)/site RANDOM_GRAPHS=200 \
 	$(PYTEST) --capture=sys tests/execution/test_runtime.py tests/execution/test_randomgraphs.py \
 	  tests/table/test_ops.py -k number_of_threads
+
+# Runtimes that threads and forked processes share, under either sanitizer. SECONDS=600 for ten minutes each.
+stress: $(VENV)/installed $(ASAN)/installed $(TSAN)/installed
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+	PYTHONMALLOC=malloc PYTHONWARNINGS=ignore PYTHONPATH=$(ASAN)/site $(BIN)/python -P tests/stress.py $(SECONDS)
+	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 \
+	PYTHONWARNINGS=ignore PYTHONPATH=$(TSAN)/site $(BIN)/python -P tests/stress.py $(SECONDS)
 
 # Changed graph files: through the importer, through all that runs behind it, and through both readers; changed metadata;
 # random graphs beside float64; then the share of the reader's lines that files reach. SECONDS=3600 for an hour. Ends with
