@@ -34,7 +34,7 @@ static rows head_rows(const gg_tensor *t, char *data, int64_t head, int64_t sequ
     return (rows){(float *)(data + head * t->nb[1] + sequence * t->nb[3]), t->nb[2] / (int64_t)sizeof(float)};
 }
 
-static int64_t whole_vectors(int64_t n) { return (n + GG_LANES - 1) / GG_LANES * GG_LANES; }
+static int64_t whole_vectors(int64_t n) { return gg_round_up(n, GG_LANES); }
 
 static void copy_row(float *dst, const float *src, int64_t n, float scale)
 {
@@ -283,7 +283,7 @@ static void attend(const forward_blocks *w, const head *h, int64_t query, const 
 GG_KERNEL(attention)
 {
     const gg_tensor *y = task->y, *lse = task->src[3];
-    int64_t n_heads = y->ne[1] * y->ne[3], n_blocks = (y->ne[2] + QUERIES - 1) / QUERIES;
+    int64_t n_heads = y->ne[1] * y->ne[3], n_blocks = gg_ceil_div(y->ne[2], QUERIES);
     forward_blocks w = carve_forward(own_work(task, gg_attention_floats(y->ne[0])), y->ne[0]);
     start_items(task);
     for (int64_t item = next_item(task); item < n_blocks * n_heads; item = next_item(task)) {

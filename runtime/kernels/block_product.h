@@ -4,11 +4,8 @@
 #ifndef GG_BLOCK_PRODUCT_H
 #define GG_BLOCK_PRODUCT_H
 
-#include <stdbool.h>
-
+#include "../src/base.h"
 #include "simd.h"
-
-#define GG_PRODUCT_INLINE static inline __attribute__((always_inline))
 
 /* More sums than a multiply-add takes cycles, in the registers of the level. */
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -40,7 +37,7 @@ typedef struct gg_product_tile {
     bool partial; /* the columns end within the one vector */
 } gg_product_tile;
 
-GG_PRODUCT_INLINE void gg_product_step(gg_vec *sum, const gg_product *p, const float *a, const float *b, gg_product_tile t,
+GG_INLINE void gg_product_step(gg_vec *sum, const gg_product *p, const float *a, const float *b, gg_product_tile t,
                                        int64_t n_cols)
 {
     gg_vec b_row[GG_PRODUCT_FEW];
@@ -54,7 +51,7 @@ GG_PRODUCT_INLINE void gg_product_step(gg_vec *sum, const gg_product *p, const f
     }
 }
 
-GG_PRODUCT_INLINE void gg_product_compute(const gg_product *p, int64_t i, int64_t j, gg_product_tile t)
+GG_INLINE void gg_product_compute(const gg_product *p, int64_t i, int64_t j, gg_product_tile t)
 {
     const float *a = p->a + i * p->a_row, *b = p->b + j;
     const int n_sums = t.height * t.width;
@@ -87,13 +84,13 @@ GG_PRODUCT_INLINE void gg_product_compute(const gg_product *p, int64_t i, int64_
 }
 
 /* As many tiles of this height as fit from row i on; the row after them. */
-GG_PRODUCT_INLINE int64_t gg_product_tiles(const gg_product *p, int64_t i, int64_t j, gg_product_tile t)
+GG_INLINE int64_t gg_product_tiles(const gg_product *p, int64_t i, int64_t j, gg_product_tile t)
 {
     for (; i + t.height <= p->n_rows; i += t.height) gg_product_compute(p, i, j, t);
     return i;
 }
 
-GG_PRODUCT_INLINE void gg_product_column(const gg_product *p, int64_t j, int width, bool partial)
+GG_INLINE void gg_product_column(const gg_product *p, int64_t j, int width, bool partial)
 {
     int64_t i = gg_product_tiles(p, 0, j, (gg_product_tile){GG_PRODUCT_ROWS, width, 1, partial});
     i = gg_product_tiles(p, i, j, (gg_product_tile){4, width, 1, partial});
@@ -102,14 +99,14 @@ GG_PRODUCT_INLINE void gg_product_column(const gg_product *p, int64_t j, int wid
 }
 
 /* As many tiles of this width as fit from column j on, of rows [i, i + height); the column after them. */
-GG_PRODUCT_INLINE int64_t gg_product_along(const gg_product *p, int64_t i, int64_t j, int height, int width)
+GG_INLINE int64_t gg_product_along(const gg_product *p, int64_t i, int64_t j, int height, int width)
 {
     const gg_product_tile t = {height, width, GG_PRODUCT_FEW / height / width, false};
     for (; j + width * GG_LANES <= p->n_cols; j += width * GG_LANES) gg_product_compute(p, i, j, t);
     return j;
 }
 
-GG_PRODUCT_INLINE void gg_product_rows(const gg_product *p, int64_t i, int height)
+GG_INLINE void gg_product_rows(const gg_product *p, int64_t i, int height)
 {
     int64_t j = height == 1 ? gg_product_along(p, i, 0, height, 8) : 0;
     j = gg_product_along(p, i, j, height, 4);

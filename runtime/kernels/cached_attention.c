@@ -95,7 +95,7 @@ static void load_queries(float *dst, const gg_task *task, const group *g, int64_
  * sum of the weights. */
 static float weigh(float *row, int64_t n_seen, int64_t n_keys)
 {
-    int64_t i, whole = (n_seen + GG_LANES - 1) / GG_LANES * GG_LANES;
+    int64_t i, whole = gg_round_up(n_seen, GG_LANES);
     for (i = n_seen; i < whole; i++) row[i] = -INFINITY;
     gg_vec max = gg_splat(-INFINITY), sum = {0};
     for (i = 0; i < whole; i += GG_LANES) max = gg_max(gg_load(row + i), max);
@@ -136,7 +136,7 @@ GG_KERNEL(cached_attention)
     const gg_tensor *y = task->y, *k = task->src[K], *cache = task->src[V_CACHE];
     _Atomic int64_t *next = (_Atomic int64_t *)task->work;
     int64_t          n_past = n_past_of(task), n_rows = y->ne[1] / k->ne[1] * y->ne[2];
-    int64_t          n_groups = k->ne[1] * y->ne[3], n_items = n_groups * ((n_rows + ROWS - 1) / ROWS);
+    int64_t          n_groups = k->ne[1] * y->ne[3], n_items = n_groups * gg_ceil_div(n_rows, ROWS);
     float           *own = (float *)(task->work + GG_ALIGN) + task->ith * gg_cached_attention_floats(cache);
     blocks           w = {.q = own, .scores = own + ROWS * cache->ne[0]};
     w.y = w.scores + ROWS * cache->ne[1];

@@ -1,13 +1,12 @@
 /* compare.c - kernels that compare elements: argsort, argmax and count_equal. Called by the executor. */
-#include "../src/kernel.h"
 #include "../src/blocks.h"
+#include "rows.h"
 #include "simd.h"
 
+/* Row r of the operand, as it counts rows itself. */
 static const float *row_of(const gg_task *task, int64_t r)
 {
-    const gg_tensor *a = task->src[0];
-    int64_t          i1 = r % a->ne[1], i2 = r / a->ne[1] % a->ne[2], i3 = r / a->ne[1] / a->ne[2];
-    return (const float *)(task->src_data[0] + i1 * a->nb[1] + i2 * a->nb[2] + i3 * a->nb[3]);
+    return gg_source_row_at(task, 0, gg_place_of(task->src[0]->ne, r));
 }
 
 /* ---- argsort ---- */
@@ -88,7 +87,7 @@ GG_KERNEL(count_equal)
 {
     const int32_t *a = (const int32_t *)task->src_data[0], *b = (const int32_t *)task->src_data[1];
     int64_t       *partial = (int64_t *)task->work, total = 0, begin, end, n = gg_nelements(task->src[0]);
-    int64_t        n_chunks = (n + GG_SUM_CHUNK - 1) / GG_SUM_CHUNK;
+    int64_t        n_chunks = gg_ceil_div(n, GG_SUM_CHUNK);
     gg_share(task, n_chunks, 1, &begin, &end);
     for (int64_t k = begin; k < end; k++) {
         partial[k] = 0;

@@ -7,66 +7,10 @@
  * anything.
  */
 #include "gemm.h"
-#include "reduce.h"
-#include "simd_math.h"
+#include "soft_max.h"
 #include "typed_product.h"
 
 /* ---------------------------------------------------------------- one row */
-
-/* The last n < GG_LANES elements of a row, filled up with what neither a maximum nor a sum of exp notices. */
-static gg_vec load_tail(const float *p, int64_t n)
-{
-    gg_vec v = gg_splat(-INFINITY);
-    memcpy(&v, p, (size_t)n * sizeof(float));
-    return v;
-}
-
-static float row_max(const float *row, int64_t n)
-{
-    enum { N_CHAINS = 4, STRIDE = N_CHAINS * GG_LANES };
-    gg_vec max[N_CHAINS];
-    int64_t i = 0;
-    for (int c = 0; c < N_CHAINS; c++) max[c] = gg_splat(-INFINITY);
-    for (; i + STRIDE <= n; i += STRIDE)
-        for (int c = 0; c < N_CHAINS; c++) max[c] = gg_max(gg_load(row + i + c * GG_LANES), max[c]);
-    for (; i + GG_LANES <= n; i += GG_LANES) max[0] = gg_max(gg_load(row + i), max[0]);
-    if (i < n) max[0] = gg_max(load_tail(row + i, n - i), max[0]);
-    return gg_hmax(gg_max(gg_max(max[0], max[1]), gg_max(max[2], max[3])));
-}
-
-static inline void add_lanes(gg_double_vec sum[2], gg_vec v)
-{
-    gg_half_vec half[2];
-    memcpy(half, &v, sizeof v);
-    for (int h = 0; h < 2; h++) sum[h] += __builtin_convertvector(half[h], gg_double_vec);
-}
-
-/* Sum of exp(row - max); the terms are left in out, which may be row itself or NULL. */
-static inline __attribute__((always_inline)) double exp_row(const float *row, float max, int64_t n, float *out)
-{
-    gg_double_vec sum[2] = {0};
-    int64_t i = 0;
-    for (; i + GG_LANES <= n; i += GG_LANES) {
-        gg_vec e = gg_exp(gg_load(row + i) - max);
-        if (out) gg_store(out + i, e);
-        add_lanes(sum, e);
-    }
-    if (i < n) {
-        gg_vec e = gg_exp(load_tail(row + i, n - i) - max);
-        if (out) gg_store_n(out + i, e, n - i);
-        add_lanes(sum, e);
-    }
-    double total = 0;
-    for (int k = 0; k < GG_HALF_LANES; k++) total += sum[0][k] + sum[1][k];
-    return total;
-}
-
-static void scale_row(float *row, float s, int64_t n)
-{
-    int64_t i = 0;
-    for (; i + GG_LANES <= n; i += GG_LANES) gg_store(row + i, gg_load(row + i) * s);
-    if (i < n) gg_store_n(row + i, gg_load_n(row + i, n - i) * s, n - i);
-}
 
 /* What each row is worth. */
 typedef struct loss {
@@ -96,8 +40,8 @@ static bool row_counts(const loss *l, int64_t t)
 static double row_loss(const loss *l, int64_t t, const float *row)
 {
     if (!row_counts(l, t)) return 0;
-    float max = row_max(row, l->n_vocab);
-    return weight_of(l, t) * ((double)row[l->targets[t]] - max - log(exp_row(row, max, l->n_vocab, NULL)));
+    float max = gg_row_max(row, l->n_vocab);
+    return weight_of(l, t) * ((double)row[l->targets[t]] - max - log(gg_exp_row(row, max, l->n_vocab, NULL, true)));
 }
 
 /* The same, and in out, which may be row itself, weight * (onehot - softmax). */
@@ -107,10 +51,10 @@ static double row_loss_and_slope(const loss *l, int64_t t, const float *row, flo
         memset(out, 0, (size_t)l->n_vocab * sizeof(float));
         return 0;
     }
-    float max = row_max(row, l->n_vocab), weight = weight_of(l, t);
+    float max = gg_row_max(row, l->n_vocab), weight = weight_of(l, t);
     double target = (double)row[l->targets[t]] - max;
-    double sum = exp_row(row, max, l->n_vocab, out), others = sum - out[l->targets[t]];
-    scale_row(out, (float)(-weight / sum), l->n_vocab);
+    double sum = gg_exp_row(row, max, l->n_vocab, out, true), others = sum - out[l->targets[t]];
+    gg_scale_row(out, (float)(-weight / sum), l->n_vocab);
     out[l->targets[t]] = (float)(weight * (others / sum)); /* 1 - p, without its cancellation */
     return weight * (target - log(sum));
 }
@@ -157,11 +101,11 @@ GG_KERNEL(cross_entropy_back)
 /* sum of labels * log softmax(row), and in label_sum that of the labels. A label of 0 hides whatever its logit is. */
 static double soft_row_loss(const float *row, const float *labels, int64_t n, double *label_sum)
 {
-    float  max = row_max(row, n);
+    float  max = gg_row_max(row, n);
     double dot = 0;
     *label_sum = gg_sum(labels, n);
     for (int64_t i = 0; i < n; i++) dot += labels[i] == 0 ? 0 : labels[i] * ((double)row[i] - max);
-    return dot - *label_sum * log(exp_row(row, max, n, NULL));
+    return dot - *label_sum * log(gg_exp_row(row, max, n, NULL, true));
 }
 
 /* sources: logits, labels */
@@ -184,8 +128,8 @@ static void soft_slopes(const gg_task *task, const float *logits, const float *l
     for (int64_t t = begin; t < end; t++) {
         const float *row = logits + t * n, *label = labels + t * n;
         float       *y = (float *)task->y_data + t * n, factor = g / (float)n_rows;
-        double       sum = exp_row(row, row_max(row, n), n, y);
-        scale_row(y, (float)((is_normal ? 1.0 : gg_sum(label, n)) / sum), n);
+        double       sum = gg_exp_row(row, gg_row_max(row, n), n, y, true);
+        gg_scale_row(y, (float)((is_normal ? 1.0 : gg_sum(label, n)) / sum), n);
         for (int64_t i = 0; i < n; i++) y[i] = factor * (y[i] - label[i]);
     }
 }

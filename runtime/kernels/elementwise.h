@@ -8,7 +8,7 @@
 #ifndef GG_ELEMENTWISE_H
 #define GG_ELEMENTWISE_H
 
-#include "../src/kernel.h"
+#include "rows.h"
 #include "simd.h"
 
 /* y[i] = formula(a[i], b[i * b_step]) for i < n; b_step is 0 or 1, and one-operand formulas ignore b. */
@@ -16,8 +16,6 @@ typedef void gg_span_fn(float *y, const float *a, const float *b, int64_t b_step
 
 typedef gg_vec gg_formula_1(gg_vec a);
 typedef gg_vec gg_formula_2(gg_vec a, gg_vec b);
-
-#define GG_INLINE static inline __attribute__((always_inline))
 
 /* The formula is a constant at every call: inlining makes it the body of the loop. */
 GG_INLINE void gg_map_1(gg_formula_1 *formula, float *y, const float *a, int64_t n)
@@ -138,8 +136,8 @@ static inline void gg_merge_rows(int64_t *ne, gg_operand *a, gg_operand *b)
 /* The operand's row that is tiled into row `row` of a tensor with sizes ne. */
 static inline const char *gg_operand_row(const gg_operand *o, const int64_t *ne, int64_t row)
 {
-    int64_t i1 = row % ne[1], i2 = row / ne[1] % ne[2], i3 = row / ne[1] / ne[2];
-    return o->data + i1 % o->ne[1] * o->nb[1] + i2 % o->ne[2] * o->nb[2] + i3 % o->ne[3] * o->nb[3];
+    gg_place p = gg_place_of(ne, row);
+    return gg_row_at(o->data, o->nb, (gg_place){p.i1 % o->ne[1], p.i2 % o->ne[2], p.i3 % o->ne[3]});
 }
 
 static inline bool gg_operand_is_dense(const gg_operand *o, int64_t n0) { return o->ne[0] == n0 && o->nb[0] == 4; }

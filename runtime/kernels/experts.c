@@ -3,6 +3,7 @@
  * Rows are copied to scratch memory in the order of their matrix, so that each matrix is one product of gemm.c with
  * all the rows that chose it; what an element sums does not depend on the rows beside it.
  */
+#include "rows.h"
 #include "typed_product.h"
 
 /* Scratch memory of a task, as gg_experts_of lays it out. */
@@ -38,8 +39,7 @@ static void sort_ids(const gg_task *task, const experts *x, int64_t n_experts, c
 /* Row u of token t of a source; where the source has one row for several u, that one. */
 static const float *row_of(const gg_task *task, int source, int64_t u, int64_t t)
 {
-    const gg_tensor *a = task->src[source];
-    return (const float *)(task->src_data[source] + u % a->ne[1] * a->nb[1] + t * a->nb[2]);
+    return gg_source_row_at(task, source, (gg_place){u % task->src[source]->ne[1], t, 0});
 }
 
 /* Copy this thread's share of a source's rows, in the order of their matrices. */

@@ -6,6 +6,7 @@
  */
 #include "alibi.h"
 #include "gemm.h"
+#include "rows.h"
 #include "soft_max.h"
 
 /* One head's operands; rows are so many floats apart. */
@@ -18,11 +19,6 @@ typedef struct head {
     float         *scores, *back, *tilt; /* queries x keys each; tilt: derivative of the capped scores */
 } head;
 
-static const float *row_at(const gg_task *task, int source, int64_t i2, int64_t i3)
-{
-    return (const float *)(task->src_data[source] + i2 * task->src[source]->nb[2] + i3 * task->src[source]->nb[3]);
-}
-
 static int64_t row_floats(const gg_tensor *t, int dim) { return t->nb[dim] / (int64_t)sizeof(float); }
 
 /* Head h of batch b; the sources q, k, v, mask begin at number `first`. */
@@ -34,8 +30,9 @@ static head head_of(const gg_task *task, int first, int64_t h, int64_t b)
     char            *work = task->work + task->ith * gg_flash_nbytes(k->ne[1]);
     float           *blocks = (float *)(work + GG_GEMM_ALONE_NBYTES);
     return (head){
-        .task = task, .q = row_at(task, first, h, b), .k = row_at(task, first + 1, kv, b),
-        .v = row_at(task, first + 2, kv, b), .mask = (const float *)task->src_data[first + 3],
+        .task = task, .q = gg_source_row_at(task, first, (gg_place){0, h, b}),
+        .k = gg_source_row_at(task, first + 1, (gg_place){0, kv, b}),
+        .v = gg_source_row_at(task, first + 2, (gg_place){0, kv, b}), .mask = (const float *)task->src_data[first + 3],
         .q_row = row_floats(q, 1), .k_row = row_floats(k, 1), .v_row = row_floats(v, 1),
         .mask_row = task->src[first + 3] ? row_floats(task->src[first + 3], 1) : 0,
         .n_queries = q->ne[1], .n_keys = k->ne[1], .head_dim = q->ne[0],
@@ -63,8 +60,7 @@ static void weigh_row(const head *x, int64_t first, int64_t i)
     if (x->cap != 0) cap_row(s, tilt, x->scale, x->cap, x->n_keys);
     else for (int64_t k = 0; k < x->n_keys; k++) s[k] *= x->scale;
     for (int64_t k = 0; mask && k < x->n_keys; k++) s[k] += x->slope * mask[k];
-    float inverse = 1.0f / gg_exp_row(s, gg_row_max(s, x->n_keys), x->n_keys);
-    for (int64_t k = 0; k < x->n_keys; k++) s[k] *= inverse;
+    gg_soft_max_row(s, x->n_keys);
 }
 
 /* scores = softmax of queries [first, first + n) */
@@ -80,14 +76,14 @@ static void weigh(const head *x, int64_t first, int64_t n)
 GG_KERNEL(flash_attn_ext)
 {
     const gg_tensor *q = task->src[0];
-    int64_t          begin, end, n_heads = q->ne[2], n_blocks = (q->ne[1] + GG_FLASH_QUERIES - 1) / GG_FLASH_QUERIES;
+    int64_t          begin, end, n_heads = q->ne[2], n_blocks = gg_ceil_div(q->ne[1], GG_FLASH_QUERIES);
     gg_share(task, n_blocks * n_heads * q->ne[3], 1, &begin, &end);
     for (int64_t i = begin; i < end; i++) {
         int64_t h = i / n_blocks % n_heads, b = i / n_blocks / n_heads, first = i % n_blocks * GG_FLASH_QUERIES;
         int64_t n = gg_min_i64(GG_FLASH_QUERIES, q->ne[1] - first);
         head    x = head_of(task, 0, h, b);
         weigh(&x, first, n);
-        float *y = (float *)task->y_data + ((b * x.n_queries + first) * n_heads + h) * x.head_dim;
+        float *y = gg_y_row(task, (b * x.n_queries + first) * n_heads + h);
         multiply(&x, (gg_gemm){.n_rows = n, .n_cols = x.head_dim, .n_inner = x.n_keys, .a = {x.scores, x.n_keys, 1},
                                .b = {x.v, x.v_row, 1}, .c = y, .c_row = n_heads * x.head_dim});
     }
@@ -136,7 +132,7 @@ GG_KERNEL(flash_attn_ext_back)
             head   x = head_of(task, Q, h, b);
             float *dq = (float *)task->src_data[DQ] + (b * q->ne[2] + h) * x.n_queries * x.head_dim;
             for (int64_t first = 0; first < x.n_queries; first += GG_FLASH_QUERIES) {
-                const float *g_rows = (const float *)(task->src_data[G] + h * g->nb[1] + first * g->nb[2] + b * g->nb[3]);
+                const float *g_rows = gg_source_row_at(task, G, (gg_place){h, first, b});
                 back_block(&x, first, gg_min_i64(GG_FLASH_QUERIES, x.n_queries - first), g_rows, row_floats(g, 2),
                            dq + first * x.head_dim, (float *)task->src_data[DK] + n_kv,
                            (float *)task->src_data[DV] + n_kv, h == first_h && first == 0);

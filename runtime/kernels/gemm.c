@@ -33,14 +33,10 @@ _Static_assert(GG_GEMM_COLS % TILE_COLS == 0 && GG_GEMM_ALONE_COLS % TILE_COLS =
 
 _Static_assert((int)TILE_ROWS <= (int)TILE_COLS, "a chunk holds panels of A and of B");
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* Blocks of about equal size, at most `most`, in multiples of `unit`. */
 static int64_t block_size(int64_t n, int64_t most, int64_t unit)
 {
-    return ceil_div(ceil_div(n, ceil_div(n, most)), unit) * unit;
+    return gg_ceil_div(gg_ceil_div(n, gg_ceil_div(n, most)), unit) * unit;
 }
 
 /* ---------------------------------------------------------------- packing */
@@ -56,7 +52,7 @@ static const format bf16_format = ROUNDED;
 #endif
 
 /* Words that n_inner elements take. */
-static int64_t depth_of(format f, int64_t n_inner) { return f == PAIRS ? ceil_div(n_inner, 2) : n_inner; }
+static int64_t depth_of(format f, int64_t n_inner) { return f == PAIRS ? gg_ceil_div(n_inner, 2) : n_inner; }
 
 /* An operand's block on its way into panels: its strides over a panel's width and over the inner index. */
 typedef struct source {
@@ -69,7 +65,7 @@ enum { FEW_ROWS = 8 };
 
 /* One panel of floats. What is packed next is fetched meanwhile: its pieces are too short for the processor to notice
  * that they lie in order. */
-ALWAYS_INLINE void pack_floats(float *restrict dst, int width, const source *s)
+GG_INLINE void pack_floats(float *restrict dst, int width, const source *s)
 {
     const float *src = s->data;
     if (s->n_across == width && s->across == 1) {
@@ -99,13 +95,13 @@ static void round_floats(float *restrict dst, const float *restrict src, int64_t
 }
 
 /* Two vectors, rounded: the first in the lower halves, the second in the upper. */
-ALWAYS_INLINE gg_vec pair_up(gg_vec first, gg_vec second)
+GG_INLINE gg_vec pair_up(gg_vec first, gg_vec second)
 {
     return (gg_vec)((gg_uvec)gg_round_bf16(first) >> 16 | (gg_uvec)gg_round_bf16(second));
 }
 
 /* n_pairs pairs of rows of `width` floats. */
-ALWAYS_INLINE void pair_rows(float *restrict dst, const float *restrict src, int width, int64_t n_pairs)
+GG_INLINE void pair_rows(float *restrict dst, const float *restrict src, int width, int64_t n_pairs)
 {
     for (int64_t k = 0; k < n_pairs; k++, dst += width, src += 2 * width) {
         int i = 0;
@@ -118,7 +114,7 @@ ALWAYS_INLINE void pair_rows(float *restrict dst, const float *restrict src, int
 }
 
 /* One panel of bfloat16, by way of floats that stay in L1. */
-ALWAYS_INLINE void pack_bf16(float *restrict dst, int width, const source *s)
+GG_INLINE void pack_bf16(float *restrict dst, int width, const source *s)
 {
     enum { CHUNK = 16 };
     _Alignas(GG_ALIGN) float floats[CHUNK * TILE_COLS];
@@ -129,7 +125,7 @@ ALWAYS_INLINE void pack_bf16(float *restrict dst, int width, const source *s)
         pack_floats(floats, width, &chunk);
         if (bf16_format == PAIRS) {
             if (chunk.n_inner % 2) memset(floats + chunk.n_inner * width, 0, (size_t)width * sizeof(float));
-            pair_rows(dst + k / 2 * width, floats, width, ceil_div(chunk.n_inner, 2));
+            pair_rows(dst + k / 2 * width, floats, width, gg_ceil_div(chunk.n_inner, 2));
         } else {
             round_floats(dst + k * width, floats, chunk.n_inner * width);
         }
@@ -137,7 +133,7 @@ ALWAYS_INLINE void pack_bf16(float *restrict dst, int width, const source *s)
 }
 
 /* Columns [k, k + n) of panel `panel` of the block, to their place in dst. */
-ALWAYS_INLINE void pack_piece(float *restrict dst, int width, const source *s, int64_t panel, int64_t k, int64_t n,
+GG_INLINE void pack_piece(float *restrict dst, int width, const source *s, int64_t panel, int64_t k, int64_t n,
                               format f)
 {
     int64_t first = panel * width;
@@ -160,7 +156,7 @@ typedef struct block {
     bool         accumulate;
 } block;
 
-ALWAYS_INLINE gg_vec add_product(const float *a, gg_vec b, gg_vec sum, format f)
+GG_INLINE gg_vec add_product(const float *a, gg_vec b, gg_vec sum, format f)
 {
 #if defined(__AVX512BF16__)
     if (f == PAIRS) return gg_dot_bf16(a, b, sum);
@@ -185,7 +181,7 @@ enum { UNROLL = 1 }; /* GCC mixes the steps' products and sums, and spills them 
 #endif
 
 /* The sums after n more steps of the inner index. */
-ALWAYS_INLINE void add_steps(gg_vec sum[TILE_ROWS][TILE_VECS], const float *a, const float *b, format f, int n)
+GG_INLINE void add_steps(gg_vec sum[TILE_ROWS][TILE_VECS], const float *a, const float *b, format f, int n)
 {
 #pragma GCC unroll UNROLL
     for (int k = 0; k < n; k++, a += TILE_ROWS, b += TILE_COLS) {
@@ -198,7 +194,7 @@ ALWAYS_INLINE void add_steps(gg_vec sum[TILE_ROWS][TILE_VECS], const float *a, c
     }
 }
 
-ALWAYS_INLINE void multiply_tile(const float *a, const float *b, int64_t depth, format f, float *c, int64_t c_row,
+GG_INLINE void multiply_tile(const float *a, const float *b, int64_t depth, format f, float *c, int64_t c_row,
                                  bool accumulate, ahead next)
 {
     gg_vec sum[TILE_ROWS][TILE_VECS] = {0};
@@ -260,7 +256,7 @@ static void run_column(const block *s, int64_t i, int64_t i_end, int64_t j)
  * A, at most a band, pass by from L2. */
 static void run_tiles(const block *s, int64_t t, int64_t end)
 {
-    int64_t height = ceil_div(s->n_rows, TILE_ROWS);
+    int64_t height = gg_ceil_div(s->n_rows, TILE_ROWS);
     while (t < end) {
         int64_t j = t / height, i = t % height, n = gg_min_i64(height - i, end - t);
         run_column(s, i, i + n, j);
@@ -284,7 +280,7 @@ typedef struct team {
 
 /* Panels [begin, end) of a block, a few rows of memory at a time: either a panel has whole rows, or rows go through all
  * panels, and then what is left of a cache line after one panel is still there for the next. */
-ALWAYS_INLINE void pack_panels(float *dst, int width, const source *s, int64_t begin, int64_t end, format f)
+GG_INLINE void pack_panels(float *dst, int width, const source *s, int64_t begin, int64_t end, format f)
 {
     int64_t step = s->across == 1 ? FEW_ROWS : s->n_inner;
     for (int64_t k = 0; k < s->n_inner; k += step)
@@ -292,9 +288,9 @@ ALWAYS_INLINE void pack_panels(float *dst, int width, const source *s, int64_t b
 }
 
 /* This thread's share of a block's panels. */
-ALWAYS_INLINE void pack_share(const team *t, float *dst, int width, const source *s)
+GG_INLINE void pack_share(const team *t, float *dst, int width, const source *s)
 {
-    int64_t n_panels = ceil_div(s->n_across, width);
+    int64_t n_panels = gg_ceil_div(s->n_across, width);
     pack_panels(dst, width, s, n_panels * t->ith / t->nth, n_panels * (t->ith + 1) / t->nth, t->format);
 }
 
@@ -308,7 +304,7 @@ static block rows_of(const block *s, int64_t first, int64_t n_rows)
     return part;
 }
 
-static int64_t count_tiles(const block *s) { return ceil_div(s->n_rows, TILE_ROWS) * ceil_div(s->n_cols, TILE_COLS); }
+static int64_t count_tiles(const block *s) { return gg_ceil_div(s->n_rows, TILE_ROWS) * gg_ceil_div(s->n_cols, TILE_COLS); }
 
 /* How many bands, or tiles of a stripe, were taken in this step. */
 enum { BANDS = GG_GEMM_STRIPES };
@@ -332,7 +328,7 @@ static void take_bands(const team *t, const block *s, const source *a, int64_t h
         if (first >= s->n_rows) return;
         block band = rows_of(s, first, gg_min_i64(height, s->n_rows - first));
         source rows = {a->data + first * a->across, a->across, a->along, band.n_rows, a->n_inner};
-        pack_panels(t->band, TILE_ROWS, &rows, 0, ceil_div(band.n_rows, TILE_ROWS), t->format);
+        pack_panels(t->band, TILE_ROWS, &rows, 0, gg_ceil_div(band.n_rows, TILE_ROWS), t->format);
         band.a = t->band;
         run_tiles(&band, 0, count_tiles(&band));
     }
@@ -355,7 +351,7 @@ static void share_stripe(const team *t, const block *s, _Atomic int64_t *next_ti
  * holds, and then helps others. */
 static void share_tiles(const team *t, const block *s, int64_t step)
 {
-    int64_t n_tile_rows = ceil_div(s->n_rows, TILE_ROWS);
+    int64_t n_tile_rows = gg_ceil_div(s->n_rows, TILE_ROWS);
     int64_t n_stripes = gg_min_i64(t->nth, GG_GEMM_STRIPES), own = t->ith * n_stripes / t->nth;
     for (int64_t i = own; i < own + n_stripes; i++) {
         int64_t stripe = i % n_stripes, first = n_tile_rows * stripe / n_stripes * TILE_ROWS;

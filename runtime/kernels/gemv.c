@@ -9,12 +9,10 @@ bool GG_ISA_NAME(gg_gemv_fits)(const gg_gemm *g)
     return g->n_rows <= MOST_ROWS && g->a.col == 1 && g->b.row == 1 && !g->accumulate;
 }
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-ALWAYS_INLINE gg_vec operand(gg_vec v, bool bf16) { return bf16 ? gg_round_bf16(v) : v; }
+GG_INLINE gg_vec operand(gg_vec v, bool bf16) { return bf16 ? gg_round_bf16(v) : v; }
 
 /* Rows [i, i + height) of x with rows [j, j + width) of w. */
-ALWAYS_INLINE void tile(const gg_gemm *g, int64_t i, int64_t j, int height, int width, bool bf16)
+GG_INLINE void tile(const gg_gemm *g, int64_t i, int64_t j, int height, int width, bool bf16)
 {
     const float *x = g->a.data + i * g->a.row, *w = g->b.data + j * g->b.col;
     gg_vec sum[TILE_PRODUCTS] = {0};
@@ -37,7 +35,7 @@ ALWAYS_INLINE void tile(const gg_gemm *g, int64_t i, int64_t j, int height, int 
 }
 
 /* All rows of x with rows [j, j + width) of w. */
-ALWAYS_INLINE void columns(const gg_gemm *g, int64_t j, int width, bool bf16)
+GG_INLINE void columns(const gg_gemm *g, int64_t j, int width, bool bf16)
 {
     int64_t i = 0;
     for (; i + 2 <= g->n_rows; i += 2) tile(g, i, j, 2, width, bf16);
@@ -45,7 +43,7 @@ ALWAYS_INLINE void columns(const gg_gemm *g, int64_t j, int width, bool bf16)
 }
 
 /* Columns [j, end) of C. */
-ALWAYS_INLINE void all_columns(const gg_gemm *g, int64_t j, int64_t end, bool bf16)
+GG_INLINE void all_columns(const gg_gemm *g, int64_t j, int64_t end, bool bf16)
 {
     for (; j + 8 <= end && g->n_rows == 1; j += 8) tile(g, 0, j, 1, 8, bf16);
     for (; j + 4 <= end; j += 4) columns(g, j, 4, bf16);

@@ -3,16 +3,9 @@
  * The forward ones copy; the backward ones sum. A sum is split by the elements it ends in, and each is summed by
  * one thread in the order of the tiles or ids, so results do not depend on the number of threads.
  */
-#include "../src/kernel.h"
 #include "decode.h"
 #include "elementwise.h"
 #include "reduce.h"
-
-/* Byte offset of row r of a tensor with sizes ne, in strides nb. */
-static int64_t row_offset(const int64_t *ne, const int64_t *nb, int64_t r)
-{
-    return r % ne[1] * nb[1] + r / ne[1] % ne[2] * nb[2] + r / ne[1] / ne[2] * nb[3];
-}
 
 /* ---- cont ---- */
 
@@ -41,7 +34,7 @@ static void copy_rows(char *y, const char *a, const gg_tensor *src, int64_t r, i
 {
     int64_t size = gg_type_size(src->type), y_stride = gg_row_nbytes(src->type, src->ne[0]);
     y += r * y_stride;
-    a += row_offset(src->ne, src->nb, r);
+    a += gg_row_offset(src->ne, src->nb, r);
     if (gg_is_row_contiguous(src))
         for (int64_t i = 0; i < n_rows; i++) memcpy(y + i * y_stride, a + i * src->nb[1], (size_t)y_stride);
     else if (size == 4) gather_rows(y, y_stride, a, src, n_rows, 4);
@@ -111,7 +104,7 @@ static void store_elements(const elements *y, const float *x, int64_t n)
 static elements elements_at(const gg_tensor *t, char *data, int64_t i)
 {
     int64_t column = i % t->ne[0] / gg_types[t->type].block * t->nb[0];
-    return (elements){t->type, t->nb[0], data + row_offset(t->ne, t->nb, i / t->ne[0]) + column};
+    return (elements){t->type, t->nb[0], data + gg_row_offset(t->ne, t->nb, i / t->ne[0]) + column};
 }
 
 /* Rows of either tensor are whole blocks of both types, and so are the parts between their ends. */
@@ -157,7 +150,7 @@ static row_tiles row_tiles_of(const gg_task *task, int64_t y_row)
 {
     const gg_tensor *y = task->y, *a = task->src[0];
     row_tiles        t = {.width = y->ne[0], .count = {1, 1, 1, 1}};
-    t.first = task->src_data[0] + row_offset(y->ne, a->nb, y_row);
+    t.first = task->src_data[0] + gg_row_offset(y->ne, a->nb, y_row);
     int n = 0;
     for (int d = 0; d < GG_MAX_DIMS; d++) {
         int64_t count = a->ne[d] / y->ne[d], stride = y->ne[d] * a->nb[d];
@@ -196,7 +189,7 @@ static void sum_tiles(float *y, const row_tiles *t, int64_t column, int64_t n)
     bool    is_line = t->width == 1 && t->stride[0] == 4;
     int64_t n_outer = t->count[1] * t->count[2] * t->count[3];
     for (int64_t i = 0; i < n_outer; i++) {
-        const char *first = t->first + column * 4 + row_offset(t->count, t->stride, i);
+        const char *first = t->first + column * 4 + gg_row_offset(t->count, t->stride, i);
         if (is_line) total[0] += (float)gg_sum((const float *)first, t->count[0]);
         else add_tiles(total, t, first, n);
     }
@@ -224,10 +217,11 @@ static void copy_part(const gg_task *task, int source, int dim, int64_t at, int6
     const gg_tensor *y = task->y, *a = task->src[source];
     int64_t          first = dim == 0 ? gg_row_nbytes(y->type, at) : 0, nbytes = gg_row_nbytes(a->type, a->ne[0]);
     for (int64_t r = begin; r < end; r++) {
-        int64_t i[GG_MAX_DIMS] = {0, r % y->ne[1], r / y->ne[1] % y->ne[2], r / y->ne[1] / y->ne[2]};
+        gg_place p = gg_place_of(y->ne, r);
+        int64_t  i[GG_MAX_DIMS] = {0, p.i1, p.i2, p.i3};
         i[dim] -= at;
         if (dim > 0 && (i[dim] < 0 || i[dim] >= a->ne[dim])) continue;
-        const char *row = task->src_data[source] + i[1] * a->nb[1] + i[2] * a->nb[2] + i[3] * a->nb[3];
+        const char *row = gg_row_at(task->src_data[source], a->nb, (gg_place){i[1], i[2], i[3]});
         memcpy(task->y_data + r * y->nb[1] + first, row, (size_t)nbytes);
     }
 }
@@ -281,8 +275,8 @@ GG_KERNEL(view_back)
     gg_run run;
     for (int64_t i = begin; i < end; i += run.n) {
         run = gg_run_from(i, end, g->ne[0], end);
-        char       *y = first + row_offset(g->ne, w.nb, run.row) + run.column * w.nb[0];
-        const char *row = task->src_data[0] + row_offset(g->ne, g->nb, run.row) + run.column * g->nb[0];
+        char       *y = first + gg_row_offset(g->ne, w.nb, run.row) + run.column * w.nb[0];
+        const char *row = task->src_data[0] + gg_row_offset(g->ne, g->nb, run.row) + run.column * g->nb[0];
         add_strided_row(y, w.nb[0], row, run.n, g->nb[0]);
     }
 }
@@ -302,7 +296,7 @@ GG_KERNEL(cleared)
     gg_run run;
     for (int64_t i = begin; i < end; i += run.n) {
         run = gg_run_from(i, end, by->ne[0], end);
-        char *y = task->y_data + w.root_offset + row_offset(by->ne, w.nb, run.row) + run.column * w.nb[0];
+        char *y = task->y_data + w.root_offset + gg_row_offset(by->ne, w.nb, run.row) + run.column * w.nb[0];
         for (int64_t k = 0; k < run.n; k++) memset(y + k * w.nb[0], 0, 4);
     }
 }
@@ -352,7 +346,7 @@ GG_KERNEL(get_rows_back)
         }
         int64_t row = id[i] + table_offset(y, ids, i) / row_nbytes;
         if (row < begin || row >= end) continue;
-        const char *g_row = task->src_data[0] + row_offset(g->ne, g->nb, i);
+        const char *g_row = task->src_data[0] + gg_row_offset(g->ne, g->nb, i);
         add_row((float *)(task->y_data + row * row_nbytes), (const float *)g_row, y->ne[0]);
     }
 }

@@ -1,36 +1,18 @@
 /* place.c - kernels that put the elements of one tensor into places of another: diag, pad, set, acc, upscale and what
  * belongs to them. Called by the executor; shared out by rows of the result, or of what is put into it.
  */
-#include "../src/kernel.h"
 #include "gg_ops.h"
+#include "rows.h"
 #include "simd.h"
-
-/* Where row r of a tensor is along dimensions 1 to 3. */
-typedef struct place {
-    int64_t i1, i2, i3;
-} place;
-
-static place place_of(const int64_t *ne, int64_t r)
-{
-    return (place){r % ne[1], r / ne[1] % ne[2], r / ne[1] / ne[2]};
-}
-
-static const float *row_at(const gg_task *task, int source, place p)
-{
-    const int64_t *nb = task->src[source]->nb;
-    return (const float *)(task->src_data[source] + p.i1 * nb[1] + p.i2 * nb[2] + p.i3 * nb[3]);
-}
-
-static float *y_row(const gg_task *task, int64_t r) { return (float *)task->y_data + r * task->y->ne[0]; }
 
 GG_KERNEL(diag)
 {
     int64_t begin, end, n = task->y->ne[0];
     gg_share(task, gg_nrows(task->y), 16, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        place p = place_of(task->y->ne, r);
-        memset(y_row(task, r), 0, (size_t)n * sizeof(float));
-        y_row(task, r)[p.i1] = row_at(task, 0, (place){0, p.i2, p.i3})[p.i1];
+        gg_place p = gg_place_of(task->y->ne, r);
+        memset(gg_y_row(task, r), 0, (size_t)n * sizeof(float));
+        gg_y_row(task, r)[p.i1] = gg_source_row_at(task, 0, (gg_place){0, p.i2, p.i3})[p.i1];
     }
 }
 
@@ -40,10 +22,10 @@ GG_KERNEL(pad)
     int64_t        begin, end, n = task->y->ne[0];
     gg_share(task, gg_nrows(task->y), 16, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        place   p = place_of(task->y->ne, r);
-        int64_t n_copied = p.i1 < ne[1] && p.i2 < ne[2] && p.i3 < ne[3] ? ne[0] : 0;
-        if (n_copied) memcpy(y_row(task, r), row_at(task, 0, p), (size_t)n_copied * sizeof(float));
-        memset(y_row(task, r) + n_copied, 0, (size_t)(n - n_copied) * sizeof(float));
+        gg_place p = gg_place_of(task->y->ne, r);
+        int64_t  n_copied = p.i1 < ne[1] && p.i2 < ne[2] && p.i3 < ne[3] ? ne[0] : 0;
+        if (n_copied) memcpy(gg_y_row(task, r), gg_source_row_at(task, 0, p), (size_t)n_copied * sizeof(float));
+        memset(gg_y_row(task, r) + n_copied, 0, (size_t)(n - n_copied) * sizeof(float));
     }
 }
 
@@ -65,10 +47,10 @@ GG_KERNEL(set)
     gg_barrier(task);
     gg_share(task, gg_nrows(b), 16, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        place p = place_of(b->ne, r);
+        gg_place p = gg_place_of(b->ne, r);
         char *at = task->y_data + gg_param_i32(y, 3) + p.i1 * gg_param_i32(y, 0) + p.i2 * gg_param_i32(y, 1) +
                    p.i3 * gg_param_i32(y, 2);
-        set_row((float *)at, row_at(task, 1, p), b->ne[0], y->op);
+        set_row((float *)at, gg_source_row_at(task, 1, p), b->ne[0], y->op);
     }
 }
 
@@ -86,10 +68,10 @@ GG_KERNEL(upscale)
     int64_t        begin, end;
     gg_share(task, gg_nrows(task->y), 16, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        place        p = place_of(to, r);
-        place        q = {copied(p.i1, from[1], to[1]), copied(p.i2, from[2], to[2]), copied(p.i3, from[3], to[3])};
-        const float *a = row_at(task, 0, q);
-        for (int64_t i = 0; i < to[0]; i++) y_row(task, r)[i] = a[copied(i, from[0], to[0])];
+        gg_place     p = gg_place_of(to, r);
+        gg_place     q = {copied(p.i1, from[1], to[1]), copied(p.i2, from[2], to[2]), copied(p.i3, from[3], to[3])};
+        const float *a = gg_source_row_at(task, 0, q);
+        for (int64_t i = 0; i < to[0]; i++) gg_y_row(task, r)[i] = a[copied(i, from[0], to[0])];
     }
 }
 
@@ -114,7 +96,7 @@ static float sum_box(const gg_task *task, const box *b)
         for (int64_t i2 = b->begin[2]; i2 < b->end[2]; i2++)
             for (int64_t i1 = b->begin[1]; i1 < b->end[1]; i1++)
                 for (int64_t i = b->begin[0]; i < b->end[0]; i++)
-                    total += row_at(task, 0, (place){i1, i2, i3})[i];
+                    total += gg_source_row_at(task, 0, (gg_place){i1, i2, i3})[i];
     return (float)total;
 }
 
@@ -125,14 +107,15 @@ GG_KERNEL(upscale_back)
     int64_t        begin, end;
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        int64_t i[GG_MAX_DIMS] = {0, r % from[1], r / from[1] % from[2], r / from[1] / from[2]};
-        box     b;
+        gg_place p = gg_place_of(from, r);
+        int64_t  i[GG_MAX_DIMS] = {0, p.i1, p.i2, p.i3};
+        box      b;
         for (; i[0] < from[0]; i[0]++) {
             for (int d = i[0] ? 0 : GG_MAX_DIMS - 1; d >= 0; d--) {
                 b.begin[d] = first_copy(i[d], from[d], to[d]);
                 b.end[d] = first_copy(i[d] + 1, from[d], to[d]);
             }
-            y_row(task, r)[i[0]] = sum_box(task, &b);
+            gg_y_row(task, r)[i[0]] = sum_box(task, &b);
         }
     }
 }

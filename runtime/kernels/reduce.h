@@ -6,8 +6,7 @@
 #ifndef GG_REDUCE_H
 #define GG_REDUCE_H
 
-#include <stdbool.h>
-
+#include "../src/base.h"
 #include "simd.h"
 
 enum { GG_HALF_LANES = GG_LANES / 2, GG_SUM_CHAINS = 4, GG_SUM_STRIDE = GG_HALF_LANES * GG_SUM_CHAINS };
@@ -16,7 +15,7 @@ typedef float  gg_half_vec __attribute__((vector_size(GG_HALF_LANES * 4)));
 typedef double gg_double_vec __attribute__((vector_size(GG_HALF_LANES * 8)));
 
 /* Sum of x, or of x^2, over n floats. */
-static inline __attribute__((always_inline)) double gg_sum_terms(const float *x, int64_t n, bool square)
+GG_INLINE double gg_sum_terms(const float *x, int64_t n, bool square)
 {
     gg_double_vec sums[GG_SUM_CHAINS] = {0};
     int64_t       i = 0;

@@ -3,8 +3,8 @@
  * The angles depend on the position and the pair alone, so they are computed once per position for a block of pairs
  * and applied to every head of every sequence. Positions are shared between the threads.
  */
-#include "../src/kernel.h"
 #include "gg_ops.h"
+#include "rows.h"
 #include "simd.h"
 
 enum { MODE_NEOX = 2, PAIR_BLOCK = 64 };
@@ -128,12 +128,11 @@ static void rotate_halves(float *y, const float *a, int64_t half, const pairs *p
 static void rotate_heads(const gg_task *task, const pairs *p, int64_t t)
 {
     const gg_tensor *y = task->y;
-    const int64_t   *nb = task->src[0]->nb;
     int64_t          n_dims = gg_param_i32(y, 1), n_rest = p->first + p->n == n_dims / 2 ? y->ne[0] - n_dims : 0;
     for (int64_t b = 0; b < y->ne[3]; b++) {
         for (int64_t h = 0; h < y->ne[1]; h++) {
-            float       *head = (float *)task->y_data + ((b * y->ne[2] + t) * y->ne[1] + h) * y->ne[0];
-            const float *a = (const float *)(task->src_data[0] + h * nb[1] + t * nb[2] + b * nb[3]);
+            float       *head = gg_y_row(task, (b * y->ne[2] + t) * y->ne[1] + h);
+            const float *a = gg_source_row_at(task, 0, (gg_place){h, t, b});
             if (gg_param_i32(y, 2) == MODE_NEOX) rotate_halves(head, a, n_dims / 2, p);
             else rotate_adjacent(head, a, p);
             if (head != a) memcpy(head + n_dims, a + n_dims, (size_t)n_rest * sizeof(float));

@@ -4,27 +4,17 @@
  * sums over chunks of fixed size. A source's rows are contiguous and may lie anywhere; y is dense and may lie in the
  * memory of the first source: an element is read before it is written.
  */
-#include "../src/kernel.h"
-#include "alibi.h"
 #include "../src/blocks.h"
+#include "alibi.h"
 #include "gg_ops.h"
 #include "reduce.h"
+#include "rows.h"
 #include "soft_max.h"
-
-/* Row r of a source, as y counts rows. */
-static const float *source_row(const gg_task *task, int source, int64_t r)
-{
-    const int64_t *ne = task->y->ne, *nb = task->src[source]->nb;
-    int64_t        i1 = r % ne[1], i2 = r / ne[1] % ne[2], i3 = r / ne[1] / ne[2];
-    return (const float *)(task->src_data[source] + i1 * nb[1] + i2 * nb[2] + i3 * nb[3]);
-}
-
-static float *y_row(const gg_task *task, int64_t r) { return (float *)task->y_data + r * task->y->ne[0]; }
 
 /* sum over i of term(a[i], b[i], c), in two chains; term is 0 where a is `a_fill` and b is 0. */
 typedef gg_vec row_term(gg_vec a, gg_vec b, gg_vec c);
 
-static inline __attribute__((always_inline)) float row_sum(row_term *term, const float *a, const float *b, gg_vec c,
+GG_INLINE float row_sum(row_term *term, const float *a, const float *b, gg_vec c,
                                                            gg_vec a_fill, int64_t n)
 {
     gg_vec  even = {0}, odd = {0};
@@ -96,8 +86,8 @@ static void norm_rows(const gg_task *task, bool centred)
     const float *gain = (const float *)task->src_data[1], *bias = (const float *)task->src_data[2];
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        const float *a = source_row(task, 0, r);
-        normalise(y_row(task, r), a, gain, bias, moments_of(a, n, eps, centred), n);
+        const float *a = gg_source_row(task, 0, r);
+        normalise(gg_y_row(task, r), a, gain, bias, moments_of(a, n, eps, centred), n);
     }
 }
 
@@ -117,8 +107,8 @@ static void norm_back_rows(const gg_task *task, int g, int a, bool centred)
     float   eps = gg_param_f32(task->y, 0);
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        moments m = moments_of(source_row(task, a, r), task->y->ne[0], eps, centred);
-        norm_back_row(y_row(task, r), source_row(task, g, r), source_row(task, a, r), m, task->y->ne[0], centred);
+        moments m = moments_of(gg_source_row(task, a, r), task->y->ne[0], eps, centred);
+        norm_back_row(gg_y_row(task, r), gg_source_row(task, g, r), gg_source_row(task, a, r), m, task->y->ne[0], centred);
     }
 }
 
@@ -131,14 +121,14 @@ static void gain_back_rows(const gg_task *task, int64_t r, int64_t end, float *r
     memset(dgain, 0, (size_t)n * sizeof(float));
     memset(dbias, 0, (size_t)n * sizeof(float));
     for (; r < end; r++) {
-        const float *g = source_row(task, 0, r), *a = source_row(task, 1, r);
+        const float *g = gg_source_row(task, 0, r), *a = gg_source_row(task, 1, r);
         moments      m = moments_of(a, n, gg_param_f32(task->y, 0), centred);
         for (int64_t i = 0; i < n; i++) {
             dgain[i] += g[i] * ((a[i] - m.mean - m.rest) * m.inv_std);
             dbias[i] += g[i];
             scaled[i] = g[i] * gain[i];
         }
-        norm_back_row(y_row(task, r), scaled, a, m, n, centred);
+        norm_back_row(gg_y_row(task, r), scaled, a, m, n, centred);
     }
 }
 
@@ -174,7 +164,7 @@ typedef struct group {
 static group group_of(const gg_tensor *a, int64_t i)
 {
     int64_t n_groups = gg_param_i32(a, 0), n_pixels = a->ne[0] * a->ne[1];
-    int64_t n_channels = (a->ne[2] + n_groups - 1) / n_groups, channel = i % n_groups * n_channels;
+    int64_t n_channels = gg_ceil_div(a->ne[2], n_groups), channel = i % n_groups * n_channels;
     int64_t n = gg_max_i64(0, gg_min_i64(n_channels, a->ne[2] - channel));
     return (group){(i / n_groups * a->ne[2] + channel) * n_pixels, n * n_pixels};
 }
@@ -218,7 +208,7 @@ static void sum_all(const gg_task *task, bool square)
 {
     const float *a = (const float *)task->src_data[0];
     double      *partial = (double *)task->work, total = task->src[1] ? *(const float *)task->src_data[1] : 0.0;
-    int64_t      begin, end, n = gg_nelements(task->src[0]), n_chunks = (n + GG_SUM_CHUNK - 1) / GG_SUM_CHUNK;
+    int64_t      begin, end, n = gg_nelements(task->src[0]), n_chunks = gg_ceil_div(n, GG_SUM_CHUNK);
     gg_share(task, n_chunks, 1, &begin, &end);
     for (int64_t i = begin; i < end; i++) {
         const float *chunk = a + i * GG_SUM_CHUNK;
@@ -240,7 +230,7 @@ static void sum_rows(const gg_task *task, double factor)
     int64_t begin, end;
     gg_share(task, gg_nrows(task->y), 16, &begin, &end);
     for (int64_t r = begin; r < end; r++)
-        *y_row(task, r) = (float)(gg_sum(source_row(task, 0, r), task->src[0]->ne[0]) * factor);
+        *gg_y_row(task, r) = (float)(gg_sum(gg_source_row(task, 0, r), task->src[0]->ne[0]) * factor);
 }
 
 GG_KERNEL(sum_rows) { sum_rows(task, 1); }
@@ -252,8 +242,8 @@ GG_KERNEL(mean_back)
     int64_t begin, end, n = task->y->ne[0];
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        float g = *source_row(task, 0, r) / (float)n;
-        for (int64_t i = 0; i < n; i++) y_row(task, r)[i] = g;
+        float g = *gg_source_row(task, 0, r) / (float)n;
+        for (int64_t i = 0; i < n; i++) gg_y_row(task, r)[i] = g;
     }
 }
 
@@ -266,8 +256,8 @@ GG_KERNEL(diag_mask)
     float   hidden = task->y->op == GG_OP_DIAG_MASK_INF ? -INFINITY : 0.0f;
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        float       *y = y_row(task, r);
-        const float *a = source_row(task, 0, r);
+        float       *y = gg_y_row(task, r);
+        const float *a = gg_source_row(task, 0, r);
         int64_t      n_seen = r % task->y->ne[1] + gg_param_i32(task->y, 0) + 1;
         n_seen = gg_max_i64(0, gg_min_i64(n_seen, n));
         if (y != a) memcpy(y, a, (size_t)n_seen * sizeof(float));
@@ -296,11 +286,10 @@ GG_KERNEL(soft_max)
     float   scale = gg_param_f32(task->y, 0), max_bias = gg_param_f32(task->y, 1);
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        float       *y = y_row(task, r), slope = gg_alibi_slope(r / task->y->ne[1] % task->y->ne[2], task->y->ne[2], max_bias);
-        const float *mask = task->src[1] ? source_row(task, 1, r % task->y->ne[1]) : NULL;
-        scale_row(y, source_row(task, 0, r), mask, scale, slope, n);
-        float sum = gg_exp_row(y, gg_row_max(y, n), n);
-        scale_row(y, y, NULL, 1.0f / sum, 0, n);
+        float       *y = gg_y_row(task, r), slope = gg_alibi_slope(r / task->y->ne[1] % task->y->ne[2], task->y->ne[2], max_bias);
+        const float *mask = task->src[1] ? gg_source_row(task, 1, r % task->y->ne[1]) : NULL;
+        scale_row(y, gg_source_row(task, 0, r), mask, scale, slope, n);
+        gg_soft_max_row(y, n);
     }
 }
 
@@ -311,8 +300,8 @@ GG_KERNEL(soft_max_back)
     float   scale = task->y->op == GG_OP_SOFT_MAX_BACK ? 1.0f : gg_param_f32(task->y, 0);
     gg_share(task, gg_nrows(task->y), 1, &begin, &end);
     for (int64_t r = begin; r < end; r++) {
-        float       *dst = y_row(task, r);
-        const float *g = source_row(task, 0, r), *y = source_row(task, 1, r);
+        float       *dst = gg_y_row(task, r);
+        const float *g = gg_source_row(task, 0, r), *y = gg_source_row(task, 1, r);
         float        dot = sum_products(g, y, 0.0f, n);
         GG_INDEPENDENT
         for (int64_t i = 0; i < n; i++) dst[i] = scale * y[i] * (g[i] - dot);

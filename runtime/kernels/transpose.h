@@ -4,10 +4,11 @@
 #ifndef GG_TRANSPOSE_H
 #define GG_TRANSPOSE_H
 
+#include "../src/base.h"
 #include "simd.h"
 
 /* column[k] = lanes i of src[at[i] + k] for k < 4; at[i] counts the floats from src to row i. */
-static inline __attribute__((always_inline)) void gg_four_columns(gg_vec column[4], const float *src, const int64_t *at)
+GG_INLINE void gg_four_columns(gg_vec column[4], const float *src, const int64_t *at)
 {
     gg_vec row[4]; /* 4 x 4 blocks side by side, each to be transposed */
     for (int i = 0; i < 4; i++) row[i] = gg_load_blocks(src, at + i);
@@ -21,7 +22,7 @@ static inline __attribute__((always_inline)) void gg_four_columns(gg_vec column[
 
 /* dst[k * width + i] = src[i * across + k] for i < n_rows <= GG_LANES and k < n. Where width is less than GG_LANES, a
  * column is stored as a whole vector and the next one corrects its end; the last one is stored exactly. */
-static inline __attribute__((always_inline)) void gg_transpose(float *dst, int64_t width, const float *src,
+GG_INLINE void gg_transpose(float *dst, int64_t width, const float *src,
                                                                int64_t across, int64_t n, int n_rows)
 {
     gg_vec  column[4];

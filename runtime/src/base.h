@@ -1,4 +1,4 @@
-/* base.h - what every C file of the runtime starts from: fixed-width types, the public API, checked arithmetic. */
+/* base.h - what every C file of the runtime starts from: fixed-width types, the public API, arithmetic of sizes. */
 #ifndef GG_BASE_H
 #define GG_BASE_H
 
@@ -16,7 +16,12 @@ enum { GG_MAX_SRC = 10, GG_MAX_DIMS = 4, GG_MAX_NAME = 64, GG_N_PARAMS = 16, GG_
 static inline bool gg_add_i64(int64_t a, int64_t b, int64_t *out) { return !__builtin_add_overflow(a, b, out); }
 static inline bool gg_mul_i64(int64_t a, int64_t b, int64_t *out) { return !__builtin_mul_overflow(a, b, out); }
 
-static inline int64_t gg_align(int64_t n) { return (n + GG_ALIGN - 1) / GG_ALIGN * GG_ALIGN; }
+/* Inlined wherever it is called, so that arguments which are constants there make it a function of its own. */
+#define GG_INLINE static inline __attribute__((always_inline))
+
+static inline int64_t gg_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t gg_round_up(int64_t n, int64_t unit) { return gg_ceil_div(n, unit) * unit; }
+static inline int64_t gg_align(int64_t n) { return gg_round_up(n, GG_ALIGN); }
 static inline int64_t gg_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t gg_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 

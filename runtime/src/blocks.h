@@ -109,7 +109,7 @@ static inline int64_t gg_flash_nbytes(int64_t n_keys)
 /* Rows per partial sum of a gain's cotangent. */
 enum { GG_GAIN_ROWS = 32 };
 
-static inline int64_t gg_gain_chunks(int64_t n_rows) { return (n_rows + GG_GAIN_ROWS - 1) / GG_GAIN_ROWS; }
+static inline int64_t gg_gain_chunks(int64_t n_rows) { return gg_ceil_div(n_rows, GG_GAIN_ROWS); }
 
 /* Terms per partial sum of a scalar result. */
 enum { GG_SUM_CHUNK = 8192 };
@@ -118,8 +118,8 @@ enum { GG_SUM_CHUNK = 8192 };
 static inline int64_t gg_logits_rows(int64_t n_rows, int64_t n_vocab)
 {
     int64_t most = gg_max_i64(GG_LOGITS_NBYTES / 4 / n_vocab, GG_LOGITS_MIN_ROWS);
-    int64_t n_chunks = (n_rows + most - 1) / most;
-    return (n_rows + n_chunks - 1) / n_chunks;
+    int64_t n_chunks = gg_ceil_div(n_rows, most);
+    return gg_ceil_div(n_rows, n_chunks);
 }
 
 #endif

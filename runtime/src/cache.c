@@ -226,7 +226,7 @@ static int32_t copy_attention(cacher *c, const gg_tensor *t, const int32_t *oper
 {
     gg_builder to = {.g = c->r->out, .err = c->r->err};
     const gg_tensor *k = gg_at(c->r->in, t->src[1]);
-    const int64_t n_blocks = (c->capacity + GG_ATTENTION_KEYS - 1) / GG_ATTENTION_KEYS, n_heads = k->ne[1] * k->ne[3];
+    const int64_t n_blocks = gg_ceil_div(c->capacity, GG_ATTENTION_KEYS), n_heads = k->ne[1] * k->ne[3];
     const int64_t keys[GG_MAX_DIMS] = {GG_ATTENTION_KEYS, k->ne[0], n_blocks, n_heads};
     const int64_t values[GG_MAX_DIMS] = {k->ne[0], n_blocks * GG_ATTENTION_KEYS, n_heads, 1};
     int32_t src[6] = {operands[0], operands[1], operands[2]};

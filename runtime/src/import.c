@@ -334,7 +334,7 @@ static int32_t add_leaf(reader *r)
     const gg_tensor *t = &r->rec.t;
     for (int w = 0; w < GG_N_PARAMS; w++)
         if (t->op_params[w]) BAD("BadOpParams", r, word_at(r, w), "op_params word %d is set, but there is no op", w);
-    int64_t nbytes = gg_span(t), unit = r->dialect->data_unit, stored = (nbytes + unit - 1) / unit * unit;
+    int64_t nbytes = gg_span(t), unit = r->dialect->data_unit, stored = gg_round_up(nbytes, unit);
     if (stored > r->size - r->at)
         BAD("Truncated", r, r->at, "%lld bytes of data, but the file ends after %lld", (long long)stored,
             (long long)(r->size - r->at));
@@ -583,7 +583,7 @@ static int32_t read_node(reader *r)
 {
     if (read_record(r, &r->dialect->node) < 0 || read_src(r) < 0) return -1;
     if ((r->rec.op->op == GG_OP_NONE ? read_param(r) : add_node(r)) < 0) return -1;
-    int64_t padded = (gg_span(gg_at(r->g, r->g->n_tensors - 1)) + 15) / 16 * 16;
+    int64_t padded = gg_round_up(gg_span(gg_at(r->g, r->g->n_tensors - 1)), 16);
     if (!gg_add_i64(r->nodes_nbytes, padded, &r->nodes_nbytes)) r->nodes_nbytes = INT64_MAX;
     return 0;
 }

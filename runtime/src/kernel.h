@@ -48,7 +48,7 @@ void gg_fault(const gg_task *task, int64_t value, int64_t limit);
 /* This thread's part [*begin, *end) of n units, in multiples of `grain` but for the last. */
 static inline void gg_share(const gg_task *task, int64_t n, int64_t grain, int64_t *begin, int64_t *end)
 {
-    int64_t n_grains = (n + grain - 1) / grain;
+    int64_t n_grains = gg_ceil_div(n, grain);
     *begin = gg_min_i64(n, n_grains * task->ith / task->nth * grain);
     *end = gg_min_i64(n, n_grains * (task->ith + 1) / task->nth * grain);
 }

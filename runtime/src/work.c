@@ -59,7 +59,7 @@ int64_t gg_work_cached_attention(const gg_tensor *y, const gg_tensor *const *src
 int64_t gg_work_sum(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
 {
     (void)y, (void)n_threads;
-    return (gg_nelements(src[0]) + GG_SUM_CHUNK - 1) / GG_SUM_CHUNK * (int64_t)sizeof(double);
+    return gg_ceil_div(gg_nelements(src[0]), GG_SUM_CHUNK) * (int64_t)sizeof(double);
 }
 
 /* Partial sums of two rows, then for each thread a row. */
