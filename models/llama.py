@@ -34,21 +34,27 @@ class Config(gg.RotaryScaling):
     ffn_bias: bool = False
 
 
-def attend(q: gg.Tensor, k: gg.Tensor, v: gg.Tensor) -> gg.Tensor:
+def attend(q: gg.Tensor, k: gg.Tensor, v: gg.Tensor, window: int = 0) -> gg.Tensor:
     """softmax(q k^T / sqrt(head_dim)) v for each head, causal: each head of k and v serves a group of q's.
+
+    window: each position sees itself and the window - 1 before it; 0: all before it.
 
     q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx, n_head_kv, head_dim) -> (batch, ctx, n_head * head_dim).
     """
     batch, ctx, n_head, head_dim = q.shape
     q, k, v = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3), v.permute(0, 2, 3, 1).cont()
     scores = gg.mul_mat(k, q) * head_dim**-0.5  # (batch, n_head, ctx, ctx)
-    weights = gg.soft_max(gg.diag_mask_inf(scores))
+    scores = gg.diag_mask_inf(scores)
+    if window:  # seen from the keys, queries are masked that come too long after
+        of_keys = gg.diag_mask_inf(scores.permute(0, 1, 3, 2).cont(), window - 1)
+        scores = of_keys.permute(0, 1, 3, 2).cont()
+    weights = gg.soft_max(scores)
     y = gg.mul_mat(v, weights)  # (batch, n_head, ctx, head_dim)
     return y.permute(0, 2, 1, 3).reshape(batch, ctx, n_head * head_dim)
 
 
-def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
-    """Causal self-attention, (batch, ctx, n_embd) -> same."""
+def attention(p: gg.Params, x: gg.Tensor, c: Config, window: int = 0) -> gg.Tensor:
+    """Causal self-attention, (batch, ctx, n_embd) -> same. window: as `attend`'s."""
     batch, ctx, n_embd = x.shape
     n_head_kv, head_dim = c.n_head_kv or c.n_head, c.head_dim or n_embd // c.n_head
 
@@ -56,7 +62,7 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     k = p.linear("attn_k", x, n_head_kv * head_dim, bias=c.attn_bias).reshape(batch, ctx, n_head_kv, head_dim)
     v = p.linear("attn_v", x, n_head_kv * head_dim, bias=c.attn_bias).reshape(batch, ctx, n_head_kv, head_dim)
     q, k = (gg.rotate(p, t, c, n_dims=head_dim, mode=0) for t in (q, k))
-    return p.linear("attn_output", attend(q, k, v), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v, window), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
 
 
 def n_ff(n_embd: int) -> int:

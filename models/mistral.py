@@ -1,12 +1,13 @@
 """Mistral (Jiang et al. 2023): LLaMA with grouped-query attention over a sliding window of positions.
 
-Exported by `ggmlgraph export mistral`; parameter names are GGUF's. Within the window the model is LLaMA's, and longer
-contexts are refused, so the window is never wrongly ignored.
+Exported by `ggmlgraph export mistral`; parameter names are GGUF's. Exported at a context within the window the model is
+LLaMA's, and longer contexts are refused later; exported at a longer one it masks what lies before the window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import ggmlgraph as gg
 from ggmlgraph.models import llama
@@ -22,8 +23,10 @@ class Config(llama.Config):
 
 def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
     """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab)."""
-    p.positions(tokens.shape[1], limit=c.window)
-    return llama.logits(p, tokens, c)
+    if not c.window or tokens.shape[1] <= c.window:
+        p.positions(tokens.shape[1], limit=c.window)
+        return llama.logits(p, tokens, c)
+    return llama.logits(p, tokens, c, partial(llama.attention, window=c.window))
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

@@ -198,3 +198,14 @@ def test_both_readers_give_the_same_logits(graph: Path) -> None:
 def test_caches_count_against_the_memory_limit(graph: Path) -> None:
     with Runtime(graph, threads=1, memory_limit=100_000) as rt, pytest.raises(MemoryLimitError):
         CachedReader(rt, batch=64)
+
+
+def test_a_window_of_positions_is_kept_while_a_text_is_read_on(tmp_path: Path) -> None:
+    config = mistral.Config(31, 16, 2, 1, 2, 24, window=5)
+    gg.trace(mistral.loss, config, batch=1, ctx=24).save(tmp_path / "g.bin", seed=3)
+    runtime = gg.Runtime(tmp_path / "g.bin", threads=1)
+    tokens = (np.arange(24, dtype=np.int32) * 7 % 31)[None]
+    whole = runtime.forward("logits", tokens=tokens)[0].reshape(24, 31)
+    reader = reader_of(runtime, 1)
+    for i in range(24):
+        np.testing.assert_allclose(reader.advance(tokens[:, i : i + 1])[0], whole[i], atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ggmlgraph as gg
@@ -151,13 +152,29 @@ def test_models_lists_a_users_file_too(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("config", [gpt2.Config(31, 16, 2, 1, n_ctx=8), mistral.Config(31, 16, 2, 1, 1, 24, window=8)])
 def test_a_context_beyond_the_models_is_refused_when_traced_and_when_run(config: object, tmp_path: Path) -> None:
     loss = gpt2.loss if isinstance(config, gpt2.Config) else mistral.loss
-    with pytest.raises(ShapeError, match="ctx is 9, the model takes at most 8"):
-        gg.trace(loss, config, batch=1, ctx=9)
+    if isinstance(config, gpt2.Config):
+        with pytest.raises(ShapeError, match="ctx is 9, the model takes at most 8"):
+            gg.trace(loss, config, batch=1, ctx=9)
     gg.trace(loss, config, batch=1, ctx=4).save(tmp_path / "graph.bin")
     with Runtime(tmp_path / "graph.bin", threads=1, ctx=8) as runtime:
         assert read(tmp_path / "graph.bin")
         with pytest.raises(GGError, match="ctx is 9, the model takes at most 8"):
             runtime.at(ctx=9)
+
+
+def test_a_window_is_masked_where_the_context_is_longer(tmp_path: Path) -> None:
+    config = mistral.Config(31, 16, 2, 1, 1, 24, window=4)
+    graph = gg.trace(mistral.loss, config, batch=1, ctx=9)
+    assert graph.fixed == ""
+    graph.save(tmp_path / "graph.bin")
+    tokens = np.arange(9, dtype=np.int32)[None]
+    with Runtime(tmp_path / "graph.bin", threads=1) as runtime:
+        seen = runtime.forward("logits", tokens=tokens)[0].copy().reshape(9, 31)
+        other = tokens.copy()
+        other[0, :5] = 30 - other[0, :5]
+        changed = runtime.forward("logits", tokens=other)[0].reshape(9, 31)
+    np.testing.assert_array_equal(changed[8], seen[8])
+    assert (changed[7] != seen[7]).any()
 
 
 @pytest.mark.parametrize("name", [name for name in architectures.built_in() if name != "baby_llama"])
