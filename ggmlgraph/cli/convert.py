@@ -6,9 +6,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import click
-
 from ggmlgraph.cli.commands import MOST_CTX
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.errors import GGError, UsageError
 from ggmlgraph.interchange import checkpoints, convert
 from ggmlgraph.interchange.convert import Converted
@@ -44,14 +43,14 @@ def command(
     converted = convert.convert(
         found, output, batch=batch, ctx=ctx, tokenizer=chosen.tokenizer if chosen else None, dtype=stored_as
     )
-    click.echo(_summary(output, found, converted.graph, chosen))
+    say(_summary(output, found, converted.graph, chosen))
     if chosen is not None:
-        click.echo(_of_tokenizer(chosen))
+        say(_of_tokenizer(chosen))
     if checkpoint is not None:
         kept = convert.keep_moments(found, output, checkpoint)
-        click.echo(f"{checkpoint}: the optimiser's state after {kept.n_steps:,} steps{_settings(kept)}")
+        say(f"{checkpoint}: the optimiser's state after {kept.n_steps:,} steps{_settings(kept)}")
     for line in (*found.notes, *_advice(converted, found, chosen, without)):
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 def _tokenizer(source: ModelSource, given: Path | None) -> Found | None:

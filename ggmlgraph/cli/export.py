@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import click
-
 from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers.base import Tokenizer
@@ -39,13 +38,13 @@ def command(
     _check_vocabulary(graph, chosen)
     graph.check_gradient()
     if show:
-        click.echo(str(graph))
+        say(str(graph))
     if output is not None:
         leaf = chosen.to_bytes() if chosen else None
         graph.save(output, seed=seed, tokenizer=leaf, corpus=loaded.corpus, dialect=dialect)
-        click.echo(_summary(output, graph, chosen), err=show)
+        say(_summary(output, graph, chosen), err=show)
         if graph.fixed:
-            click.echo(f"batch {batch} and ctx {ctx} are fixed: {graph.fixed}", err=True)
+            say(f"batch {batch} and ctx {ctx} are fixed: {graph.fixed}", err=True)
 
 
 def _tokenizer(path: Path | None, loaded: architectures.Architecture, values: dict[str, object]) -> Tokenizer | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.interchange import exportgguf, trained
 
 
@@ -16,6 +15,6 @@ def command(path: Path, output: Path, kind: str | None, ctx: int | None) -> None
     notes = exportgguf.export(model, output, kind)
     types = kind or ", ".join(sorted({stored.dtype for stored in model.tensors.values()}))
     ids = f"tokenizer {model.tokenizer.kind}" if model.tokenizer else "no tokenizer"
-    click.echo(f"{output}: {model.architecture}, {types}, {nbytes(output.stat().st_size)}, {ids}")
+    say(f"{output}: {model.architecture}, {types}, {nbytes(output.stat().st_size)}, {ids}")
     for note in notes:
-        click.echo(note, err=True)
+        say(note, err=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.interchange import exporthf, trained
 
 
@@ -14,6 +13,6 @@ def command(path: Path, output: Path, ctx: int | None) -> None:
     model = trained.find(path, ctx)
     notes = exporthf.export(model, output)
     ids = f"tokenizer {model.tokenizer.kind}" if model.tokenizer else "no tokenizer"
-    click.echo(f"{output}: {model.architecture}, {len(model.tensors)} tensors, {ids}")
+    say(f"{output}: {model.architecture}, {len(model.tensors)} tensors, {ids}")
     for note in notes:
-        click.echo(note, err=True)
+        say(note, err=True)

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
-
 from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.cli.told import told
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import identify
@@ -40,7 +39,7 @@ def command(
         if gradient:
             sections.append(_nodes("training graph", runtime.programs.train.graph, runtime.metadata.where))
         for i, lines in enumerate(sections):
-            click.echo("\n" * (i > 0) + "\n".join(lines))
+            say("\n" * (i > 0) + "\n".join(lines))
 
 
 def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:

@@ -20,7 +20,7 @@ import click
 
 from ggmlgraph import __version__
 from ggmlgraph.cli.commands import COMMANDS
-from ggmlgraph.errors import GGError
+from ggmlgraph.errors import GGError, UsageError
 from ggmlgraph.printable import escaped
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -43,6 +43,8 @@ def group() -> None:
 def run(arguments: Sequence[str]) -> int:
     """One command line; its exit status. Errors are printed, none is raised."""
     try:
+        if any("\0" in argument for argument in arguments):
+            raise UsageError("an argument has a NUL character, which no name of a file can have")
         result = group.main(list(arguments), prog_name="ggmlgraph", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0

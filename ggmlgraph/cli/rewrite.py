@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.core.importer import identify
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.graphfile.rewrite import rewrite
@@ -16,4 +15,4 @@ def command(source: Path, target: Path, dialect: str, source_dialect: str | None
     """Write the graph file IN as OUT in another dialect of ggml's format, weights and all."""
     written = rewrite(source, target, dialect, source_dialect or identify(source, limits))
     size = nbytes(target.stat().st_size)
-    click.echo(f"{target}: {dialect}, {len(written.leafs)} leafs, {len(written.nodes)} nodes, {size}")
+    say(f"{target}: {dialect}, {len(written.leafs)} leafs, {len(written.nodes)} nodes, {size}")

@@ -1,12 +1,19 @@
-"""Text that a model writes, on its way to standard output. Used by `generate` and `chat`."""
+"""What is said on a terminal, and text that a model writes, on its way to standard output. Used by the commands."""
 
 from __future__ import annotations
 
 import sys
 
+import click
+
 from ggmlgraph.printable import escaped
 
 WHITE = "\n\t"  # control characters of a text that are shown as they are
+
+
+def say(text: str, err: bool = False) -> None:
+    """Lines about a file or a run. Names in them are other people's, so nothing in them steers a terminal."""
+    click.echo(escaped(text, keep=WHITE), err=err)
 
 
 def shown(text: str) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import click
-
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.data.corpus import lines_of
 from ggmlgraph.tokenizers.training import train_tokenizer
 
@@ -15,4 +14,4 @@ def command(sources: tuple[str, ...], output: Path, n_vocab: int, model: Literal
     """Train a sentencepiece model on UTF-8 texts."""
     output.parent.mkdir(parents=True, exist_ok=True)
     trained = train_tokenizer(lines_of(sources), output, model, n_vocab)
-    click.echo(f"{output}: {model} with {trained.n_vocab:,} ids")
+    say(f"{output}: {model} with {trained.n_vocab:,} ids")

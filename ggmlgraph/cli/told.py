@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import click
+from ggmlgraph.cli.terminal import say
 
 
 def told(line: str) -> None:
     """A line on standard error."""
-    click.echo(line, err=True)
+    say(line, err=True)

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from ggmlgraph import machine
 from ggmlgraph.cli import precision
 from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.cli.terminal import say
 from ggmlgraph.core.levels import peak_flops
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.arrays import ArrayData
@@ -78,7 +79,7 @@ def _start(run: RunDirectory, resume: str | None) -> Path | None:
         return None
     found, skipped = rundir.find_checkpoint(directory)
     for error in skipped:
-        click.echo(f"warning: skipped: {error}", err=True)
+        say(f"warning: skipped: {error}", err=True)
     if directory.resolve() == run.path.resolve():
         for path in rundir.steps(run.path)[: len(skipped)]:
             rundir.set_aside(path)
@@ -90,11 +91,9 @@ def _init(runtime: Runtime, path: Path) -> None:
     """Begin with the weights of a checkpoint, or of a run's latest, and with its optimiser's state where that fits."""
     found, skipped = rundir.find_checkpoint(path)
     for error in skipped:
-        click.echo(f"warning: skipped: {error}", err=True)
+        say(f"warning: skipped: {error}", err=True)
     if not checkpoint.begin(runtime, found):
-        click.echo(
-            f"{found} was trained in other parameters: its weights are taken, the optimiser begins anew", err=True
-        )
+        say(f"{found} was trained in other parameters: its weights are taken, the optimiser begins anew", err=True)
 
 
 def _open(
@@ -177,12 +176,12 @@ def _train(
     told = f"text     {tokens.name}: {data.n_train:,} tokens to train on, {data.n_val:,} to validate"
     if not _run(run, graph, trainer, start, told, needs):
         return
-    click.echo(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
+    say(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
     if generator is not None:
         text = sample(trainer.progress.step)
-        click.echo(shown_sample(trainer.progress.step, text))
+        say(shown_sample(trainer.progress.step, text))
         if wave.is_wave(runtime.metadata.corpus, chosen):
-            click.echo("\n".join(wave.report(text, prompt, chosen)))
+            say("\n".join(wave.report(text, prompt, chosen)))
 
 
 def _train_on_samples(
@@ -206,9 +205,9 @@ def _run(
     run.put_config(config)
     rate = _rate(runtime, config)
     for line in _summary(runtime, config, data, needs, rate):
-        click.echo(line)
+        say(line)
     if start is not None:
-        click.echo(f"resumed from {start}, step {trainer.progress.step} of {config.steps}")
+        say(f"resumed from {start}, step {trainer.progress.step} of {config.steps}")
     with Console(rate) as console:
         finished = trainer.run(console)
     _tell_end(run, trainer, finished)
@@ -327,10 +326,10 @@ def _tell_end(run: RunDirectory, trainer: Trainer, finished: bool) -> None:
     if progress.step and not saved.exists():
         raise CheckpointError(f"step {progress.step} could not be saved")
     skipped = f", {progress.n_skipped} updates skipped" if progress.n_skipped else ""
-    click.echo(
+    say(
         f"step {progress.step} of {config.steps}, {duration(progress.elapsed_s)}{skipped}, "
         f"memory of the process {nbytes(machine.peak_memory())}, saved in {saved}"
     )
     if not finished:
         where = shlex.quote(str(run.path))
-        click.echo(f"stopped; go on with: ggmlgraph train {where}/graph.bin -o {where} --resume auto")
+        say(f"stopped; go on with: ggmlgraph train {where}/graph.bin -o {where} --resume auto")

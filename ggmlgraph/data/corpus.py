@@ -106,7 +106,7 @@ def open_source(spec: str | Path) -> TextSource:
 def open_file(path: Path) -> TextSource:
     """A file that people or programs wrote in UTF-8, of whatever form.
 
-    Raises DataError if it is missing, empty, unreadable, not a regular file, or UTF-16.
+    Raises DataError if it is missing, empty, unreadable, not a regular file, or begins as UTF-16 or with a NUL.
     """
     try:
         file, size = open_regular(path)
@@ -118,6 +118,8 @@ def open_file(path: Path) -> TextSource:
         raise DataError(f"{path}: the file is empty")
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: UTF-16 text; make UTF-8 of it: iconv -f UTF-16 -t UTF-8 FILE > NEW")
+    if b"\0" in start:
+        raise DataError(f"{path}: byte {start.index(0)} is NUL, so this is no text", offset=start.index(0))
     return TextSource(str(path), lambda: open_regular(path)[0])
 
 

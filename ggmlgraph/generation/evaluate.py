@@ -98,8 +98,8 @@ def perplexity(
     n_vocab_of(runtime)
     one = runtime.at(batch=1) if "batch" in runtime.sizes else runtime
     batch, ctx = one.window
-    if ctx < 2:
-        raise UsageError("windows of one token predict nothing; choose a larger --ctx")
+    if ctx < (3 if stride is None else 2):  # of a window without stride the second half is scored, but for its first
+        raise UsageError(f"windows of {ctx} tokens predict nothing; choose a larger --ctx")
     if stride is not None and not 1 <= stride < ctx:
         raise UsageError(f"stride {stride} is not in 1..{ctx - 1}")
     ids = _ids(open_source(text), tokenizer)
