@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ggmlgraph.durable import making, sync
-from ggmlgraph.errors import CheckpointError
+from ggmlgraph.errors import CheckpointError, UnsupportedError
 from ggmlgraph.table.dialect import INPUT, PARAM
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+RESERVED = "__metadata__"  # what safetensors calls its notes
 FILES = (WEIGHTS, OPTIMIZER)  # beside STATE, which lists them
 
 MAX_SRC = 10  # of an op, those that it does not take included
@@ -75,6 +77,7 @@ def save(runtime: Runtime, directory: Path, state: dict[str, Any]) -> None:
     state: JSON values that `load` gives back. Raises CheckpointError if it cannot be written (disk full, no
     permission) or if a weight is not finite; then nothing is left behind.
     """
+    check_names(runtime)
     if directory.exists():
         raise CheckpointError(f"{directory} exists already; checkpoints are never overwritten")
     weights, moments = runtime.state()
@@ -146,6 +149,16 @@ def _kept(runtime: Runtime) -> Iterator[int]:
         is_value = not flags & INPUT and i not in written and name not in runtime.metadata.exprs
         if flags & PARAM or (is_value and name and not name.startswith("ggmlgraph.")):
             yield i
+
+
+def check_names(runtime: Runtime) -> None:
+    """Raise UnsupportedError if a checkpoint could not hold the weights by their names; asked before a run begins."""
+    names = Counter(runtime.graph.name(i) for i in _kept(runtime))
+    for name, n in names.items():
+        if n > 1:
+            raise UnsupportedError(f"{n} weights of the graph are named {name!r}: a checkpoint cannot tell them apart")
+        if name == RESERVED:
+            raise UnsupportedError(f"a weight of the graph is named {name!r}, which no file of weights can hold")
 
 
 def _weights(runtime: Runtime) -> Arrays:

@@ -72,6 +72,7 @@ class Trainer:
         *,
         sample: Callable[[int], str] | None,
     ) -> None:
+        checkpoint.check_names(runtime)
         self.runtime, self.data, self.config, self.run_directory = runtime, data, config, run
         self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data.digest)
         self.progress = Progress()

@@ -219,3 +219,11 @@ def test_what_to_measure_must_be_said_once(
 ) -> None:
     assert main.run(["eval", str(graph), *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("ctx", [1, 2])
+def test_windows_that_predict_nothing_are_refused(ctx: int, tmp_path: Path) -> None:
+    gg.trace(llama.loss, llama.Config(n_vocab=256, n_embd=8, n_head=1, n_layer=1, n_ff=8), ctx=4).save(tmp_path / "g")
+    (tmp_path / "text").write_text("abcdefgh")
+    with gg.Runtime(tmp_path / "g", threads=1, ctx=ctx) as rt, pytest.raises(UsageError, match="predict nothing"):
+        list(perplexity(rt, BytesTokenizer(), tmp_path / "text"))

@@ -185,3 +185,21 @@ def test_every_epoch_of_samples_sees_each_once(files: Path) -> None:
         for epoch in seen:
             np.testing.assert_array_equal(np.sort(epoch), np.arange(samples.n_train))
         assert (seen[0] != seen[1]).any()
+
+
+@pytest.mark.parametrize(("names", "reason"), [(("w", "w"), "2 weights of the graph are named 'w'"),
+                                               (("__metadata__", "v"), "named '__metadata__'")])  # fmt: skip
+def test_weights_that_no_checkpoint_can_hold_are_refused_before_the_first_step(
+    names: tuple[str, str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    f = File()
+    a, b, x = (f.leaf(name, [1.0, 2.0, 3.0, 4.0], flags) for name, flags in ((names[0], 4), (names[1], 4), ("x", 0)))
+    f.node("loss", "SUM", (1,), f.node("z", "MUL", (4,), f.node("y", "MUL", (4,), a, b), x), flags=8)
+    f.save(Path("g.bin"))
+    np.save("x.npy", np.ones((100, 4), np.float32))
+    assert run(["train", "g.bin", "--input", "x=x.npy", "-o", "run", "--steps", "2"]) == 1
+    said = capsys.readouterr()
+    assert reason in said.err
+    assert "step 1/2" not in said.out
+    assert not Path("run/metrics.jsonl").exists()
