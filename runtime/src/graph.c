@@ -305,7 +305,8 @@ bool gg_fits(const gg_tensor *t, int32_t op, int k)
 
 int32_t gg_missing(gg_builder *b, int32_t op)
 {
-    if (!b->failed) gg_fail(b->err, GG_ERR_ARGUMENT, -1, "%s is to be made without an operand", gg_ops[op].name);
+    if (!b->failed)
+        gg_fail(b->err, GG_ERR_ARGUMENT, -1, "%s lacks an operand, which gg_fuse keeps with train", gg_ops[op].name);
     b->failed = true;
     return -1;
 }

@@ -14,7 +14,7 @@ from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import import_file
 from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import GGError
-from ggmlgraph.table.dialect import OUTPUT
+from ggmlgraph.table.dialect import OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE, Op
 
 # ---------------------------------------------------------------- operands with gaps
@@ -72,6 +72,16 @@ def test_a_product_with_the_first_tensor_of_a_graph_is_none_with_the_number_one(
     program = Program(passes.fuse_gradients(graph, [y], passes.fusion_mask(passes.FUSIONS)), Pool(1), None)
     program.run()
     np.testing.assert_array_equal(program.array(program.graph.find("y")), [2, 4, 6, 8])
+
+
+def test_a_derivative_of_what_was_not_kept_for_it_is_refused() -> None:
+    """Attention leaves its sums behind only in a graph that is fused to be trained."""
+    graph = CoreGraph()
+    q = graph.leaf("f32", (1, 4, 2, 8), PARAM, "q")
+    y = graph.node(TABLE["attention"], [q, q, q], {"scale": 1.0, "n_past": 0})
+    loss = graph.node(TABLE["sum"], [y], {})
+    with pytest.raises(GGError, match="written lacks an operand, which gg_fuse keeps with train"):
+        passes.differentiate(graph, loss)
 
 
 # ---------------------------------------------------------------- in place
@@ -137,7 +147,7 @@ def test_an_op_that_reads_elsewhere_runs_in_place_over_an_operand_of_its_own() -
 def test_a_gradient_of_a_tensor_and_of_a_reordered_view_of_it_adds_both(tmp_path: Path) -> None:
     """y = x + view(x), where the view reads x's dimensions 1 and 2 in the other order."""
     from ggmlgraph import Runtime
-    from ggmlgraph.table.dialect import LOSS, PARAM
+    from ggmlgraph.table.dialect import LOSS
 
     shape, rng = (3, 4, 5), np.random.default_rng(0)
     a, c = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
