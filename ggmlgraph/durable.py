@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ggmlgraph.errors import UsageError
+
 WRITE_BEHIND = 16 << 20  # bytes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -74,8 +76,11 @@ def replacing(path: Path, meanwhile: Callable[[Path], object] | None = None) -> 
     """A temporary path beside `path`, for the block to write a file to, which then takes the place of `path`.
 
     meanwhile: what to do with the written file while the disk takes it in.
-    If the block or that raises, nothing is left behind and `path` is as it was. OSErrors of writing name `path`.
+    If the block or that raises, nothing is left behind and `path` is as it was. OSErrors of writing name `path`. Raises
+    UsageError for a device, a pipe or a folder, which a file is not to take the place of.
     """
+    if path.exists() and not path.is_file() and not path.is_symlink():
+        raise UsageError(f"{path} is there and is no file: choose another name")
     with _naming(path), _temporary(path, _new_file) as temporary:
         yield temporary
         with ThreadPoolExecutor(1) as pool:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from fulldisk import file_size_limit
 
 from ggmlgraph import durable
+from ggmlgraph.errors import UsageError
 
 
 def test_a_file_written_behind_has_the_bytes_that_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +65,7 @@ WRITER = """
 import os, sys, time
 from pathlib import Path
 from ggmlgraph import durable
+from ggmlgraph.errors import UsageError
 with getattr(durable, sys.argv[1])(Path(sys.argv[2])) as temporary:
     (temporary / "part" if sys.argv[1] == "making" else temporary).write_bytes(b"half")
     print("written", flush=True)
@@ -154,3 +157,21 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with durable.making(tmp_path / "a" / "folder") as temporary:
         (temporary / "part").touch()
     assert contents(tmp_path / "a" / "folder") == ["part"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_a_file_takes_the_place_of_no_pipe_device_or_folder(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / kind
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif os.geteuid() == 0:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    else:
+        pytest.skip("only root makes devices")
+    before = path.stat()
+    with pytest.raises(UsageError, match="is there and is no file"), durable.replacing(path) as temporary:
+        temporary.write_bytes(b"x")
+    assert (path.stat().st_mode, path.stat().st_ino) == (before.st_mode, before.st_ino)
+    assert [p.name for p in tmp_path.iterdir()] == [kind]

@@ -22,6 +22,7 @@ FLOORS = (  # from the top; docs/internals.md prints them
     "core",
     "graphfile",
     "table",
+    "files",
     "",  # the ground: modules at the package's root
 )
 CELLARS = ("interchange.formats",)  # below the rest of their own floor

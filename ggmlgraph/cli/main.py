@@ -20,8 +20,7 @@ import click
 
 from ggmlgraph import __version__
 from ggmlgraph.cli.commands import COMMANDS
-from ggmlgraph.errors import GGError, UsageError
-from ggmlgraph.printable import escaped
+from ggmlgraph.errors import GGError, UsageError, escaped
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DEBUG = "GGMLGRAPH_DEBUG"

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from ggmlgraph.printable import escaped
+from ggmlgraph.errors import escaped
 
 WHITE = "\n\t"  # control characters of a text that are shown as they are
 

@@ -20,10 +20,10 @@ from ggmlgraph.core.boundary import call, ffi, lib
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import FormatError, GGError
+from ggmlgraph.files.regular import map_regular
 from ggmlgraph.graphfile import metadata
 from ggmlgraph.graphfile.dim import evaluate
 from ggmlgraph.graphfile.metadata import Metadata, Number, SizeExpressions
-from ggmlgraph.regular import map_regular
 from ggmlgraph.table.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.table.op import TABLE
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.errors import DataError, GGError, UsageError
-from ggmlgraph.regular import open_regular
+from ggmlgraph.files.regular import open_regular
 
 SINE_ALPHABET = "▁▂▃▄▅▆▇█"
 SINE_PERIOD = 29  # samples; a prime, so that windows at any usual stride start at every phase

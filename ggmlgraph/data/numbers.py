@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.errors import DataError
-from ggmlgraph.regular import open_regular
+from ggmlgraph.files.regular import open_regular
 
 
 class Numbers:

@@ -15,9 +15,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.errors import UNPRINTABLE, FormatError, UnsupportedError
 from ggmlgraph.graphfile.records import LEAF_ALIGNMENT
-from ggmlgraph.printable import UNPRINTABLE
 from ggmlgraph.table import ops as _ops  # noqa: F401  (fills the table)
 from ggmlgraph.table.dialect import ALL_FLAGS
 from ggmlgraph.table.op import TABLE

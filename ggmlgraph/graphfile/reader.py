@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ggmlgraph.errors import FormatError, GGError, LimitError, ShapeError, UnsupportedError
+from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, LimitError, ShapeError, UnsupportedError
+from ggmlgraph.files.regular import map_regular
 from ggmlgraph.graphfile.records import (
     CHUNK,
     N_OP_PARAMS,
@@ -26,8 +27,6 @@ from ggmlgraph.graphfile.records import (
     meant_otherwise,
     nodes_nbytes,
 )
-from ggmlgraph.printable import UNPRINTABLE
-from ggmlgraph.regular import map_regular
 from ggmlgraph.table.dialect import ALL_FLAGS, DIALECTS, MAGIC, NOTHING, V2, Dialect, Layout, Type, Variation
 
 MAX_TENSORS = 1 << 20

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ggmlgraph.durable import WriteBehind, replacing
-from ggmlgraph.errors import UnsupportedError, UsageError
+from ggmlgraph.errors import UNPRINTABLE, UnsupportedError, UsageError
 from ggmlgraph.graphfile.records import (
     CHUNK,
     LEAF_UNIT,
@@ -27,7 +27,6 @@ from ggmlgraph.graphfile.records import (
     nodes_nbytes,
     order,
 )
-from ggmlgraph.printable import UNPRINTABLE
 from ggmlgraph.table.dialect import DIALECTS, MAGIC, NOTHING, TYPES, Dialect, Layout, Variation
 
 N_THREADS = 64  # stock ggml's scratch memory is sized for this many

@@ -11,13 +11,13 @@ from types import MappingProxyType
 from typing import Any
 
 from ggmlgraph.errors import UsageError
+from ggmlgraph.files.regular import open_regular
+from ggmlgraph.files.strangers import refuse_stranger
 from ggmlgraph.interchange.formats import gguf as ggufformat
 from ggmlgraph.interchange.formats import safetensors, torch
 from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.interchange.sources import foreign, ggml, gguf, huggingface, litgpt, llama2c, llmc, meta, plain, training
 from ggmlgraph.interchange.sources.base import Given, ModelSource
-from ggmlgraph.regular import open_regular
-from ggmlgraph.strangers import refuse_stranger
 
 __all__ = ["ModelSource", "find", "of_model"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import ggmlgraph
 from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.interchange import checkpoints, convert
 from ggmlgraph.interchange.sources import foreign
-from ggmlgraph.regular import open_regular
 from ggmlgraph.training import rundir
 
 GRAPH = b"lmgg"  # what a graph file begins with

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import msgspec
 
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
+from ggmlgraph.files.regular import read_regular
+from ggmlgraph.files.strangers import stranger
 from ggmlgraph.interchange.formats import gguf
-from ggmlgraph.regular import read_regular
-from ggmlgraph.strangers import stranger
 from ggmlgraph.tokenizers import jsonfromspm, pipeline, settings, spm, vocabularies
 from ggmlgraph.tokenizers.added import NewToken, with_added
 from ggmlgraph.tokenizers.base import Tokenizer

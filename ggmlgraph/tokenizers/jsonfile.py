@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ggmlgraph.errors import FormatError
-from ggmlgraph.regular import read_regular
-from ggmlgraph.strangers import stranger
+from ggmlgraph.files.regular import read_regular
+from ggmlgraph.files.strangers import stranger
 
 MAX_NBYTES = 64 << 20
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ggmlgraph.errors import FormatError
-from ggmlgraph.regular import read_regular
+from ggmlgraph.files.regular import read_regular
 from ggmlgraph.tokenizers import splitting
 from ggmlgraph.tokenizers.added import NewToken
 from ggmlgraph.tokenizers.jsonfile import read_json

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from ggmlgraph import models
 from ggmlgraph.errors import GGError, ShapeError, UsageError
-from ggmlgraph.regular import open_regular
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.tracing.tracer import trace
 
 Result = TypeVar("Result")

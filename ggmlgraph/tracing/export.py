@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ggmlgraph.core.boundary import pack_params
-from ggmlgraph.errors import UnsupportedError
+from ggmlgraph.errors import UnsupportedError, escaped
 from ggmlgraph.graphfile import metadata, writer
 from ggmlgraph.graphfile.records import Record, leaf, visit
-from ggmlgraph.printable import escaped
 from ggmlgraph.table.dialect import DIALECTS, OUTPUT
 from ggmlgraph.tracing import othersizes
 

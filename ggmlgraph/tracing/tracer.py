@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 from ggmlgraph.core import passes
 from ggmlgraph.core.boundary import in_file_order
 from ggmlgraph.core.graph import CoreGraph
-from ggmlgraph.errors import FormatError, GGError, ShapeError, UsageError
+from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, ShapeError, UsageError
 from ggmlgraph.graphfile.dim import Dim, evaluate
 from ggmlgraph.graphfile.metadata import Number, SizeExpressions
-from ggmlgraph.printable import UNPRINTABLE
 from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE, Op
 from ggmlgraph.tracing import export

@@ -17,7 +17,7 @@ from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.text import Text
 
-from ggmlgraph.printable import escaped
+from ggmlgraph.errors import escaped
 from ggmlgraph.training.metrics import StepMetrics
 
 PLAIN_EVERY = 5.0  # seconds between lines where there is no terminal

@@ -26,7 +26,7 @@ import msgspec
 from ggmlgraph.durable import replacing
 from ggmlgraph.errors import CheckpointError, FormatError, GGError, UsageError
 from ggmlgraph.execution import checkpoint
-from ggmlgraph.regular import read_regular
+from ggmlgraph.files.regular import read_regular
 from ggmlgraph.training.config import KEPT_CHECKPOINTS, TrainConfig
 
 MAX_CONFIG_NBYTES, MAX_TOKENIZER_NBYTES = 1 << 20, 1 << 30

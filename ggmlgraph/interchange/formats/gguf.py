@@ -18,8 +18,8 @@ import numpy as np
 
 from ggmlgraph.core import encoding
 from ggmlgraph.errors import FormatError, UnsupportedError, UsageError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.interchange.formats.stored import FLOATS, QUANTISED, Stored, check_shape
-from ggmlgraph.regular import open_regular
 from ggmlgraph.table.dialect import V2
 
 MAGIC = b"GGUF"

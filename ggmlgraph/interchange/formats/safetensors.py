@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.interchange.formats.stored import Stored, check_shape, itemsize
-from ggmlgraph.regular import open_regular
 
 MAX_HEADER_NBYTES = 16 << 20
 MAX_TENSORS = 1 << 20

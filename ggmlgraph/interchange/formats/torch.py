@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.interchange.formats.stored import (
     MAX_ELEMENTS,
     MAX_RANK,
@@ -27,7 +28,6 @@ from ggmlgraph.interchange.formats.stored import (
 )
 from ggmlgraph.interchange.formats.wrappers import unwrapped
 from ggmlgraph.interchange.formats.zip import check_entry, read_entries
-from ggmlgraph.regular import open_regular
 
 MAX_PICKLE_NBYTES = 32 << 20
 MAX_STEPS = 1 << 22  # instructions of one pickle; a tensor takes about 35

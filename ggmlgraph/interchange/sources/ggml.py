@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats.stored import Stored, Weight, itemsize
 from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, named
-from ggmlgraph.regular import open_regular
 
 CHECKPOINT, MODEL = b"pcgg", b"tjgg"  # 'ggcp', 'ggjt', little-endian
 SIZES = ("n_vocab", "n_embd", "n_mult", "n_head", "n_layer", "n_rot")

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ggmlgraph.errors import FormatError, UsageError
+from ggmlgraph.files.strangers import refuse_stranger
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats import safetensors, torch
 from ggmlgraph.interchange.formats.stored import Stored, Weight
@@ -22,7 +23,6 @@ from ggmlgraph.interchange.naming import Format
 from ggmlgraph.interchange.sources import adam, foreign
 from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, named, with_its_head
 from ggmlgraph.interchange.tokenizer import find_tokenizer
-from ggmlgraph.strangers import refuse_stranger
 from ggmlgraph.tokenizers import settings
 from ggmlgraph.tokenizers.jsonfile import read_json
 from ggmlgraph.tokenizers.settings import Settings

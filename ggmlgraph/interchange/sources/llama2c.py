@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats.stored import Scaled, Stored, Weight
 from ggmlgraph.interchange.sources.base import BEGINS_WITH_BOS, Given, ModelSource, first_file
 from ggmlgraph.interchange.tokenizer import find_tokenizer
-from ggmlgraph.regular import open_regular
 
 HEADER = struct.Struct("<7i")
 FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ggmlgraph.errors import FormatError, UnsupportedError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats.stored import Stored, Weight, itemsize
 from ggmlgraph.interchange.sources.base import Given, ModelSource, named
-from ggmlgraph.regular import open_regular
 
 NUMBER = 20240326
 MAGIC = struct.pack("<i", NUMBER)

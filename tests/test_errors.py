@@ -7,8 +7,7 @@ import unicodedata
 
 import pytest
 
-from ggmlgraph.errors import DataError, FormatError, GGError
-from ggmlgraph.printable import UNPRINTABLE, escaped
+from ggmlgraph.errors import UNPRINTABLE, DataError, FormatError, GGError, escaped
 
 BIDI = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
 STEERING = [

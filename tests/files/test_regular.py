@@ -14,10 +14,10 @@ import pytest
 from ggmlgraph.core.importer import identify, import_file
 from ggmlgraph.data.corpus import open_source
 from ggmlgraph.errors import FormatError, GGError, UsageError
+from ggmlgraph.files.regular import map_regular, open_regular, read_regular
 from ggmlgraph.graphfile import reader
 from ggmlgraph.interchange.formats import gguf, safetensors, torch
 from ggmlgraph.interchange.tokenizer import load_tokenizer
-from ggmlgraph.regular import map_regular, open_regular, read_regular
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "open": open_regular,

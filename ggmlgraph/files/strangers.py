@@ -9,7 +9,7 @@ import codecs
 import os
 
 from ggmlgraph.errors import FormatError
-from ggmlgraph.regular import open_regular
+from ggmlgraph.files.regular import open_regular
 
 _BY_START: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: run `git lfs pull` where it was cloned"),
