@@ -174,6 +174,8 @@ def _train(
     if runtime.tokenizer_bytes() is None:
         run.put_tokenizer(chosen.to_bytes())
     told = f"text     {tokens.name}: {data.n_train:,} tokens to train on, {data.n_val:,} to validate"
+    if tokens.header.n_unknown:
+        told += f"; {tokens.header.unknown:.2%} of the tokens are unknown to the tokenizer"
     if not _run(run, graph, trainer, start, told, needs):
         return
     say(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")

@@ -23,6 +23,7 @@ from ggmlgraph.errors import DataError, FormatError, UsageError
 from ggmlgraph.tokenizers.base import Tokenizer
 
 _MAGIC = b"ggtokens 1\n"
+MOST_UNKNOWN = 0.25  # of the tokens, of which one may stand for a whole word: more, and the text is in other letters
 HEADER_NBYTES = 512  # magic, one line of JSON, spaces; then the ids, little-endian
 
 
@@ -36,6 +37,12 @@ class TokenHeader:
     max_id: int  # the highest id there is; -1 without tokens
     digest: str  # of the tokenizer and of the sources' content
     tokenizer: str = ""  # digest of the tokenizer alone; empty in files that do not say it
+    n_unknown: int = 0  # tokens that stand for what the tokenizer has no ids for
+
+    @property
+    def unknown(self) -> float:
+        """Their share."""
+        return self.n_unknown / max(1, self.n_tokens)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ def prepare(sources: Sequence[str | Path], tokenizer: Tokenizer, cache_dir: str 
 
     The digest is of the tokenizer and of the sources' content, not of their paths, so a moved file is not tokenised
     again and a changed one is. The file appears complete or not at all; one that is damaged is made anew.
-    Raises DataError for a source that cannot be read or encoded, UsageError for no or an unknown source.
+    Raises DataError for a source that cannot be read or encoded, or is mostly unknown to the tokenizer; UsageError for
+    no or an unknown source.
     """
     if not sources:
         raise UsageError("no text to tokenise")
@@ -118,17 +126,24 @@ def _write_tokens(path: Path, sources: Sequence[TextSource], tokenizer: Tokenize
 
 def _write_ids(stream: BinaryIO, sources: Sequence[TextSource], tokenizer: Tokenizer, digest: str) -> TokenHeader:
     dtype: Literal["<u2", "<i4"] = "<u2" if tokenizer.n_vocab <= 1 << 16 else "<i4"
-    n_tokens, max_id = 0, -1
+    n_tokens, n_unknown, max_id = 0, 0, -1
     for source in sources:
         try:
             for ids in tokenizer.encode_stream(source.chunks()):
                 stream.write(ids.astype(dtype).tobytes())
                 n_tokens += ids.size
+                n_unknown += int(np.count_nonzero(ids == tokenizer.unk_id)) if tokenizer.unk_id is not None else 0
                 max_id = max(max_id, int(ids.max(initial=-1)))
         except DataError as error:
             message = str(error) if str(error).startswith(source.name) else f"{source.name}: {error}"
             raise DataError(message, offset=error.offset) from None
-    return TokenHeader(dtype, n_tokens, tokenizer.n_vocab, max_id, digest, _digest([], tokenizer))
+    header = TokenHeader(dtype, n_tokens, tokenizer.n_vocab, max_id, digest, _digest([], tokenizer), n_unknown)
+    if header.unknown > MOST_UNKNOWN:
+        raise DataError(
+            f"{sources[0].name}: {header.unknown:.0%} of the tokens would stand for what the tokenizer does not know: "
+            "give a tokenizer that has these characters"
+        )
+    return header
 
 
 def _map(path: Path) -> tuple[TokenHeader, NDArray[Any]]:

@@ -11,6 +11,9 @@ from ggmlgraph.data import corpus
 from ggmlgraph.data.corpus import SINE_ALPHABET, lines_of, open_source, sine_levels
 from ggmlgraph.data.tokens import prepare
 from ggmlgraph.errors import DataError, UsageError
+from ggmlgraph.interchange.tokenizer import load_tokenizer
+from ggmlgraph.tokenizers import spm
+from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.plain import BytesTokenizer, CharsTokenizer
 from ggmlgraph.tokenizers.training import train_tokenizer
 
@@ -205,3 +208,47 @@ def test_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_preparing_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no text"):
         prepare([], BYTES, tmp_path)
+
+
+# ---------------------------------------------------------------- what is no text, or another's
+
+
+def narrow(tmp_path: Path) -> Tokenizer:
+    """A tokenizer that knows the letters a to f and nothing else, not even bytes."""
+    model = spm.SpmModel()
+    model.pieces = ["<unk>", "<s>", "</s>", *"abcdef", "\u2581"]
+    model.types = [spm.UNKNOWN, spm.CONTROL, spm.CONTROL, *[spm.NORMAL] * 7]
+    model.scores = [0.0] * len(model.pieces)
+    (tmp_path / "narrow.model").write_bytes(spm.write(model))
+    return load_tokenizer(tmp_path / "narrow.model")
+
+
+def test_a_text_that_the_tokenizer_mostly_does_not_know_is_refused_with_the_share(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "text", ("a x y z " * 200).encode())
+    with pytest.raises(DataError, match=r"text: \d\d% of the tokens would stand for what the tokenizer"):
+        prepare([path], narrow(tmp_path), tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_share_of_what_the_tokenizer_does_not_know_is_kept(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "text", ("abcdefx" * 100).encode())
+    header = prepare([path], narrow(tmp_path), tmp_path / "cache").header
+    assert 0 < header.unknown < 0.3
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson", "a.JSONL"])
+@pytest.mark.parametrize("data", [b'{"text": "a"}\n', b"\xef\xbb\xbf  [1, 2]", b"\n\n{}"])
+def test_json_is_not_trained_as_text(name: str, data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="JSON, of which quotes, braces and names of fields would count as text"):
+        open_source(text_file(tmp_path / name, data))
+
+
+def test_json_under_the_name_of_a_text_is_text(tmp_path: Path) -> None:
+    assert text_of(text_file(tmp_path / "a.txt", b'{"text": 1}')) == '{"text": 1}'
+    assert text_of(text_file(tmp_path / "a.json", b"no json")) == "no json"
+
+
+@pytest.mark.parametrize("data", ["a text".encode("utf-16"), "a text".encode("utf-16-le"), b"abc\0def", bytes(100)])
+def test_what_is_no_utf8_text_is_named(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"UTF-16 text; make UTF-8 of it|is NUL, so this is no text"):
+        open_source(text_file(tmp_path / "a", data))
