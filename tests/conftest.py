@@ -79,10 +79,12 @@ def _skips(reports: list[Any]) -> str:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The number of cases, and the coverage of the op table where its tests ran."""
-    terminalreporter.write_line(f"skipped: {_skips(terminalreporter.stats.get('skipped', []))}")
-    calls = [r for name in ("passed", "failed") for r in terminalreporter.stats.get(name, []) if r.when == "call"]
-    terminalreporter.write_line(f"cases: {_count(calls, 'passed')} passed, {_count(calls, 'failed')} failed")
-    of_ops = [r for r in calls if "test_ops.py" in r.nodeid]
+    stats = terminalreporter.stats
+    terminalreporter.write_line(f"skipped: {_skips(stats.get('skipped', []))}")
+    ran = stats.get("failed", []) + [r for r in stats.get("passed", []) if r.when == "call"]
+    n_failed = _count(ran, "failed") + len(stats.get("error", []))
+    terminalreporter.write_line(f"cases: {_count(ran, 'passed')} passed, {n_failed} failed")
+    of_ops = [r for r in ran if "test_ops.py" in r.nodeid]
     if not of_ops:
         return
     from ggmlgraph.core.levels import isa_levels
