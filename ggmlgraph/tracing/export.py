@@ -48,7 +48,8 @@ def save(
     othersizes.check(graph)
     tensors = records(graph, seed, weights)
     roots = [i for i, node in enumerate(graph.nodes) if node.flags & OUTPUT]
-    text = describe(graph, set(visit(tensors, roots)), corpus, has_flags=DIALECTS[dialect].has_flags).encode()
+    written = {*visit(tensors, roots), *(i for i, r in enumerate(tensors) if r.op == "NONE" and not r.is_param)}
+    text = describe(graph, written, corpus, has_flags=DIALECTS[dialect].has_flags).encode()
     metadata.decode(text)  # what we write we can read
     tensors.append(leaf(metadata.LEAF_NAME, text))
     if tokenizer is not None:

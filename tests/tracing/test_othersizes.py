@@ -150,6 +150,16 @@ def test_what_no_output_needs_is_not_in_the_file_nor_in_what_it_says(tmp_path: P
     assert logits(tmp_path / "g.bin", 3, 8).shape == (3, 8, 8)
 
 
+def test_an_input_that_nothing_uses_is_in_the_file_and_in_what_it_says(tmp_path: Path) -> None:
+    def loss(p: gg.Params, tokens: Tensor, targets: Tensor, c: None) -> Tensor:
+        return p.embedding("token_embd", tokens, 8, 4).sum()
+
+    gg.trace(loss, None, batch=2, ctx=16).save(tmp_path / "g.bin")
+    with gg.Runtime(tmp_path / "g.bin", threads=1, batch=3, ctx=8) as rt:
+        assert rt.metadata.inputs == {"tokens": "tokens", "targets": "targets"}
+        rt.step((np.zeros((3, 8), np.int32), np.zeros((3, 8), np.int32)), lr=0.0)
+
+
 def test_export_says_that_sizes_are_fixed_why_and_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
