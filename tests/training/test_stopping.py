@@ -20,6 +20,7 @@ from ggmlgraph.tokenizers.plain import BytesTokenizer
 from ggmlgraph.training.rundir import steps
 
 SOON = 5.0  # seconds; what is measured takes milliseconds
+LONGEST = 120  # seconds that a process may take to end
 ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 IN_C = """
 import hashlib, sys
@@ -60,7 +61,7 @@ def test_a_signal_in_the_middle_of_a_long_step_is_acknowledged_at_once(number: s
     assert line_of(process) == "noticed"
     assert time.monotonic() - started < SOON
     process.kill()
-    process.communicate()
+    process.communicate(timeout=LONGEST)
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
@@ -71,7 +72,7 @@ def test_a_second_one_ends_a_long_step_at_once(first: signal.Signals, second: si
     assert line_of(process) == "noticed"
     started = time.monotonic()
     process.send_signal(second)
-    process.communicate()
+    process.communicate(timeout=LONGEST)
     assert process.returncode == -second
     assert time.monotonic() - started < SOON
 
@@ -83,7 +84,7 @@ def test_a_terminal_that_closes_and_a_scheduler_may_say_it_twice(number: signal.
     assert line_of(process) == "noticed"
     for again in (number, signal.SIGHUP, signal.SIGTERM):
         process.send_signal(again)
-    assert process.communicate()[0].split() == ["asked", "True", "end"]
+    assert process.communicate(timeout=LONGEST)[0].split() == ["asked", "True", "end"]
     assert process.returncode == 0
 
 
@@ -91,12 +92,12 @@ def test_a_terminal_that_closes_and_a_scheduler_may_say_it_twice(number: signal.
 def test_what_the_caller_ignores_stays_ignored(number: signal.Signals) -> None:
     process = in_c(SHORT, number)
     process.send_signal(number)
-    assert process.communicate()[0].split() == ["asked", "False", "end"]
+    assert process.communicate(timeout=LONGEST)[0].split() == ["asked", "False", "end"]
 
 
 def test_nothing_is_asked_where_no_signal_came() -> None:
     process = in_c(SHORT)
-    assert process.communicate()[0].split() == ["asked", "False", "end"]
+    assert process.communicate(timeout=LONGEST)[0].split() == ["asked", "False", "end"]
 
 
 def test_handlers_are_afterwards_what_they_were() -> None:
