@@ -91,11 +91,12 @@ def _open_standard_streams() -> None:
 
 
 def _flush_output() -> None:
-    """What a standard output that takes no more has not taken goes nowhere, so that the flush at exit is quiet."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """What a stream that takes no more has not taken goes nowhere, so that the flush at exit is quiet."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main() -> NoReturn:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.errors import ShapeError, UsageError
 from ggmlgraph.execution.namedgraph import NamedGraph
 
@@ -32,11 +33,17 @@ class Feeder:
         self._model.set(name, array)
         self._lasting.add(name)
 
-    def by_name(self, batch: Batch) -> Mapping[str, ArrayLike]:
-        """The inputs of a batch. Raises UsageError if one has no values: the last batch's do not count."""
+    def by_name(self, batch: Batch, used: CoreGraph) -> Mapping[str, ArrayLike]:
+        """The inputs of a batch. Raises UsageError if one that a graph uses has no values: the last batch's do not
+        count."""
         named = batch if isinstance(batch, Mapping) else self.by_role(*batch)
         for name in self._model.inputs:
-            if name not in named and name not in self._lasting and self._kinds.get(name) not in FILLED:
+            if (
+                used.find(name) >= 0
+                and name not in named
+                and name not in self._lasting
+                and self._kinds.get(name) not in FILLED
+            ):
                 raise UsageError(f"the batch has nothing for the input {name!r}")
         return named
 

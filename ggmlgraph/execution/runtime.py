@@ -113,7 +113,8 @@ class Runtime(Session):
     @in_turn
     def backward(self, batch: Batch) -> float:
         """Gradients of one batch, no update; returns the loss. `gradient` then reads them."""
-        train, arrays, loss = self.programs.train, self._feeder.by_name(batch), 0.0
+        train, loss = self.programs.train, 0.0
+        arrays = self._feeder.by_name(batch, train.graph)
         for k in range(self.accumulate):
             if train.keep >= 0:
                 train.leaf(train.keep)[...] = float(k > 0)

@@ -169,7 +169,8 @@ class Session:
     @in_turn
     def loss_of(self, arrays: Mapping[str, ArrayLike]) -> float:
         """Loss of inputs by name, without gradients."""
-        self._feeder.feed(self._feeder.by_name(arrays))
+        program = self.programs.made or self.programs.forward(self.model.loss)
+        self._feeder.feed(self._feeder.by_name(arrays, program.graph))
         return self._run_loss()
 
     def _run_loss(self) -> float:
