@@ -18,6 +18,7 @@ import jinja2
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+sys.dont_write_bytecode = True  # beside the sources, from where it would be installed
 
 from ggmlgraph.table import dialect, ops  # noqa: E402, F401
 from ggmlgraph.table.op import TABLE, Op, Operand  # noqa: E402
