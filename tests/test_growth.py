@@ -34,7 +34,7 @@ from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 
 TIMES = 16  # as large
 SLOWER = 80  # at most, where that much larger: between 16 and 256
-LEAST_S = 0.002  # below this a time says nothing
+LEAST_S = 0.005  # below this a time says nothing
 
 WEIGHT = np.zeros(1, "<f4")
 STORAGE = ck.storage("0", "FloatStorage", 1)

@@ -50,11 +50,11 @@ def test_a_model_file_may_be_called_like_any_module(name: str) -> None:
 
 
 def test_modules_beside_a_model_can_be_imported_but_take_no_librarys_place() -> None:
-    Path("mine.py").write_text("WIDTH = 8")
+    Path("beside_it.py").write_text("WIDTH = 8")
     Path("numpy.py").write_text("raise SystemExit('the wrong numpy')")
     Path("secrets.py").write_text("raise SystemExit('the wrong secrets')")
     Path("m.py").write_text(MODEL.replace("n_embd: int = 8", "n_embd: int = WIDTH").replace(
-        "import ggmlgraph", "import numpy, secrets\nfrom mine import WIDTH\nimport ggmlgraph"))  # fmt: skip
+        "import ggmlgraph", "import numpy, secrets\nfrom beside_it import WIDTH\nimport ggmlgraph"))  # fmt: skip
     assert run(["export", "m.py", "-o", "g.bin"]) == 0
 
 
