@@ -15,6 +15,7 @@ FLOORS = (  # from the top; docs/internals.md prints them
     "interchange",
     "generation",
     "training",
+    "drawing",
     "data",
     "tokenizers",
     "execution",

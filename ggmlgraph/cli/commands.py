@@ -245,6 +245,33 @@ INSPECT = command(
     help="Show what is in a graph file: model, inputs, parameters, memory plan.",
 )
 
+DRAW = command(
+    "draw",
+    ANY_MODEL,
+    option(
+        "-o",
+        "--output",
+        required=True,
+        type=NEW_FILE,
+        help="The picture to write: its name ends in .svg, .html or .dot.",
+    ),
+    defaulting(
+        "--view",
+        type=click.Choice(["forward", "fused", "gradient"]),
+        default="forward",
+        help="forward: as the file has it; fused: as it runs; gradient: with the backward pass of training.",
+    ),
+    option("--plan", "memory", is_flag=True, help="Draw the program's memory over time instead, as .svg."),
+    option("--batch", type=SIZE, help="At this batch.  [default: the graph's]"),
+    option("--ctx", type=SIZE, help="At this context.  [default: the graph's]"),
+    short="Draw a graph, or its memory.",
+    help="""Draw a graph as boxes and arrows, or what its memory holds over time.
+
+    Layers that are the same computation, which is checked wire by wire, are one block with the number of its copies;
+    in .html a click unfolds it. Weights are written into the box of the operation that takes them.
+    """,
+)
+
 REWRITE = command(
     "rewrite",
     argument("source", "IN", type=NEW_FILE),
@@ -480,7 +507,7 @@ DEMO = command(
 COMMANDS = {
     each.name: each
     for each in (
-        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, GENERATE, CHAT, EVAL, INSPECT, REWRITE, BENCH,
+        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, GENERATE, CHAT, EVAL, INSPECT, DRAW, REWRITE, BENCH,
         TOKENIZER, DOCTOR, DEMO,
     )
 }  # fmt: skip
