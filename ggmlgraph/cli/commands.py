@@ -422,6 +422,30 @@ BENCH = command(
 
 # ---------------------------------------------------------------- text out
 
+REPORT = command(
+    "report",
+    argument("runs", "RUN...", type=PATH, nargs=-1, required=True),
+    option("-o", "--output", required=True, type=NEW_FILE, help="The page to write."),
+    short="Write a page that shows a run, or compares several.",
+    help="""Write one HTML file that shows a run: curves, events, samples, and what made it; of several, what differs.
+
+    The file loads nothing from elsewhere, and its first view needs no script.
+    """,
+)
+
+DASH = command(
+    "dash",
+    argument("runs", "RUN...", type=PATH, nargs=-1, required=True),
+    defaulting(
+        "--port", type=click.IntRange(0, 65535), default=8265, help="Of this machine alone; 0: any that is free."
+    ),
+    short="Serve that page while the run goes on.",
+    help="""Serve the page of `report` to browsers on this machine; it follows the run while it goes on.
+
+    Over ssh: `ssh -L 8265:localhost:8265 MACHINE`.
+    """,
+)
+
 GENERATE = command(
     "generate",
     ANY_MODEL,
@@ -507,7 +531,7 @@ DEMO = command(
 COMMANDS = {
     each.name: each
     for each in (
-        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, GENERATE, CHAT, EVAL, INSPECT, DRAW, REWRITE, BENCH,
-        TOKENIZER, DOCTOR, DEMO,
+        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, REPORT, DASH, GENERATE, CHAT, EVAL, INSPECT, DRAW,
+        REWRITE, BENCH, TOKENIZER, DOCTOR, DEMO,
     )
 }  # fmt: skip

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,9 +15,10 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ggmlgraph import machine
+from ggmlgraph import __version__, machine
 from ggmlgraph.cli import precision
 from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.cli.doctor import processor, version_of
 from ggmlgraph.cli.terminal import say
 from ggmlgraph.core.levels import peak_flops
 from ggmlgraph.core.limits import Limits
@@ -182,6 +186,7 @@ def _train(
     if generator is not None:
         text = sample(trainer.progress.step)
         say(shown_sample(trainer.progress.step, text))
+        trainer.happened("sample", text)
         if wave.is_wave(runtime.metadata.corpus, chosen):
             say("\n".join(wave.report(text, prompt, chosen)))
 
@@ -211,9 +216,30 @@ def _run(
     if start is not None:
         say(f"resumed from {start}, step {trainer.progress.step} of {config.steps}")
     with Console(rate) as console:
-        finished = trainer.run(console)
+        finished = trainer.run(console, _facts(trainer, rate))
     _tell_end(run, trainer, finished)
     return finished
+
+
+def _facts(trainer: Trainer, rate: Rate) -> dict[str, str | int | float]:
+    """What makes the run what it is, and what its speed is measured by."""
+    runtime, packages = trainer.runtime, ("numpy", "sentencepiece", "tokenizers")
+    inside = runtime.tokenizer_bytes()
+    return {
+        "command": shlex.join(["ggmlgraph", *sys.argv[1:]]),
+        "versions": ", ".join([f"ggmlgraph {__version__}", f"Python {platform.python_version()}",
+                               *(f"{name} {found}" for name in packages if (found := version_of(name)))]),
+        "machine": f"{processor()}, {platform.platform()}",
+        "threads": runtime.threads,
+        "level": precision.level(runtime),
+        "parameters": runtime.n_params,
+        "graph": checkpoint.graph_digest(runtime),
+        "data": trainer.data.digest,
+        "tokenizer": "none" if inside is None else hashlib.sha256(inside).hexdigest(),
+        "memory": nbytes(runtime.programs.train.cost().nbytes),
+        "flops_per_token": rate.flops / rate.tokens,
+        "peak_flops": rate.peak,
+    }  # fmt: skip
 
 
 def _tokens_of(start: Path, tokenizer: Tokenizer, run: RunDirectory) -> TokenFile | None:

@@ -20,6 +20,7 @@ from ggmlgraph.data.order import ROUNDS, permute
 from ggmlgraph.errors import DataError
 from ggmlgraph.execution.roles import TARGETS, answers_of
 from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.philox import philox
 
 EVAL_SAMPLES = 1 << 13  # of the validation part, at most, each time it is evaluated
@@ -142,10 +143,9 @@ def _convert(each: _Input, chosen: NDArray[np.int64]) -> NDArray[Any]:
 
 def _open(path: Path, name: str, leaf: NDArray[Any]) -> _Input:
     """Map a file and see that it fits the leaf. The file is not trusted: nothing in it is executed."""
+    open_regular(path)[0].close()
     try:
         samples = np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError, TypeError) as error:
         raise DataError(f"{path}: not a .npy file of numbers: {' '.join(str(error).split())[:120]}") from None
     kinds = "bui" if leaf.dtype.kind == "i" else "buif"

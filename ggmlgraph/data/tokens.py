@@ -5,7 +5,6 @@ Used by `train`; text.py cuts such a file into windows.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from ggmlgraph.data.corpus import TextSource, open_source
 from ggmlgraph.durable import replacing
-from ggmlgraph.errors import DataError, FormatError, UsageError
+from ggmlgraph.errors import DataError, FormatError, GGError, UsageError
+from ggmlgraph.files.regular import open_regular
 from ggmlgraph.tokenizers.base import Tokenizer
 
 _MAGIC = b"ggtokens 1\n"
@@ -74,7 +74,7 @@ def prepare(sources: Sequence[str | Path], tokenizer: Tokenizer, cache_dir: str 
         header, ids = _map(path)
         if header.digest == digest:
             return TokenFile(path, name, header, ids, reused=True)
-    except (FormatError, OSError):
+    except (GGError, OSError):
         pass  # made anew; if the folder itself is at fault, writing says so
     try:
         _write_tokens(path, opened, tokenizer, digest)
@@ -92,7 +92,7 @@ def reopen(folder: Path, digest: str, tokenizer: Tokenizer) -> TokenFile | None:
     path = folder / f"{digest}.tokens"
     try:
         header, ids = _map(path)
-    except (FormatError, OSError):
+    except (GGError, OSError):
         return None
     if (header.digest, header.tokenizer) != (digest, _digest([], tokenizer)):
         return None
@@ -147,10 +147,10 @@ def _write_ids(stream: BinaryIO, sources: Sequence[TextSource], tokenizer: Token
 
 
 def _map(path: Path) -> tuple[TokenHeader, NDArray[Any]]:
-    """Map a token file. Raises FormatError if it is not a complete one, OSError if it cannot be read."""
-    with path.open("rb") as stream:
+    """Map a token file. Raises FormatError if it is not a complete one, GGError or OSError if it cannot be read."""
+    stream, nbytes = open_regular(path)
+    with stream:
         start = stream.read(HEADER_NBYTES)
-        nbytes = os.fstat(stream.fileno()).st_size
     try:
         header = msgspec.json.decode(start.removeprefix(_MAGIC), type=TokenHeader)
     except msgspec.DecodeError as error:

@@ -15,7 +15,6 @@ before it changes the first weight. Used by the trainer, by training/run.py and 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -28,13 +27,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ggmlgraph.durable import making, sync
-from ggmlgraph.errors import CheckpointError, UnsupportedError
+from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
+from ggmlgraph.files.regular import open_regular, read_regular
 from ggmlgraph.table.dialect import INPUT, PARAM
 
 if TYPE_CHECKING:
     from ggmlgraph.execution.runtime import Runtime
 
 VERSION = 1
+MAX_STATE_NBYTES = 64 << 20
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 RESERVED = "__metadata__"  # what safetensors calls its notes
 FILES = (WEIGHTS, OPTIMIZER)  # beside STATE, which lists them
@@ -112,8 +113,9 @@ def _write(directory: Path, runtime: Runtime, moments: Arrays, state: dict[str, 
 
 
 def _record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        return FileRecord(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    file, size = open_regular(path)
+    with file:
+        return FileRecord(size, hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
 
 
 def _reason(error: Exception) -> str:
@@ -273,6 +275,10 @@ def verify(directory: Path, names: Iterable[str] = FILES) -> Manifest:
         for name in names:
             if manifest.files.get(name) != _record(directory / name):
                 raise CheckpointError(f"{directory / name} is damaged: it is not what was written")
+    except CheckpointError:
+        raise
+    except GGError as error:
+        raise CheckpointError(f"{directory} is no whole checkpoint: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{directory} is no whole checkpoint: {error.filename}: {error.strerror}") from None
     return manifest
@@ -280,7 +286,7 @@ def verify(directory: Path, names: Iterable[str] = FILES) -> Manifest:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
+        sealed = msgspec.json.decode(read_regular(path, MAX_STATE_NBYTES), type=_Sealed)
         text = bytes(sealed.manifest)
         if hashlib.sha256(text).hexdigest() != sealed.sha256:
             raise CheckpointError(f"{path} is damaged")

@@ -13,6 +13,7 @@ from types import TracebackType
 import msgspec
 
 from ggmlgraph.errors import CheckpointError, UsageError
+from ggmlgraph.files.regular import open_regular
 
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,7 +86,7 @@ def check_ours(path: Path) -> None:
     """Raise UsageError for a file that does not begin as this module writes it, if only with a part of a line."""
     if not path.exists():
         return
-    with path.open("rb") as file:
+    with open_regular(path)[0] as file:
         line = file.readline(LONGEST)
     if line.endswith(b"\n"):
         ours = _step_of(line) is not None

@@ -4,6 +4,7 @@
     run/tokenizer.bin   the tokenizer, only if the graph brought none
     run/config.json     the options, resolved
     run/metrics.jsonl   one line a step (metrics.py)
+    run/events.jsonl    one line for whatever else happened (events.py)
     run/step_NNNNNN/    checkpoints (execution/checkpoint.py)
     run/tokens/         the training text as token ids (data/tokens.py)
 
@@ -70,6 +71,10 @@ class RunDirectory:
     @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def events_path(self) -> Path:
+        return self.path / "events.jsonl"
 
     @property
     def config_path(self) -> Path:

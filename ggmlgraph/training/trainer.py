@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ggmlgraph.execution.feeder import Batch
 from ggmlgraph.execution.runtime import Runtime, StepResult
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console
+from ggmlgraph.training.events import EventsFile, Kind
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
 from ggmlgraph.training.rundir import RunDirectory, prune, step_directory
 from ggmlgraph.training.stopping import StopRequest
@@ -76,6 +77,7 @@ class Trainer:
         self.runtime, self.data, self.config, self.run_directory = runtime, data, config, run
         self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data.digest)
         self.progress = Progress()
+        self._events = EventsFile(run.events_path)
         self._sample = sample
         self._problem: str | None = None  # why the last line of metrics could not be written
         self._n_unsaved = 0  # checkpoints in a row that could not be saved
@@ -88,12 +90,14 @@ class Trainer:
         checkpoint.load(self.runtime, directory)
         self.progress = progress
 
-    def run(self, console: Console) -> bool:
+    def run(self, console: Console, facts: Mapping[str, Any] | None = None) -> bool:
         """Train up to the last step, until a signal, or until nobody is there to be told; whether all steps are done.
 
-        Raises GGError after too many updates in a row that were not finite, or checkpoints that could not be saved.
+        facts: what makes the run what it is, kept with its events. Raises GGError after too many updates in a row that
+        were not finite, or checkpoints that could not be saved.
         """
         path = self.run_directory.metrics_path
+        self.happened("resume" if self.progress.step else "start", **facts or {})
         with MetricsFile(path, self.progress.step) as metrics, StopRequest(console.acknowledge) as stop:
             while self.progress.step < self.config.steps and not (stop.asked or console.is_gone):
                 self._one_step(console, metrics)
@@ -104,7 +108,12 @@ class Trainer:
             finished = self.progress.step >= self.config.steps
             if not finished and self.progress.step and not self._directory.exists():
                 self._save(console, metrics)
+        self.happened("end" if finished else "stop")
         return finished
+
+    def happened(self, kind: Kind, text: str = "", **facts: Any) -> None:
+        """Keep an event of the step that was done last."""
+        self._events.write(kind, self.progress.step, text, **facts)
 
     @property
     def _directory(self) -> Path:
@@ -149,7 +158,9 @@ class Trainer:
     def _tell_sample(self, console: Console) -> None:
         step, every = self.progress.step, self.config.sample_every
         if self._sample and every and step < self.config.steps and step % every == 0:
-            console.sample(step, self._sample(step))
+            text = self._sample(step)
+            console.sample(step, text)
+            self.happened("sample", text)
 
     def _count_skipped(self, result: StepResult, console: Console) -> None:
         progress = self.progress
@@ -159,6 +170,7 @@ class Trainer:
         progress.n_skipped += 1
         progress.n_skipped_in_a_row += 1
         console.say(f"warning: step {progress.step}: the gradient is not finite; the weights were left as they were")
+        self.happened("skip", "the gradient is not finite")
         if progress.n_skipped_in_a_row >= MAX_SKIPPED:
             raise GGError(
                 f"the gradient was not finite {MAX_SKIPPED} times in a row; try a lower --lr or --clip, from the last "
@@ -191,6 +203,7 @@ class Trainer:
                 ) from None
         else:
             self._n_unsaved = 0
+            self.happened("checkpoint")
             prune(self.run_directory.path)
 
 

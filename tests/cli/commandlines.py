@@ -23,7 +23,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -110,7 +110,10 @@ def make_files(folder: Path) -> dict[str, str]:
 
 FILE, NEW = "FILE", "NEW"  # stand for any file, and for an output
 LINES = [  # that are short to run; what follows is changed
-    ["inspect", FILE], ["inspect", FILE, "--nodes"], ["rewrite", FILE, NEW, "--dialect", "v1"],
+    ["inspect", FILE], ["inspect", FILE, "--nodes"], ["draw", FILE, "-o", f"{NEW}.svg"],
+    ["draw", FILE, "-o", f"{NEW}.html", "--view", "gradient"], ["draw", "graph.bin", "-o", FILE],
+    ["report", FILE, "-o", NEW], ["report", "run", FILE, "-o", NEW], ["report", "run", "-o", FILE],
+    ["rewrite", FILE, NEW, "--dialect", "v1"],
     ["train", FILE, "--data", "text.txt", "-o", NEW], ["train", "graph.bin", "--data", FILE, "-o", NEW],
     ["train", "graph.bin", "--input", f"tokens={FILE}", "-o", NEW],
     ["train", "graph.bin", "--targets", FILE, "-o", NEW],
@@ -158,6 +161,9 @@ FIELDS = (
 )
 
 
+WRITES_LONG = "head_dim"  # a large one is no error: the file is
+
+
 def command_lines(kinds: dict[str, str], seed: int) -> Iterator[list[str]]:
     """Without end: each kind of file in each place, then options at their edges, in a random order."""
     rng = random.Random(seed)
@@ -184,15 +190,18 @@ def _with_option(rng: random.Random, kinds: dict[str, str]) -> list[str]:
     command = main.COMMANDS[line[0]]
     if isinstance(command, click.Group):
         command = command.commands["train"]
+    values: Sequence[Any]
     for param in rng.sample(command.params, min(len(command.params), rng.choice((1, 1, 2)))):
         if not isinstance(param, click.Option):
-            words += [f"{rng.choice(FIELDS)}={rng.choice((*EDGES, *LARGE))}"] if param.name == "fields" else []
+            field = rng.choice(FIELDS)
+            values = EDGES if field == WRITES_LONG else (*EDGES, *LARGE)
+            words += [f"{field}={rng.choice(values)}"] if param.name == "fields" else []
             continue
         name = rng.choice(param.opts)
         large = () if LONG & set(param.opts) else LARGE
-        values: list[Any] = [*EDGES, *large, *rng.sample(list(kinds.values()), 2)]
+        values = [*EDGES, *large, *rng.sample(list(kinds.values()), 2)]
         if isinstance(param.type, click.Choice):
-            values += list(param.type.choices)
+            values = [*values, *param.type.choices]
         words += [name, *([] if param.is_flag else [str(rng.choice(values)) for _ in range(param.nargs)])]
     return words
 

@@ -1,0 +1,191 @@
+"""The page of a run: what it shows, that it is whole in itself, and that nothing in a run's files leaves its text."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ggmlgraph.cli.main import run as command
+from ggmlgraph.errors import FormatError, UsageError
+from ggmlgraph.training.report import buckets, history
+from ggmlgraph.training.report.page import page
+from ggmlgraph.training.report.server import Server
+from ggmlgraph.training.report.told import differences, told
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m"
+
+
+def line(step: int, **more: Any) -> str:
+    fields = {"step": step, "tokens": 64 * step, "loss": 4.0 / step, "lr": 1e-3, "grad_norm": 1.0}
+    fields |= {"tokens_per_s": 100.0, "elapsed_s": 0.5 * step}
+    return json.dumps(fields | more, separators=(",", ":")) + "\n"
+
+
+def make_run(folder: Path, n: int = 30, text: str = "", **config: Any) -> Path:
+    folder.mkdir()
+    lines = [line(i, **({"val_loss": 5.0 / i} if i % 10 == 0 else {})) for i in range(1, n + 1)]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    (folder / "config.json").write_text(json.dumps({"steps": n, "lr": 1e-3, "prompt": text or None} | config))
+    facts = {"command": f"ggmlgraph train {text}", "threads": 2, "flops_per_token": 1e6, "peak_flops": 1e9}
+    events = [
+        {"kind": "start", "step": 0, "time": 1.8e9, "facts": facts},
+        {"kind": "checkpoint", "step": 10, "time": 1.8e9 + 5},
+        {"kind": "skip", "step": 13, "time": 1.8e9 + 6, "text": text or "not finite"},
+        {"kind": "resume", "step": 15, "time": 1.8e9 + 99, "facts": facts},
+        {"kind": "sample", "step": 20, "time": 1.8e9 + 100, "text": text or "once upon a time"},
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return folder
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and the attributes that run scripts or fetch something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.active: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.active += [name for name, _ in attrs if name.startswith("on") or name in ("src", "href")]
+
+
+def test_events_stand_at_their_steps_on_the_curves(tmp_path: Path) -> None:
+    text = page([told(make_run(tmp_path / "run"))])
+    for kind, step in (("checkpoint", 10), ("skip", 13), ("resume", 15)):
+        marks = re.findall(rf'"mark {kind}"><title>{kind} at step {step}[^<]*</title>\s*<path d="M([\d.]+) ', text)
+        assert len(marks) == 5
+        assert all(float(x) == pytest.approx(62 + (step - 1) / 29 * (640 - 62 - 14), abs=0.1) for x in marks)
+
+
+def test_the_first_view_has_every_curve_without_the_script(tmp_path: Path) -> None:
+    text = re.sub(r"<script>.*?</script>", "", page([told(make_run(tmp_path / "run"))]), flags=re.DOTALL)
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>\s*<svg", text)
+    assert len(titles) == 5
+    assert text.count('class="mean"') == 6  # the validation loss with the loss
+
+
+def test_nothing_in_a_run_leaves_its_text(tmp_path: Path) -> None:
+    text = page([told(make_run(tmp_path / "run", text=HOSTILE))])
+    found = Elements(text)
+    assert found.tags.count("script") == 2  # the numbers and ours
+    assert "img" not in found.tags
+    assert not found.active
+    assert "\x1b" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_page_asks_for_nothing(tmp_path: Path) -> None:
+    text = page([told(make_run(tmp_path / "run"))])
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text.replace("http://www.w3.org/2000/svg", ""))
+    assert "default-src &#39;none&#39;" in text
+    assert "connect-src" not in text
+
+
+def test_a_million_steps_weigh_less_than_2_mb(tmp_path: Path) -> None:
+    n = 1_000_000
+    steps = np.arange(1.0, n + 1)
+    columns = dict.fromkeys((*history.AXES, *history.CURVES), steps)
+    run = told(make_run(tmp_path / "run"))
+    big = type(run)(run.name, history.History(columns), run.config, run.events)
+    assert len(page([big])) < 2_000_000
+
+
+def test_what_stands_out_in_a_stretch_of_steps_is_kept() -> None:
+    values = np.ones(100_000)
+    values[54_321], values[7] = 1000.0, np.nan
+    columns = {name: np.arange(1.0, 100_001) for name in history.AXES} | dict.fromkeys(history.CURVES, values)
+    curve = buckets.bucket(history.History(columns)).curves["loss"]
+    assert np.nanmax(curve.most) == 1000.0
+    assert np.nanmin(curve.least) == 1.0
+    assert not np.isnan(curve.mean).any()
+
+
+def test_runs_are_compared_by_the_options_that_differ(tmp_path: Path) -> None:
+    runs = [told(make_run(tmp_path / "a")), told(make_run(tmp_path / "b", lr=2e-3))]
+    assert differences(runs) == {"lr": [1e-3, 2e-3]}
+    assert "Options that differ" in page(runs)
+
+
+@pytest.mark.parametrize(
+    ("tail", "steps"),
+    [("", 30), ('{"step":31,"tok', 30), (line(31), 31), (line(31, later="field"), 31), (line(31, loss=None), 31)],
+)
+def test_a_file_that_is_still_being_written_is_read_as_far_as_it_goes(tmp_path: Path, tail: str, steps: int) -> None:
+    path = make_run(tmp_path / "run") / "metrics.jsonl"
+    path.write_text(path.read_text() + tail)
+    assert len(history.read(path)) == steps
+
+
+@pytest.mark.parametrize("wrong", [line(30), line(3), "{}\n", "loss 3\n", "x" * 10_000, "[" * 5000 + "\n"])
+def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, wrong: str) -> None:
+    path = make_run(tmp_path / "run") / "metrics.jsonl"
+    path.write_text(path.read_text() + wrong)
+    with pytest.raises(FormatError, match=r"metrics\.jsonl, line 31: "):
+        history.read(path)
+
+
+def test_a_run_that_has_not_trained_yet_is_a_page_too(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "metrics.jsonl").write_text("")
+    assert "No step has been trained yet" in page([told(folder)])
+    with pytest.raises(UsageError, match=r"no metrics\.jsonl"):
+        told(tmp_path)
+
+
+def test_broken_events_do_not_hide_the_others(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    path = folder / "events.jsonl"
+    path.write_bytes(b'{"kind":"unheard of","step":1,"time":1}\n\xff\xff\n{"kind"\n' + path.read_bytes())
+    assert len(told(folder).events) == 5
+
+
+# ---------------------------------------------------------------- live
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server([make_run(tmp_path / "run")], 0) as found:
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+def get(server: Server, path: str, host: str = "localhost") -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.request("GET", path, headers={"Host": host})
+    return connection.getresponse()
+
+
+def test_a_browser_is_told_when_the_run_has_gone_on(server: Server) -> None:
+    news = get(server, "/news")
+    metrics = server.runs[0] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + line(31))
+    assert news.fp.readline() == b"data: new\n"
+    assert "<dd>31 of 30</dd>" in get(server, "/").read().decode()
+
+
+def test_only_this_machine_is_answered(server: Server) -> None:
+    assert get(server, "/", host="evil.example:80").status == 403
+    assert get(server, "/../../etc/passwd").status == 404
+    assert get(server, "/", host=f"127.0.0.1:{server.server_port}").status == 200
+
+
+def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["dash", str(server.runs[0]), "--port", str(server.server_port)]) == 2
+    error = capsys.readouterr().err
+    assert "Address already in use" in error
+    assert error.count("\n") == 1
