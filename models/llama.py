@@ -6,13 +6,14 @@ GGUF's weights. Its parts serve the models that came after.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ggmlgraph as gg
 
-Half = Callable[[gg.Params, gg.Tensor, Any], gg.Tensor]  # of a block
+Attention = Callable[[gg.Params, gg.Tensor, Any, int], gg.Tensor]  # one half of a block; the number is its window
+FeedForward = Callable[[gg.Params, gg.Tensor, Any], gg.Tensor]  # the other
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,32 @@ def feed_forward(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     return p.linear("ffn_down", hidden, n_embd, bias=c.ffn_bias, init=gg.residual(0.02, c.n_layer))
 
 
+def windows(p: gg.Params, ctx: int, window: int, n_layer: int, n_full: int = 0) -> Sequence[int]:
+    """What `attend` takes in each layer: the first n_full see all positions, the others `window` of them (0: all).
+
+    Where ctx is within the window, all layers see all; longer contexts of such a graph are refused later.
+    """
+    if not window or n_full >= n_layer:
+        return [0] * n_layer
+    if ctx <= window:
+        p.positions(ctx, limit=window)
+        return [0] * n_layer
+    return [0] * n_full + [window] * (n_layer - n_full)
+
+
 def logits(
-    p: gg.Params, tokens: gg.Tensor, c: Config, attention: Half = attention, feed_forward: Half = feed_forward
+    p: gg.Params,
+    tokens: gg.Tensor,
+    c: Config,
+    attention: Attention = attention,
+    feed_forward: FeedForward = feed_forward,
+    windows: Sequence[int] = (),
 ) -> gg.Tensor:
-    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab). Later models give halves of their own."""
+    """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab). Later models give halves, and windows, of their own."""
     x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
     for i in range(c.n_layer):
         blk = p / f"blk.{i}"
-        x = x + attention(blk, blk.rms_norm("attn_norm", x, c.norm_eps), c)
+        x = x + attention(blk, blk.rms_norm("attn_norm", x, c.norm_eps), c, windows[i] if windows else 0)
         x = x + feed_forward(blk, blk.rms_norm("ffn_norm", x, c.norm_eps), c)
     x = p.rms_norm("output_norm", x, c.norm_eps)
     return p.linear("token_embd" if c.tied else "output", x, c.n_vocab)

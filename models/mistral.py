@@ -7,7 +7,6 @@ LLaMA's, and longer contexts are refused later; exported at a longer one it mask
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import ggmlgraph as gg
 from ggmlgraph.models import llama
@@ -23,10 +22,7 @@ class Config(llama.Config):
 
 def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
     """int32 (batch, ctx) -> float32 (batch, ctx, n_vocab)."""
-    if not c.window or tokens.shape[1] <= c.window:
-        p.positions(tokens.shape[1], limit=c.window)
-        return llama.logits(p, tokens, c)
-    return llama.logits(p, tokens, c, partial(llama.attention, window=c.window))
+    return llama.logits(p, tokens, c, windows=llama.windows(p, tokens.shape[1], c.window, c.n_layer))
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

@@ -14,12 +14,13 @@ from ggmlgraph.models import llama
 
 @dataclass(frozen=True)
 class Config(llama.Config):
-    """Sizes; see LLaMA's."""
+    """Sizes; see LLaMA's. window: positions that each sees; 0: all."""
 
     n_head_kv: int = 2
     rope_freq_base: float = 1e6
     n_expert: int = 8
     n_expert_used: int = 2
+    window: int = 0
 
 
 def experts(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
@@ -45,7 +46,8 @@ def experts(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
-    return p.cross_entropy(llama.logits(p, tokens, c, feed_forward=experts), targets)
+    windows = llama.windows(p, tokens.shape[1], c.window, c.n_layer)
+    return p.cross_entropy(llama.logits(p, tokens, c, feed_forward=experts, windows=windows), targets)
 
 
 PRESETS = {

@@ -25,6 +25,7 @@ class Config(gg.RotaryScaling):
     norm_eps: float = 1e-5
     rope_freq_base: float = 10000.0
     rotary_pct: float = 0.5
+    tied: bool = False
 
 
 def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
@@ -54,7 +55,9 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
         blk = p / f"blk.{i}"
         normed = blk.layer_norm("attn_norm", x, c.norm_eps)
         x = x + attention(blk, normed, c) + feed_forward(blk, normed, c)
-    return p.linear("output", p.layer_norm("output_norm", x, c.norm_eps), c.n_vocab, bias=True)
+    x = p.layer_norm("output_norm", x, c.norm_eps)
+    head = p.linear("token_embd" if c.tied else "output", x, c.n_vocab)
+    return head + p("output.bias", c.n_vocab, init=gg.zeros())
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

@@ -14,15 +14,17 @@ from ggmlgraph.models.llama import attend
 
 @dataclass(frozen=True)
 class Config(llama.Config):
-    """Sizes; see LLaMA's."""
+    """Sizes; see LLaMA's. window: positions that each sees, in the layers after the first n_full; 0: all."""
 
     n_head_kv: int = 2
     norm_eps: float = 1e-6
     rope_freq_base: float = 1e6
+    window: int = 0
+    n_full: int = 0
 
 
-def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
-    """Causal self-attention, (batch, ctx, n_embd) -> same."""
+def attention(p: gg.Params, x: gg.Tensor, c: Config, window: int = 0) -> gg.Tensor:
+    """Causal self-attention, (batch, ctx, n_embd) -> same. window: as `llama.attend`'s."""
     batch, ctx, n_embd = x.shape
     n_head_kv, head_dim = c.n_head_kv or c.n_head, c.head_dim or n_embd // c.n_head
 
@@ -31,12 +33,13 @@ def attention(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     v = p.linear("attn_v", x, n_head_kv * head_dim, bias=c.attn_bias).reshape(batch, ctx, n_head_kv, head_dim)
     q, k = p.rms_norm("attn_q_norm", q, c.norm_eps), p.rms_norm("attn_k_norm", k, c.norm_eps)
     q, k = (gg.rotate(p, t, c, n_dims=head_dim, mode=2) for t in (q, k))
-    return p.linear("attn_output", attend(q, k, v), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
+    return p.linear("attn_output", attend(q, k, v, window), n_embd, bias=c.attn_bias, init=gg.residual(0.02, c.n_layer))
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:
     """Mean negative log-likelihood of targets, nats per token."""
-    return p.cross_entropy(llama.logits(p, tokens, c, attention), targets)
+    windows = llama.windows(p, tokens.shape[1], c.window, c.n_layer, c.n_full)
+    return p.cross_entropy(llama.logits(p, tokens, c, attention, windows=windows), targets)
 
 
 PRESETS = {

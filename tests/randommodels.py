@@ -27,9 +27,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"head_dim": 12}),
     "gemma": ("gemma", {"head_dim": 12}),
     "phi2": ("phi2", {"rotary_pct": 0.5}),
+    "phi2, tied": ("phi2", {"rotary_pct": 0.5, "tied": True}),
+    "qwen2, windows": ("qwen2", {"n_head_kv": 2, "window": 64, "n_full": 1}),
     "gpt2": ("gpt2", {"n_ctx": 64}),
     "gpt2, untied": ("gpt2", {"n_ctx": 64, "tied": False}),
     "gpt_neox": ("gpt_neox", {}),
+    "gpt_neox, tied": ("gpt_neox", {"tied": True}),
     "gpt_neox, yarn": ("gpt_neox", YARN | {"rotary_pct": 0.5}),
     "gpt_neox, sequential": ("gpt_neox", {"parallel_residual": False, "rotary_pct": 1.0}),
 }

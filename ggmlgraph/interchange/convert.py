@@ -31,7 +31,7 @@ from ggmlgraph.tracing.export import Weights
 from ggmlgraph.tracing.tracer import Graph, Node, trace
 
 MAX_SIZE = 1 << 31
-ABSENT_AS_0 = ("head_dim", "n_ff", "window", "rope_n_ctx_orig")  # fields whose 0 says that nothing was said
+ABSENT_AS_0 = ("head_dim", "n_ff", "window", "n_full", "rope_n_ctx_orig")  # fields whose 0 says that nothing was said
 MAX_LISTED = 4  # tensors named in an error
 SAME = 1e-4  # relative: constants are computed in single precision there
 

@@ -25,6 +25,7 @@ from ggmlgraph.tokenizers import togguf
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")  # that are written
 KEPT = ("position_embd", "ffn_gate_inp")  # matrices that llama.cpp wants as F32, as it does all vectors
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 ALIGNMENT = 32
 
 
@@ -40,6 +41,8 @@ def export(model: Trained, path: Path, kind: str | None = None) -> list[str]:
     n_vocab = model.config["n_vocab"]
     vocabulary, notes = togguf.section(model.tokenizer, n_vocab)
     outgoing |= {name: Outgoing(name, stored) for name, stored in model.constants.items()}
+    if known.needs_head and HEAD not in outgoing:
+        outgoing[HEAD] = outgoing[EMBEDDING]
     chosen = {name: _type(tensor, kind) for name, tensor in outgoing.items()}
     smaller = [name for name, t in chosen.items() if t == "f16" != kind]
     if smaller and kind is not None:

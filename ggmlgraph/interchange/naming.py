@@ -92,6 +92,47 @@ class Choice(Value):
 
 
 @dataclass(frozen=True)
+class Where(Value):
+    """A value that counts only where a flag is true; 0 else."""
+
+    flag: Key
+    value: Value
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        return self.value.of(checkpoint) if self.flag.of(checkpoint) else 0
+
+    def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+        used = bool(config.get("window"))
+        return {**self.flag.keys(used, config), **(self.value.keys(value, config) if used else {})}
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True)
+class FullLayers(Value):
+    """How many layers, from the first on, see all positions; what is said of every layer must say the same."""
+
+    number: Key
+    kinds: Key  # a list, "full_attention" or "sliding_attention" for each layer
+
+    def of(self, checkpoint: Checkpoint) -> Any:
+        kinds = self.kinds.of(checkpoint)
+        if kinds is ABSENT:
+            return self.number.of(checkpoint)
+        n = kinds.count("full_attention") if isinstance(kinds, list) else 0
+        if kinds != ["full_attention"] * n + ["sliding_attention"] * (len(kinds) - n):
+            raise UnsupportedError(f"{self.kinds}: layers with windows follow those without, in the models we have")
+        return n
+
+    def keys(self, value: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+        return self.number.keys(value, config)
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
+@dataclass(frozen=True)
 class With(Value):
     """Whether the checkpoint has a tensor of this name."""
 
@@ -257,6 +298,7 @@ class Format:
     only: tuple[tuple[Value, tuple[Any, ...]], ...] = ()  # settings and the values that are our model; none is fine
     skip: tuple[str, ...] = ()  # tensors that are no weights, whole names: regular expressions
     aliases: tuple[tuple[str, str], ...] = ()  # other names of theirs, regular expressions, and these
+    needs_head: bool = False  # the output matrix is written also where it is the embedding's
     halves: tuple[tuple[str, tuple[str, str]], ...] = ()  # matrices of experts that are two, one above the other
     order: tuple[tuple[str, ...], ...] = ()  # of the parameters in their model: before, in and after the layers
 

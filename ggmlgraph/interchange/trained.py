@@ -33,7 +33,7 @@ from ggmlgraph.tracing import architectures, export
 from ggmlgraph.tracing.tracer import Graph, trace
 from ggmlgraph.training.run import Run
 
-NOT_SAID = ("window",)  # what a kind need not say: within its n_ctx the model is the same
+NOT_SAID = ("window", "n_full")  # what a kind need not say: within its n_ctx the model is the same
 REPEATED = ("n_layer", "n_expert_used")  # of which each adds tensors
 ROUNDING = 1e-6  # relative, of a number that a kind of checkpoint says in another way
 FEED_FORWARD = ("blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight")

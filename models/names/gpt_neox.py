@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ggmlgraph.interchange import rotarynames
-from ggmlgraph.interchange.naming import Choice, Format, Key, RotaryShare, RowOrder, Rows
+from ggmlgraph.interchange.naming import Choice, Format, Key, RotaryShare, RowOrder, Rows, Without
 from ggmlgraph.models.names import gpt2
 from ggmlgraph.models.names.llama import LIT_ABSENT, ROTARY
 
@@ -65,7 +65,9 @@ GGUF = Format(
             "gptneox.rope.dimension_count", "gptneox.embedding_length", "gptneox.attention.head_count", default=1.0
         ),
         "parallel_residual": Key(("gptneox.use_parallel_residual",), True),
+        "tied": Without("output.weight"),
     },
+    needs_head=True,
 )
 
 LITGPT = Format(

@@ -17,6 +17,7 @@ HUGGING_FACE = replace(
         **{name: value for name, value in llama.HUGGING_FACE.sizes.items() if name not in ("attn_bias", "ffn_bias")},
         "n_expert": Key(("num_local_experts",)),
         "n_expert_used": Key(("num_experts_per_tok",)),
+        "window": Key(("sliding_window",), 0),
     },
     tensors={
         **{ours: theirs for ours, theirs in llama.TENSORS.items() if ".mlp." not in theirs},
@@ -35,7 +36,6 @@ HUGGING_FACE = replace(
             (r"\1block_sparse_moe.experts.{e}.w1.weight", r"\1block_sparse_moe.experts.{e}.w3.weight"),
         ),
     ),
-    only=(*llama.SAME_MODEL, (Key(("sliding_window",)), ())),
     order=(),  # of the experts, it is not the same in all versions
 )
 

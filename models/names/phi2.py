@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ggmlgraph.interchange import rotarynames
-from ggmlgraph.interchange.naming import Format, Key, RotaryShare, Rows
+from ggmlgraph.interchange.naming import Format, Key, RotaryShare, Rows, Without
 from ggmlgraph.models.names.llama import ROTARY
 
 HUGGING_FACE = Format(
@@ -18,6 +18,7 @@ HUGGING_FACE = Format(
         "norm_eps": Key(("layer_norm_eps",)),
         "rope_freq_base": Key(("rope_parameters.rope_theta", "rope_theta"), 10000.0),
         **rotarynames.huggingface(),
+        "tied": Key(("tie_word_embeddings",), False),
         "rotary_pct": Key(("rope_parameters.partial_rotary_factor", "partial_rotary_factor"), 0.5),
     },
     tensors={
@@ -35,7 +36,6 @@ HUGGING_FACE = Format(
     only=(
         (Key(("hidden_act",)), ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")),
         (Key(("qk_layernorm",)), (False,)),
-        (Key(("tie_word_embeddings",)), (False,)),
     ),
     skip=(ROTARY,),
     order=(
@@ -57,10 +57,12 @@ GGUF = Format(
         "norm_eps": Key(("phi2.attention.layer_norm_epsilon",)),
         "rope_freq_base": Key(("phi2.rope.freq_base",), 10000.0),
         **rotarynames.gguf("phi2"),
+        "tied": Without("output.weight"),
         "rotary_pct": RotaryShare(
             "phi2.rope.dimension_count", "phi2.embedding_length", "phi2.attention.head_count", default=1.0
         ),
     },
+    needs_head=True,
 )
 
 FORMATS = {"huggingface": HUGGING_FACE, "gguf": GGUF}

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggmlgraph.interchange.naming import Key
+from ggmlgraph.interchange.naming import FullLayers, Key, Where
 from ggmlgraph.models.names import llama
 
+WINDOWED = Key(("use_sliding_window",), False)
+WINDOWS = {
+    "window": Where(WINDOWED, Key(("sliding_window",), 0)),
+    "n_full": Where(WINDOWED, FullLayers(Key(("max_window_layers",), 28), Key(("layer_types",)))),
+}
 HUGGING_FACE = replace(
     llama.HUGGING_FACE,
     id="qwen2",
-    sizes={name: value for name, value in llama.HUGGING_FACE.sizes.items() if name not in ("attn_bias", "ffn_bias")},
+    sizes={
+        **{name: value for name, value in llama.HUGGING_FACE.sizes.items() if name not in ("attn_bias", "ffn_bias")},
+        **WINDOWS,
+    },
     rows={},
-    only=(*llama.SAME_MODEL, (Key(("use_sliding_window",)), (False,))),
 )
 
 GGUF = replace(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggmlgraph.interchange.naming import Key
 from ggmlgraph.models.names import llama
+from ggmlgraph.models.names.qwen2 import WINDOWS
 
 HUGGING_FACE = replace(
     llama.HUGGING_FACE,
     id="qwen3",
-    sizes={name: value for name, value in llama.HUGGING_FACE.sizes.items() if name != "ffn_bias"},
+    sizes={
+        **{name: value for name, value in llama.HUGGING_FACE.sizes.items() if name != "ffn_bias"},
+        **WINDOWS,
+    },
     tensors={
         **llama.TENSORS,
         "blk.{i}.attn_q_norm": "model.layers.{i}.self_attn.q_norm",
         "blk.{i}.attn_k_norm": "model.layers.{i}.self_attn.k_norm",
     },
     rows={},
-    only=(*llama.SAME_MODEL, (Key(("use_sliding_window",)), (False,))),
     order=(("token_embd",), (*llama.ORDER[1][:4], "attn_q_norm", "attn_k_norm", *llama.ORDER[1][4:]), llama.ORDER[2]),
 )
 

@@ -11,8 +11,9 @@ from ggmlgraph.errors import FormatError
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats import gguf
 from ggmlgraph.interchange.formats.gguf import GgufFile
+from ggmlgraph.interchange.formats.stored import Weight
 from ggmlgraph.interchange.sources import ggml
-from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, named
+from ggmlgraph.interchange.sources.base import Given, ModelSource, Moments, count, named, with_its_head
 from ggmlgraph.interchange.tokenizer import in_gguf
 from ggmlgraph.tokenizers import settings
 
@@ -23,13 +24,16 @@ def file(path: Path, given: Given, order: str | None = None) -> ModelSource:
     identifier = content.pairs.get("general.architecture")
     checkpoint = naming.Checkpoint(content.pairs, content.tensors)
     architecture, known, fields = named(path, lambda: naming.find("gguf", identifier, checkpoint, given))
+    tensors: Mapping[str, Weight] = content.tensors
+    if known.needs_head:  # so a head that is the embedding is there once more
+        fields, tensors, _ = with_its_head(known, fields | {"tied": True}, tensors)
     return ModelSource(
         kind="GGUF file",
         path=path,
         architecture=architecture,
         format=known,
         config=fields,
-        tensors=content.tensors,
+        tensors=tensors,
         n_ctx=count(content.pairs.get(f"{identifier}.context_length")),
         find_tokenizer=partial(in_gguf, content.pairs, path),
         said=settings.from_gguf(content.pairs),
