@@ -94,6 +94,8 @@ def _of_tokenizer(found: Found) -> str:
     tokenizer = found.tokenizer
     named = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id, "pad": tokenizer.pad_id}
     tokens = [f"{what} {tokenizer.name_of(token)!r} ({token})" for what, token in named.items() if token is not None]
+    others = sorted(tokenizer.end_ids - {tokenizer.eos_id})
+    tokens += [f"end too {tokenizer.name_of(token)!r} ({token})" for token in others]
     if tokenizer.adds_bos:
         tokens[0] += " before each text"
     template = "chat template" if tokenizer.chat_template else "no chat template"

@@ -8,7 +8,7 @@ Used by `ggmlgraph generate` and `chat` and, for samples, by the trainer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +35,12 @@ class _Text:
     bits: np.random.Philox
     left: int  # tokens still to be drawn
 
-    def draw(self, logits: NDArray[np.float32], how: Sampling, eos_id: int | None) -> int | None:
+    def draw(self, logits: NDArray[np.float32], how: Sampling, ends: Collection[int]) -> int | None:
         """Put a token behind the window; None if it ends the text."""
         uniform = (int(self.bits.random_raw()) >> 11) * 2.0**-53
         token = choose(logits, how, uniform, self.window)
-        self.left = self.left - 1 if token != eos_id else 0
-        if token == eos_id:
+        self.left = self.left - 1 if token not in ends else 0
+        if token in ends:
             return None
         self.window.append(token)
         return token
@@ -103,7 +103,7 @@ class Generator:
         Texts are read in step, position by position; the shortest prompt decides how much of all is read at first
         (as in Meta's generation code for LLaMA).
         """
-        ctx, n_vocab = self.reader.ctx, self.tokenizer.n_vocab
+        ctx, n_vocab, ends = self.reader.ctx, self.tokenizer.n_vocab, self.tokenizer.end_ids
         while any(text.left for text in texts):
             end = min(len(text.window) for text in texts if text.left)
             if end > ctx:
@@ -118,7 +118,7 @@ class Generator:
             logits = self.reader.advance(rows)
             n_read = end
             yield [
-                text.draw(row[:n_vocab], how, self.tokenizer.eos_id) if text.left and len(text.window) == end else None
+                text.draw(row[:n_vocab], how, ends) if text.left and len(text.window) == end else None
                 for row, text in zip(logits, texts, strict=True)
             ]
 

@@ -19,6 +19,7 @@ from ggmlgraph.interchange.formats import safetensors
 from ggmlgraph.interchange.sources.huggingface import CONFIG
 from ggmlgraph.interchange.trained import Outgoing, Trained
 from ggmlgraph.tokenizers import tohf
+from ggmlgraph.tokenizers.base import Tokenizer
 
 WEIGHTS, SHARD = "model.safetensors", "model-{:05}-of-{:05}.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -83,8 +84,14 @@ def _config(model: Trained, said: dict[str, Any], model_type: str) -> dict[str, 
     config["max_position_embeddings"] = model.n_ctx
     tokenizer = model.tokenizer
     config["bos_token_id"] = tokenizer.bos_id if tokenizer else None
-    config["eos_token_id"] = tokenizer.eos_id if tokenizer else None
+    config["eos_token_id"] = _ends(tokenizer) if tokenizer else None
     return config
+
+
+def _ends(tokenizer: Tokenizer) -> int | list[int] | None:
+    """What texts end at, a list where it is several, eos first."""
+    others = sorted(tokenizer.end_ids - {tokenizer.eos_id})
+    return [*([] if tokenizer.eos_id is None else [tokenizer.eos_id]), *others] if others else tokenizer.eos_id
 
 
 ARCHITECTURES = {  # what transformers calls its classes

@@ -150,7 +150,8 @@ def _settings(
 
     Where files name tokens, texts begin with none that they do not name.
     """
-    said, ids, control = beside.settings, settings.ids_beside(folder), set(tokenizer.specials.values())
+    said, control = beside.settings, set(tokenizer.specials.values())
+    ids, ends = settings.ids_beside(folder)
     names: dict[str, str | int | None] = {}
     for name in ("bos", "eos", "unk", "pad"):
         token = getattr(said, name)
@@ -170,7 +171,9 @@ def _settings(
     elif adds_bos is None:
         kind = (beside.kind or "").removesuffix("Fast")
         adds_bos = kind in settings.ADD_BOS or (is_spm and not kind and beside.model in settings.BOS_MODELS)
-    return msgspec.structs.replace(said, adds_bos=adds_bos, **names)
+    eos = tokenizer.token_named(names["eos"]) if isinstance(names["eos"], str) else names["eos"]
+    others = tuple(token for token in ends if token in control and token != eos)
+    return msgspec.structs.replace(said, adds_bos=adds_bos, ends=others, **names)
 
 
 def in_gguf(pairs: Mapping[str, Any], path: Path) -> Found | None:

@@ -81,6 +81,11 @@ class Tokenizer(ABC):
         return [self.bos_id] if self.adds_bos and self.bos_id is not None else []
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """What texts end at: eos_id, if there is one, and others."""
+        return frozenset({*self.settings.ends, *(() if self.eos_id is None else (self.eos_id,))})
+
+    @property
     def specials(self) -> Mapping[str, int]:
         """Control tokens by name, which no text is encoded as unless the tokenizer itself does so."""
         return {}
@@ -105,6 +110,8 @@ class Tokenizer(ABC):
         self.eos_id = self._token("end-of-text", settings.eos, self.eos_id)
         self.unk_id = self._token("unknown", settings.unk, self.unk_id)
         self.pad_id = self._token("padding", settings.pad, self.pad_id)
+        if beyond := [token for token in settings.ends if not 0 <= token < self.n_vocab]:
+            raise FormatError(f"its texts are said to end at {beyond[0]}, which is none of its tokens")
         self.adds_bos = (self.adds_bos if settings.adds_bos is None else settings.adds_bos) and self.bos_id is not None
         return self
 

@@ -28,6 +28,7 @@ SPECIAL_MAP, ADDED, GENERATION, MODEL = (
 ADD_BOS = ("LlamaTokenizer", "GemmaTokenizer", "CodeLlamaTokenizer")  # unless told otherwise
 BOS_MODELS = ("llama", "mistral", "mixtral", "gemma")  # models whose sentencepiece tokenizers begin texts so
 NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # in transformers' order
+GGUF_ENDS = ("eot", "eom")  # what GGUF calls tokens at which a text ends besides eos
 MAX_TEMPLATE = 1 << 20  # characters
 
 
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     adds_bos: bool | None = None  # whether the model was trained on texts that begin with bos
     unk: str | int | None = None  # stands for what has no ids
     pad: str | int | None = None  # fills up
+    ends: tuple[int, ...] = ()  # ids at which a text ends besides
 
 
 NOTHING_SAID = Settings()
@@ -87,17 +89,21 @@ def beside(folder: Path) -> Beside:
     return found
 
 
-def ids_beside(folder: Path) -> dict[str, int]:
-    """The ids of bos, eos and pad that generation_config.json or config.json say; of several, the first."""
+def ids_beside(folder: Path) -> tuple[dict[str, int], tuple[int, ...]]:
+    """The ids of bos, eos and pad that generation_config.json or config.json say, of several the first; and all ids of
+    eos."""
     found: dict[str, int] = {}
+    ends: tuple[int, ...] = ()
     for file in (GENERATION, MODEL):
         said = read_json(folder / file) if (folder / file).is_file() else {}
         for name in ("bos", "eos", "pad"):
-            token = said.get(f"{name}_token_id")
-            token = token[0] if isinstance(token, list) and token else token
-            if type(token) is int:
-                found.setdefault(name, token)
-    return found
+            value = said.get(f"{name}_token_id")
+            tokens = tuple(token for token in (value if isinstance(value, list) else [value]) if type(token) is int)
+            if tokens:
+                found.setdefault(name, tokens[0])
+            if name == "eos":
+                ends = ends or tokens
+    return found, ends
 
 
 def _object(folder: Path, name: str, found: Beside) -> dict[str, Any]:
@@ -190,4 +196,6 @@ def from_gguf(pairs: Mapping[str, Any]) -> Settings:
     bos, eos, unk, pad = (token if type(token) is int else None for token in ids)
     n = len(pairs.get("tokenizer.ggml.tokens", ()))
     pad = pad if pad is None or pad < n else None  # it is never needed
-    return Settings(_template(pairs.get("tokenizer.chat_template")), bos, eos, bool(adds_bos), unk, pad)
+    more = (pairs.get(f"tokenizer.ggml.{name}_token_id") for name in GGUF_ENDS)
+    ends = tuple(dict.fromkeys(token for token in more if type(token) is int and token != eos))
+    return Settings(_template(pairs.get("tokenizer.chat_template")), bos, eos, bool(adds_bos), unk, pad, ends)

@@ -16,6 +16,7 @@ from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.huggingface import HuggingFaceTokenizer
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 from ggmlgraph.tokenizers.sentencepiece import SentencePieceTokenizer
+from ggmlgraph.tokenizers.settings import GGUF_ENDS
 from ggmlgraph.tokenizers.splitting import Splitting
 from ggmlgraph.tokenizers.spm import SpmModel
 
@@ -39,6 +40,10 @@ def section(tokenizer: Tokenizer | None, n_vocab: int) -> Section:
             keys["scores"] += [PADDING_SCORE] * n_missing
         notes.append(f"the model has {n_missing} ids more than the tokenizer: [PAD...] in the file, never used")
     keys |= {"add_bos_token": tokenizer.adds_bos, "add_eos_token": False}
+    ends = [token for token in tokenizer.settings.ends if token != tokenizer.eos_id]
+    keys |= {f"{name}_token_id": token for name, token in zip(GGUF_ENDS, ends, strict=False)}
+    if rest := ends[len(GGUF_ENDS) :]:
+        notes.append(f"GGUF has no place for {len(rest)} more tokens that end a text: {rest[0]}")
     pairs = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
     if tokenizer.chat_template is not None:
         pairs["tokenizer.chat_template"] = tokenizer.chat_template

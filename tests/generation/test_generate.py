@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import ggmlgraph as gg
 from ggmlgraph.cli import main
 from ggmlgraph.data.corpus import SINE_ALPHABET
-from ggmlgraph.errors import CheckpointError, DataError, GGError, UsageError
+from ggmlgraph.errors import CheckpointError, DataError, FormatError, GGError, UsageError
 from ggmlgraph.generation import generate, wave
 from ggmlgraph.generation.choice import choose
 from ggmlgraph.generation.decoding import CachedReader, WindowReader
@@ -19,6 +19,7 @@ from ggmlgraph.generation.generate import Generator, Written
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.models import llama
 from ggmlgraph.tokenizers.plain import BytesTokenizer, CharsTokenizer
+from ggmlgraph.tokenizers.settings import Settings
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25], np.float32))
 GREEDY = Sampling(temperature=0)
@@ -156,6 +157,14 @@ def test_the_end_of_text_token_ends_the_text(generator: Generator) -> None:
     (likeliest,) = generator.tokens(np.array([65], np.int32), 1, GREEDY)
     generator.tokenizer.eos_id = likeliest
     assert list(generator.tokens(np.array([65], np.int32), 5, GREEDY)) == []
+
+
+def test_any_of_several_tokens_ends_the_text(generator: Generator) -> None:
+    (likeliest,) = generator.tokens(np.array([65], np.int32), 1, GREEDY)
+    generator.tokenizer.apply(Settings(ends=(likeliest, 3)))
+    assert list(generator.tokens(np.array([65], np.int32), 5, GREEDY)) == []
+    with pytest.raises(FormatError, match="said to end at 256, which is none of its tokens"):
+        generator.tokenizer.apply(Settings(ends=(256,)))
 
 
 def test_ids_beyond_the_tokenizers_are_never_drawn(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
 from ggmlgraph.interchange.sources.base import BEGINS_WITH_BOS, completed
 from ggmlgraph.interchange.tokenizer import find_tokenizer, in_gguf, load_tokenizer
-from ggmlgraph.tokenizers import spm
+from ggmlgraph.tokenizers import spm, togguf
+from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
 from ggmlgraph.tokenizers.pipeline import spelt
-from ggmlgraph.tokenizers.settings import Settings
+from ggmlgraph.tokenizers.settings import Settings, from_gguf
 from ggmlgraph.tokenizers.splitting import LABELS, SAME
 
 pytest.importorskip("tokenizers", reason="for want of tokenizers")
@@ -178,6 +179,28 @@ def test_generation_config_json_goes_before_config_json(tmp_path: Path) -> None:
     write(tmp_path, tokenizer__json=byte_level(), config__json={"model_type": "gpt2", "eos_token_id": 5})
     write(tmp_path, generation_config__json={"eos_token_id": [257, 4]})
     assert load_tokenizer(tmp_path).eos_id == 257
+
+
+def several_ends(folder: Path) -> Path:
+    """A folder whose texts end at three tokens, <|end|> among them."""
+    file = byte_level()
+    file["model"]["vocab"] |= {"<|eot|>": 258, "<|eom|>": 259}
+    file["added_tokens"] += [{"id": i, "content": name, **FLAGS} for i, name in ((258, "<|eot|>"), (259, "<|eom|>"))]
+    return write(
+        folder, tokenizer__json=file, tokenizer_config__json={"eos_token": "<|end|>"},
+        generation_config__json={"eos_token_id": [257, 258, 259]}, config__json={"eos_token_id": 257},
+    )  # fmt: skip
+
+
+def test_of_several_tokens_at_which_texts_end_all_are_kept(tmp_path: Path) -> None:
+    found = find_tokenizer(several_ends(tmp_path), 260)
+    assert found is not None
+    tokenizer = found.tokenizer
+    assert (tokenizer.eos_id, tokenizer.end_ids) == (257, {257, 258, 259})
+    assert tokenizer_from_bytes(tokenizer.to_bytes()).end_ids == {257, 258, 259}
+    pairs, notes = togguf.section(tokenizer, 260)
+    assert not notes
+    assert from_gguf(pairs).ends == (258, 259)
 
 
 def test_an_id_of_a_configuration_that_is_no_control_token_is_no_end_of_text(tmp_path: Path) -> None:

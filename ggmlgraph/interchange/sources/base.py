@@ -103,7 +103,8 @@ def completed(tokenizer: Tokenizer, said: Settings) -> Tokenizer:
     names = {name: other if ours is None and it is None and other in known else it
              for name, (ours, it, other) in ids.items()}  # fmt: skip
     template = own.chat_template or said.chat_template
-    return tokenizer.apply(msgspec.structs.replace(own, chat_template=template, adds_bos=adds_bos, **names))
+    ends = own.ends or tuple(token for token in said.ends if token in known and token != tokenizer.eos_id)
+    return tokenizer.apply(msgspec.structs.replace(own, chat_template=template, adds_bos=adds_bos, ends=ends, **names))
 
 
 def with_its_head(

@@ -97,8 +97,9 @@ def _source(path: Path, tensors: dict[str, Stored], given: Given, listed: Mappin
 
 def _said(path: Path, model: Any) -> Settings:
     """What the configuration says of special tokens."""
-    ids = settings.ids_beside(path)
-    return Settings(bos=ids.get("bos"), eos=ids.get("eos"), adds_bos=True if model in settings.BOS_MODELS else None)
+    ids, ends = settings.ids_beside(path)
+    adds_bos = True if model in settings.BOS_MODELS else None
+    return Settings(bos=ids.get("bos"), eos=ids.get("eos"), adds_bos=adds_bos, ends=ends)
 
 
 def _moments(path: Path, known: Format, fields: Mapping[str, Any], tensors: Mapping[str, Weight]) -> Moments:
