@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ggmlgraph.tracing.initializers import ones as ones
     from ggmlgraph.tracing.initializers import residual as residual
     from ggmlgraph.tracing.initializers import zeros as zeros
+    from ggmlgraph.tracing.inputs import Float as Float
+    from ggmlgraph.tracing.inputs import Ids as Ids
     from ggmlgraph.tracing.params import Params as Params
     from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
     from ggmlgraph.tracing.rotary import rotate as rotate
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
+    "Float": "tracing.inputs", "Ids": "tracing.inputs",
     "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
     "normal": "tracing.initializers", "ones": "tracing.initializers", "residual": "tracing.initializers",
     "zeros": "tracing.initializers",
