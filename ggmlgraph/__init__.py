@@ -17,13 +17,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ggmlgraph.execution.runtime import Runtime as Runtime
     from ggmlgraph.graphfile.dim import Dim as Dim
-    from ggmlgraph.table.ops import *  # noqa: F403
+    from ggmlgraph.tracing.attention import attention as attention
     from ggmlgraph.tracing.initializers import normal as normal
     from ggmlgraph.tracing.initializers import ones as ones
     from ggmlgraph.tracing.initializers import residual as residual
     from ggmlgraph.tracing.initializers import zeros as zeros
-    from ggmlgraph.tracing.inputs import Float as Float
-    from ggmlgraph.tracing.inputs import Ids as Ids
     from ggmlgraph.tracing.params import Params as Params
     from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
     from ggmlgraph.tracing.rotary import rotate as rotate
@@ -31,11 +29,14 @@ if TYPE_CHECKING:
     from ggmlgraph.tracing.tracer import Graph as Graph
     from ggmlgraph.tracing.tracer import trace as trace
 
+    # isort: split
+    # Last, for where two have one name: the one above is public, not the table's.
+    from ggmlgraph.table.ops import *  # type: ignore[assignment]  # noqa: F403
+
 _HOMES = {
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
-    "Float": "tracing.inputs", "Ids": "tracing.inputs",
-    "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
+    "attention": "tracing.attention", "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
     "normal": "tracing.initializers", "ones": "tracing.initializers", "residual": "tracing.initializers",
     "zeros": "tracing.initializers",
 }  # fmt: skip

@@ -43,15 +43,7 @@ def attend(q: gg.Tensor, k: gg.Tensor, v: gg.Tensor, window: int = 0) -> gg.Tens
     q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx, n_head_kv, head_dim) -> (batch, ctx, n_head * head_dim).
     """
     batch, ctx, n_head, head_dim = q.shape
-    q, k, v = q.permute(0, 2, 1, 3), k.permute(0, 2, 1, 3), v.permute(0, 2, 3, 1).cont()
-    scores = gg.mul_mat(k, q) * head_dim**-0.5  # (batch, n_head, ctx, ctx)
-    scores = gg.diag_mask_inf(scores)
-    if window:  # seen from the keys, queries are masked that come too long after
-        of_keys = gg.diag_mask_inf(scores.permute(0, 1, 3, 2).cont(), window - 1)
-        scores = of_keys.permute(0, 1, 3, 2).cont()
-    weights = gg.soft_max(scores)
-    y = gg.mul_mat(v, weights)  # (batch, n_head, ctx, head_dim)
-    return y.permute(0, 2, 1, 3).reshape(batch, ctx, n_head * head_dim)
+    return gg.attention(q, k, v, window=window or None).reshape(batch, ctx, n_head * head_dim)
 
 
 def attention(p: gg.Params, x: gg.Tensor, c: Config, window: int = 0) -> gg.Tensor:

@@ -28,7 +28,8 @@ from ggmlgraph.table.dialect import INPUT, LOSS, PARAM
 from ggmlgraph.table.op import TABLE
 
 INPUTS = {  # by what fills them: their type, how many axes they have at most
-    "tokens": ("i32", 2), "targets": ("i32", 2), "positions": ("i32", 1), "loss_weights": ("f32", 4),
+    "tokens": ("i32", 2), "targets": ("i32", 2), "positions": ("i32", 1), "positions_f32": ("f32", 1),
+    "loss_weights": ("f32", 4),
 }  # fmt: skip
 
 

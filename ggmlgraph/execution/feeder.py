@@ -16,7 +16,7 @@ from ggmlgraph.errors import ShapeError, UsageError
 from ggmlgraph.execution.namedgraph import NamedGraph
 
 Batch = tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]  # tokens and targets, or every input by name
-FILLED = ("positions", "loss_weights")  # kinds of inputs that follow from the sizes
+FILLED = ("positions", "positions_f32", "loss_weights")  # kinds of inputs that follow from the sizes
 
 
 class Feeder:
@@ -56,9 +56,9 @@ class Feeder:
         """Fill inputs by name; positions and loss_weights too, the latter with `weight`, default 1/n for n rows in all
         of n_parts micro-batches."""
         for name, kind in self._kinds.items():
-            if kind == "positions":
+            if kind in ("positions", "positions_f32"):
                 leaf = self._model.leaf(name)
-                leaf[...] = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape)
+                leaf[...] = np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape)
             elif kind == "loss_weights":
                 leaf = self._model.leaf(name)
                 leaf[...] = 1.0 / (leaf.size * n_parts) if weight is None else weight

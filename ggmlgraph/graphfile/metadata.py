@@ -29,7 +29,7 @@ MAX_TEXT = 4096  # characters of a name or any other text in it
 MAX_SIZES = 16  # named sizes
 MAX_WHOLE = 1 << 63  # a whole number in `config`, either way
 
-Feed = Literal["tokens", "targets", "loss_weights", "positions"]
+Feed = Literal["tokens", "targets", "loss_weights", "positions", "positions_f32"]
 Scalar = str | int | float | bool | None
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 Rank = Annotated[int, msgspec.Meta(ge=1, le=4)]

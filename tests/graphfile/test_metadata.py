@@ -169,7 +169,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
 }
 
 
-FEEDS = ("tokens", "targets", "loss_weights", "positions")
+FEEDS = ("tokens", "targets", "loss_weights", "positions", "positions_f32")
 
 
 def is_text(value: Any) -> bool:
