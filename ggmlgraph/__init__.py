@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ggmlgraph.execution.runtime import Runtime as Runtime
     from ggmlgraph.graphfile.dim import Dim as Dim
+    from ggmlgraph.tracing.arithmetic import equal as equal
+    from ggmlgraph.tracing.arithmetic import logical_not as logical_not
     from ggmlgraph.tracing.attention import attention as attention
     from ggmlgraph.tracing.initializers import normal as normal
     from ggmlgraph.tracing.initializers import ones as ones
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
+    "equal": "tracing.arithmetic", "logical_not": "tracing.arithmetic",
     "attention": "tracing.attention", "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
     "normal": "tracing.initializers", "ones": "tracing.initializers", "residual": "tracing.initializers",
     "zeros": "tracing.initializers",

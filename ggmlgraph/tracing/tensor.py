@@ -12,6 +12,7 @@ from ggmlgraph.core.boundary import ggml_axes
 from ggmlgraph.errors import ShapeError
 from ggmlgraph.table import ops
 from ggmlgraph.table.op import TABLE, Op, Operand
+from ggmlgraph.tracing import arithmetic
 
 if TYPE_CHECKING:
     from ggmlgraph.tracing.tracer import Graph
@@ -37,6 +38,8 @@ class Tensor(Operand):
         raise AttributeError(f"a tensor is immutable; cannot set {name}")
 
     def bind(self, op: Op, operands: list[Any], params: dict[str, Any]) -> Tensor:
+        if op.name in arithmetic.BROADCASTING:
+            return arithmetic.fitted(op, *operands)
         return self.graph.add(op, operands, params)
 
     # -- what it is
@@ -63,19 +66,63 @@ class Tensor(Operand):
         self.graph.rename(self.id, name)
         return self
 
-    # -- arithmetic with numbers; with tensors see Operand
+    # -- arithmetic, as numpy broadcasts: see arithmetic.py
+
+    def __add__(self, other: Any) -> Tensor:
+        return arithmetic.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return arithmetic.add(self, other)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return arithmetic.sub(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return arithmetic.reflected_sub(self, other)
 
     def __mul__(self, other: Any) -> Tensor:
-        return ops.scale(self, float(other)) if isinstance(other, int | float) else super().__mul__(other)
+        return arithmetic.mul(self, other)
 
-    def __rmul__(self, other: float) -> Tensor:
-        return self * other
+    def __rmul__(self, other: Any) -> Tensor:
+        return arithmetic.mul(self, other)
 
     def __truediv__(self, other: Any) -> Tensor:
-        return ops.scale(self, 1.0 / other) if isinstance(other, int | float) else super().__truediv__(other)
+        return arithmetic.div(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return arithmetic.reflected_div(self, other)
+
+    def __pow__(self, other: Any) -> Tensor:
+        """Whole numbers by products, 0.5 and -0.5 by roots, all else exp(other * log(self)), which is NaN below 0."""
+        return arithmetic.power(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return arithmetic.reflected_power(self, other)
+
+    def __lt__(self, other: Any) -> Tensor:
+        """Comparisons give masks: float32, 1 where it is so, else 0. For `==` see gg.equal."""
+        return arithmetic.less(self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return arithmetic.less_equal(self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return arithmetic.greater(self, other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return arithmetic.greater_equal(self, other)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **_: Any) -> Tensor:
+        """What numpy calls for `np.float32(2) * x`, and for what it cannot do with a tensor."""
+        name = arithmetic.REFLECTED.get(ufunc.__name__)
+        if method == "__call__" and name and len(inputs) == 2 and inputs[1] is self:
+            return getattr(self, name)(inputs[0])  # type: ignore[no-any-return]
+        instead = f"gg.{ufunc.__name__}" if ufunc.__name__ in TABLE else "a function of gg"
+        raise TypeError(f"{self.graph.here()}: np.{ufunc.__name__} takes no tensor, {self!r}; {instead} does")
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """self (..., n, k) @ other (..., k, m) -> (..., n, m); `x @ w.T` costs no copy of w."""
+        other = arithmetic.matrix(self, other)
         node = self.graph.nodes[other.id]
         if node.op is TABLE["transpose"]:
             return ops.mul_mat(Tensor(self.graph, node.src[0]), self)

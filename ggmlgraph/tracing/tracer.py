@@ -8,6 +8,7 @@ them, othersizes.py sees when the graph is saved. Used by models through `trace`
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ggmlgraph.core import passes
 from ggmlgraph.core.boundary import in_file_order
@@ -31,7 +34,6 @@ from ggmlgraph.tracing.params import Params
 from ggmlgraph.tracing.tensor import Tensor
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -188,6 +190,15 @@ class Graph:
         if name in self._names:
             return Tensor(self, self._names[name])
         return self._leaf(name, values.shape, "f32", 0, self.here(), values=values.astype("<f4").tobytes())
+
+    def number(self, value: Any) -> Tensor:
+        """A constant of one element, the same one when asked for again; a size times the constant 1."""
+        if isinstance(value, Dim):
+            return self.number(1) * int(value)
+        number = float(np.float32(value))
+        if not math.isfinite(number):
+            raise UsageError(f"{self.here()}: the number {value!r} is not finite in float32")
+        return self.constant(f"const.{number:.9g}", np.full(1, number, np.float32))
 
     def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
         self._check_name(name)

@@ -1,0 +1,152 @@
+"""What a model may be written with, as numpy writes it and as we do: the cases of test_spellings.py, here and
+beside real ggml, and the table of docs/language.md.
+
+A case is two expressions over the same named arrays, `ours` with the package as `gg`, `numpys` with numpy as `np` (and
+the few functions of scipy's or torch's that numpy lacks, below). Every result is compared, and its gradient where the
+case has one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import ggmlgraph as gg
+
+Shape = tuple[int, ...]
+NORMAL = (
+    "x",
+    "y",
+    "z",
+    "w",
+    "v",
+)  # arrays of these names hold any numbers, others ones of 0.5 to 2
+N_IDS = 4
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """One way to say something. Shapes are of the arrays of the expressions, by name."""
+
+    section: str
+    ours: str
+    numpys: str
+    shapes: dict[str, Shape]
+    has_gradient: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.ours} of {self.shapes}"
+
+    def arrays(self) -> dict[str, Any]:
+        """float32 values, the same at each call; int32 ones of names that begin with `ids`."""
+        rng = np.random.default_rng(zlib.crc32(str(self).encode()))
+        return {name: _values(rng, name, shape) for name, shape in self.shapes.items()}
+
+    def expected(self, arrays: dict[str, Any]) -> Any:
+        """The result in float64."""
+        return np.asarray(eval(self.numpys, {"np": np, **FUNCTIONS}, dict(arrays)), np.float64)
+
+
+def _values(rng: Any, name: str, shape: Shape) -> Any:
+    if name.startswith("ids"):
+        return rng.integers(0, N_IDS, shape, dtype=np.int32)
+    if name in NORMAL:  # no two of a case closer than gradients are taken
+        return (rng.permutation(max(1, int(np.prod(shape)))).reshape(shape) * 0.17 - 1.5 + 0.01 * len(name)).astype(
+            "f4"
+        )
+    return rng.uniform(0.5, 2, shape).astype(np.float32)
+
+
+FUNCTIONS: dict[str, Any] = {}
+
+ROW, COLUMN, BOX, ODD = (1, 7), (5, 1), (5, 7), (2, 3, 1, 7)
+
+
+def _arithmetic() -> Iterable[Spelling]:
+    shapes: list[tuple[Shape, Shape]] = [
+        (BOX, BOX), (BOX, ROW), (ROW, BOX), (BOX, COLUMN), (COLUMN, BOX), (COLUMN, ROW), ((7,), BOX), (BOX, (7,)),
+        (ODD, BOX), (BOX, ODD), ((1,), BOX), ((3, 1, 1), (2, 1, 5, 7)), ((1, 1, 1), (7,)),
+    ]  # fmt: skip
+    for symbol in "+-*/":
+        for one, other in shapes:
+            yield Spelling("Arithmetic", f"a {symbol} b", f"a {symbol} b", {"a": one, "b": other})
+    numbers = (
+        "x + 1", "1 + x", "x - 1", "1 - x", "x * 3", "3 * x", "x / 4", "-x", "x ** 2", "x ** 3", "x ** 7", "x ** 0",
+        "x ** 1", "2 ** x", "np.float32(2) * x", "np.float32(2) - x",
+    )  # fmt: skip
+    positive = ("1 / a", "a ** 0.5", "a ** -1", "a ** -2", "a ** -0.5", "a ** 1.7", "a ** b", "2.5 / a")
+    for text in (*numbers, *positive):
+        yield Spelling("Arithmetic", text, text, {"x": BOX} if "x" in text else {"a": BOX, "b": ROW})
+
+
+def _comparisons() -> Iterable[Spelling]:
+    for symbol in ("<", "<=", ">", ">="):
+        for text in (f"x {symbol} y", f"x {symbol} 0", f"0.1 {symbol} x", f"x {symbol} x"):
+            yield Spelling("Masks", text, text, {"x": BOX, "y": COLUMN}, has_gradient=False)
+    yield Spelling("Masks", "gg.equal(x, y)", "np.equal(x, y)", {"x": BOX, "y": (5, 1)}, has_gradient=False)
+    yield Spelling("Masks", "gg.equal(x, x)", "np.equal(x, x)", {"x": BOX}, has_gradient=False)
+    yield Spelling("Masks", "gg.logical_not(x > y)", "~(x > y)", {"x": BOX, "y": BOX}, has_gradient=False)
+
+
+SPELLINGS: tuple[Spelling, ...] = (*_arithmetic(), *_comparisons())
+
+
+# ---------------------------------------------------------------- all of them as one graph
+
+
+def graph_of(spellings: Iterable[Spelling]) -> tuple[Any, dict[str, Any]]:
+    """A graph with the result of spelling i as the output result{i}, and the values of its parameters and inputs.
+
+    The loss is the sum of all results, each times `weights_of` it.
+    """
+    cases, values = list(spellings), {}
+
+    def loss(p: Any, tokens: Any, targets: Any, c: Any) -> Any:
+        total: Any = p("none", 1).sum() * 0.0
+        for i, case in enumerate(cases):
+            given = {}
+            for name, array in case.arrays().items():
+                values[f"{i}.{name}"] = array
+                if array.dtype == np.int32:
+                    given[name] = p.graph.input(f"{i}.{name}", array.shape, "i32", feed="")
+                else:
+                    given[name] = p(f"{i}.{name}", *array.shape)
+                    total = total + (given[name] * 0.0).sum()  # every parameter influences the loss
+            y = eval(case.ours, {"gg": gg, "np": np}, given)
+            y = y.cont() if not y.graph.is_contiguous(y.id) or y.name else y
+            p.graph.rename(y.id, f"result{i}", gg_output())
+            if y.dtype == "f32":
+                weights = p.graph.constant(f"weights{i}", weights_of(y.shape, i))
+                total = total + (y * weights).sum()
+        return total
+
+    graph = gg.trace(loss, SimpleNamespace(), batch=1, ctx=1)
+    values["none"] = np.ones(1, np.float32)
+    return graph, values
+
+
+def gg_output() -> int:
+    """The flag of an output."""
+    from ggmlgraph.table.dialect import OUTPUT
+
+    return OUTPUT
+
+
+def weights_of(shape: Shape, i: int) -> Any:
+    """What the elements of result i count in the loss, float32."""
+    return np.random.default_rng(i).uniform(0.5, 1.5, shape).astype(np.float32)
+
+
+def save(spellings: Iterable[Spelling], path: Path, dialect: str = "v2") -> dict[str, Any]:
+    """Write the graph of spellings with its parameters' values; the values of its inputs."""
+    graph, values = graph_of(spellings)
+    inputs = {name: array for name, array in values.items() if array.dtype == np.int32}
+    weights = {name: (lambda array=array: [array]) for name, array in values.items() if name not in inputs}
+    graph.save(path, weights=weights, dialect=dialect)
+    return inputs
