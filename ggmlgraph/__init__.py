@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from ggmlgraph.tracing.initializers import ones as ones
     from ggmlgraph.tracing.initializers import residual as residual
     from ggmlgraph.tracing.initializers import zeros as zeros
+    from ggmlgraph.tracing.inputs import Float as Float
+    from ggmlgraph.tracing.inputs import Ids as Ids
+    from ggmlgraph.tracing.losses import bce as bce
+    from ggmlgraph.tracing.losses import cross_entropy as cross_entropy
+    from ggmlgraph.tracing.losses import huber as huber
+    from ggmlgraph.tracing.losses import kl as kl
+    from ggmlgraph.tracing.losses import mse as mse
     from ggmlgraph.tracing.params import Params as Params
     from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
     from ggmlgraph.tracing.rotary import rotate as rotate
@@ -40,6 +47,9 @@ _HOMES = {
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
     "equal": "tracing.arithmetic", "logical_not": "tracing.arithmetic",
     "attention": "tracing.attention", "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
+    "bce": "tracing.losses", "cross_entropy": "tracing.losses", "huber": "tracing.losses", "kl": "tracing.losses",
+    "mse": "tracing.losses",
+    "Float": "tracing.inputs", "Ids": "tracing.inputs",
     "normal": "tracing.initializers", "ones": "tracing.initializers", "residual": "tracing.initializers",
     "zeros": "tracing.initializers",
 }  # fmt: skip

@@ -27,9 +27,10 @@ from ggmlgraph.data.text import TextData
 from ggmlgraph.data.tokens import TokenFile, keep, prepare, reopen
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.execution import checkpoint
+from ggmlgraph.execution.namedgraph import LOGITS
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.generation import wave
-from ggmlgraph.generation.generate import Generator, n_vocab_of
+from ggmlgraph.generation.generate import Generator
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers.base import Tokenizer
@@ -120,7 +121,7 @@ def _open(
         graph,
         roles=roles_of(asked),
         threads=threads,
-        batch=merged.get("batch") if asked.is_text else None,
+        batch=merged.get("batch"),
         ctx=merged.get("ctx") if asked.is_text else None,
         accumulate=asked.accumulate,
         memory_limit=memory_limit,
@@ -160,10 +161,11 @@ def _train(
         _train_on_samples(run, graph, runtime, config, start)
         return
     chosen = _tokenizer(runtime, run, start, tokenizer)
+    makes_text = runtime.graph.find(LOGITS) >= 0
     tokens = None if anew or start is None else _tokens_of(start, chosen, run)
     tokens = tokens or prepare(config.data, chosen, run.tokens_path)
-    data = TextData(tokens, config.ctx, config.seed, n_vocab=n_vocab_of(runtime))
-    generator = Generator(runtime, chosen) if config.predict else None
+    data = TextData(tokens, config.ctx, config.seed, n_vocab=runtime.n_vocab)
+    generator = Generator(runtime, chosen) if config.predict and makes_text else None
     needs = _memory(runtime, config, generator)
     prompt = _prompt(config, runtime, chosen)
     chosen.encode(prompt)  # a prompt the tokenizer does not know is told now, not after training
@@ -182,7 +184,8 @@ def _train(
         told += f"; {tokens.header.unknown:.2%} of the tokens are unknown to the tokenizer"
     if not _run(run, graph, trainer, start, told, needs):
         return
-    say(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
+    if makes_text:
+        say(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
     if generator is not None:
         text = sample(trainer.progress.step)
         say(shown_sample(trainer.progress.step, text))
@@ -253,13 +256,13 @@ def _tokens_of(start: Path, tokenizer: Tokenizer, run: RunDirectory) -> TokenFil
 
 def _tokenizer(runtime: Runtime, run: RunDirectory, start: Path | None, path: Path | None) -> Tokenizer:
     """The graph's tokenizer, else the one given, else that of the resumed run. Raises DataError if they do not fit."""
-    n_vocab, inside = n_vocab_of(runtime), runtime.tokenizer_bytes()
+    n_vocab, inside = runtime.n_vocab, runtime.tokenizer_bytes()
     beside = rundir.tokenizer_path(start.absolute().parent) if start else rundir.tokenizer_path(run.path)
     if path is not None:
         chosen = load_tokenizer(path)
         if inside is not None and chosen.to_bytes() != tokenizer_from_bytes(inside).to_bytes():
             raise DataError(f"{path}: the graph has another tokenizer in it; export it with this one")
-        if inside is None and chosen.n_vocab != n_vocab:
+        if inside is None and n_vocab is not None and chosen.n_vocab != n_vocab:
             raise DataError(f"{path}: the tokenizer has {chosen.n_vocab} ids, the model's n_vocab is {n_vocab}")
         return chosen
     if inside is not None:
@@ -268,7 +271,7 @@ def _tokenizer(runtime: Runtime, run: RunDirectory, start: Path | None, path: Pa
         return tokenizer_from_bytes(beside.read_bytes())
     if n_vocab == BytesTokenizer.n_vocab:
         return BytesTokenizer()
-    raise DataError(f"the graph has no tokenizer: give --tokenizer with {n_vocab} ids")
+    raise DataError(f"the graph has no tokenizer: give --tokenizer{f' with {n_vocab} ids' if n_vocab else ''}")
 
 
 def _prompt(config: TrainConfig, runtime: Runtime, tokenizer: Tokenizer) -> str:

@@ -32,8 +32,8 @@ class TextData:
     for training: in every epoch a random start, windows at stride ctx from there, in a random order.
     """
 
-    def __init__(self, tokens: TokenFile, ctx: int, seed: int, *, n_vocab: int, val_fraction: float = 0.1) -> None:
-        """`n_vocab` is the model's. Raises DataError for too few tokens or ids the model does not have; UsageError."""
+    def __init__(self, tokens: TokenFile, ctx: int, seed: int, *, n_vocab: int | None, val_fraction: float = 0.1) -> None:
+        """`n_vocab` is the model's, None if that is not known. Raises DataError for too few tokens or ids the model does not have; UsageError."""
         if ctx < 1:
             raise UsageError(f"ctx must be at least 1, not {ctx}")
         if not 0 < val_fraction < 1:
@@ -115,7 +115,7 @@ class TextData:
         return windows[:, :-1].copy(), windows[:, 1:].copy()
 
     def _check_ids(self, max_id: int) -> None:
-        if max_id >= self.n_vocab:
+        if self.n_vocab is not None and max_id >= self.n_vocab:
             raise DataError(
                 f"{self.name} has token id {max_id}, the model's n_vocab is {self.n_vocab}: "
                 "use the tokenizer the model was exported with"

@@ -25,6 +25,7 @@ from ggmlgraph.graphfile.metadata import Metadata
 from ggmlgraph.table.dialect import INPUT, LOSS, PARAM
 
 MOST = 1 << 20  # of a named size
+LOGITS = "logits"  # the output of a language model
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,17 @@ class NamedGraph:
                 batch, ctx = self.graph.shape(self.find(name), 2)
                 return batch, ctx
         raise UnsupportedError("the graph does not say which input takes the tokens")
+
+    @property
+    def n_vocab(self) -> int | None:
+        """How many token ids the model has: the last axis of `logits`, else the rows of the table that tokens choose
+        from; None where the graph has neither."""
+        if (logits := self.graph.find(LOGITS)) >= 0:
+            return self.graph.shape(logits)[-1]
+        tokens = [self.find(name) for name, kind in self.metadata.inputs.items() if kind == "tokens"]
+        lookups = (i for i in range(len(self.graph)) if self.graph.op(i) == "get_rows")
+        tables = (self.graph.src(i)[0] for i in lookups if self.graph.base(self.graph.src(i)[1]) in tokens)
+        return min((self.graph.shape(table, 2)[0] for table in tables), default=None)
 
     def rank(self, name: str) -> int | None:
         """Axes of a tensor as the model was written; None where the file does not say."""

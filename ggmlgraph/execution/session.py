@@ -86,6 +86,11 @@ class Session:
         return self.model.window
 
     @property
+    def n_vocab(self) -> int | None:
+        """How many token ids the model has, if that can be seen of the graph."""
+        return self.model.n_vocab
+
+    @property
     def params(self) -> list[str]:
         """Names of the trained parameters, in the graph's order."""
         return self.model.params

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ggmlgraph.table import ops
 from ggmlgraph.table.dialect import OUTPUT
+from ggmlgraph.tracing import losses
 from ggmlgraph.tracing.initializers import Initializer, normal, ones, zeros
 from ggmlgraph.tracing.tensor import Tensor
 
@@ -80,12 +81,6 @@ class Params:
         The mean is weighted by the input `loss_weights` (batch, ctx), 1/n_tokens each unless set; zeros mask. Written
         in ggml's own ops, so that stock ggml can compute it; the runtime runs one fused, stable op instead.
         """
-        *rows, n_vocab = logits.shape
-        n_tokens = 1
-        for n in rows:
-            n_tokens = n * n_tokens
         weights = self.graph.input("loss_weights", targets.shape, "f32", feed="loss_weights")
         self.graph.rename(logits.id, "logits", OUTPUT)
-        probabilities = ops.soft_max(logits)
-        of_target = ops.get_rows(probabilities.reshape(n_tokens, n_vocab, 1), targets.reshape(n_tokens, 1))
-        return (ops.log(of_target) * weights.reshape(n_tokens, 1, 1)).sum() * -1.0
+        return losses.weighted_likelihood(logits, targets, weights) * -1.0

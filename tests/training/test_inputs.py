@@ -1,0 +1,139 @@
+"""Training on what a graph takes and nothing else: batches made in Python, arrays by name, a text without logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+
+import ggmlgraph as gg
+from ggmlgraph.cli.main import run as command
+from ggmlgraph.data.batches import BatchData
+from ggmlgraph.errors import CheckpointError, DataError
+from ggmlgraph.training.config import TrainConfig
+from ggmlgraph.training.console import Console, Rate
+from ggmlgraph.training.rundir import RunDirectory, step_directory
+from ggmlgraph.training.trainer import Trainer
+
+N = 4
+Points = Annotated[gg.Tensor, gg.Float("batch", 3)]
+Value = Annotated[gg.Tensor, gg.Float("batch", 1)]
+
+
+def regression(p: gg.Params, x: Points, y: Value) -> gg.Tensor:
+    return gg.mse(p.linear("out", gg.tanh(p.linear("hidden", x, 8)), 1), y)
+
+
+MODEL = """
+import ggmlgraph as gg
+def loss(p, tokens, targets, c):
+    x = p.embedding("token_embd", tokens, 256, 8)
+    return gg.mse(p.linear("out", x, 8), p.embedding("target_embd", targets, 256, 8))
+"""
+
+
+def batch(step: int) -> dict[str, Any]:
+    x = np.random.default_rng(step).normal(size=(N, 3)).astype(np.float32)
+    return {"x": x, "y": np.sin(x).sum(-1, keepdims=True)}
+
+
+def generated() -> Iterator[dict[str, Any]]:
+    buffer, step = batch(0), 0
+    while True:  # one buffer, filled again and again, as loaders do
+        for name, values in batch(step).items():
+            buffer[name][...] = values
+        yield buffer
+        step += 1
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    gg.trace(regression, batch=N).save(tmp_path / "graph.bin")
+    return tmp_path / "graph.bin"
+
+
+def train(graph: Path, run: Path, batches: Any, steps: int, resume: int | None = None) -> None:
+    options = TrainConfig(steps=steps, warmup=0, schedule="constant", lr=0.01, batch=N, ctx=1, eval_every=2, predict=0)
+    console = Console(Rate(n_steps=steps, tokens=N, flops=1e6, peak=1e9, measure_peak=lambda: 1e9))
+    with gg.Runtime(graph, threads=1) as rt, RunDirectory(run) as directory, console:
+        data = BatchData(batches, validation=[batch(1000)])
+        trainer = Trainer(rt, data, options, directory, sample=None)
+        if resume is not None:
+            trainer.resume(step_directory(run, resume))
+        trainer.run(console)
+
+
+def losses(run: Path) -> list[Any]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line.get("val_loss")) for line in lines]
+
+
+SOURCES: dict[str, Callable[[], Any]] = {
+    "function": lambda: batch, "generator": generated, "list": lambda: [batch(step) for step in range(8)]
+}  # fmt: skip
+
+
+def test_a_resumed_run_on_batches_of_python_is_the_one_that_never_stopped(
+    graph: Path, tmp_path: Path, check_each: Any
+) -> None:
+    train(graph, tmp_path / "whole", batch, 8)
+
+    def check(kind: str) -> None:
+        train(graph, tmp_path / kind, SOURCES[kind](), 3)
+        train(graph, tmp_path / kind, SOURCES[kind](), 8, resume=3)
+        assert [line[:2] for line in losses(tmp_path / kind)] == [line[:2] for line in losses(tmp_path / "whole")]
+        weights = [(step_directory(tmp_path / run, 8) / "weights.safetensors").read_bytes() for run in (kind, "whole")]
+        assert weights[0] == weights[1]
+
+    check_each(SOURCES, check)
+    assert losses(tmp_path / "whole")[-1][2] is not None
+
+
+def test_a_run_is_not_continued_with_other_batches(graph: Path, tmp_path: Path) -> None:
+    train(graph, tmp_path / "run", batch, 2)
+    with pytest.raises(CheckpointError, match="the data are others"):
+        train(graph, tmp_path / "run", lambda step: batch(step + 1), 4, resume=2)
+
+
+def test_batches_that_are_none_are_one_line(check_each: Any) -> None:
+    used = generated()
+    data = BatchData(used)
+    data.batch(3, N)
+    cases: dict[str, tuple[Callable[[], Any], str]] = {
+        "no dict": (lambda: BatchData(lambda step: [1]), "the batch of step 0 is a list, not a dict"),  # type: ignore
+        "too few": (lambda: BatchData([batch(0)]).batch(1, N), "the batches end before step 1: there are 1"),
+        "backwards": (lambda: data.batch(2, N), "past step 2 and cannot be iterated over again"),
+    }
+
+    def check(case: str) -> None:
+        with pytest.raises(DataError, match=cases[case][1]):
+            cases[case][0]()
+
+    check_each(cases, check)
+
+
+def test_arrays_are_fed_by_name_at_any_batch(graph: Path, tmp_path: Path, capsys: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x.sum(-1, keepdims=True))
+    words = ["train", str(graph), "--input", f"x={tmp_path}/x.npy", "--input", f"y={tmp_path}/y.npy", "--batch", "10",
+             "--steps", "60", "--lr", "0.02", "--threads", "1", "-o", str(tmp_path / "run")]  # fmt: skip
+    assert command(words) == 0, capsys.readouterr().err
+    found = losses(tmp_path / "run")
+    assert found[-1][1] < 0.3 * found[0][1]
+
+
+def test_a_text_trains_a_graph_without_logits(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "text.txt").write_text("to be or not to be, " * 40)
+    assert command(["export", f"{tmp_path}/model.py", "-o", f"{tmp_path}/g.bin", "--ctx", "8", "--batch", "2"]) == 0
+    words = ["train", f"{tmp_path}/g.bin", "--data", f"{tmp_path}/text.txt", "--steps", "4", "--threads", "1"]
+    assert command([*words, "-o", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+    assert "generate" not in capsys.readouterr().out
+    assert len(losses(tmp_path / "run")) == 4
+    with gg.Runtime(tmp_path / "g.bin") as rt:
+        assert rt.n_vocab == 256
