@@ -32,7 +32,9 @@ class TextData:
     for training: in every epoch a random start, windows at stride ctx from there, in a random order.
     """
 
-    def __init__(self, tokens: TokenFile, ctx: int, seed: int, *, n_vocab: int | None, val_fraction: float = 0.1) -> None:
+    def __init__(
+        self, tokens: TokenFile, ctx: int, seed: int, *, n_vocab: int | None, val_fraction: float = 0.1
+    ) -> None:
         """`n_vocab` is the model's, None if that is not known. Raises DataError for too few tokens or ids the model does not have; UsageError."""
         if ctx < 1:
             raise UsageError(f"ctx must be at least 1, not {ctx}")

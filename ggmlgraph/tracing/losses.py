@@ -29,7 +29,7 @@ def cross_entropy(
 
     torch.nn.functional.cross_entropy(reduction="mean"), where `weights` are of rows, not of classes; the mean of
     optax.softmax_cross_entropy or optax.softmax_cross_entropy_with_integer_labels.
-    Raises ShapeError for targets or weights of other rows, UsageError for a smoothing outside 0..1 or a negative z_loss.
+    Raises ShapeError for targets or weights of other rows, UsageError for a smoothing outside 0..1 or a z_loss below 0.
     """
     if not 0 <= label_smoothing <= 1 or not 0 <= z_loss < math.inf:
         where = logits.graph.here()
@@ -130,7 +130,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _logsumexp(x: Tensor) -> Tensor:
-    """log(sum(exp(x))) of each row: (n, m) -> (n, 1). Of the row's largest x and its probability, which is not small."""
+    """log(sum(exp(x))) of each row: (n, m) -> (n, 1), by the row's largest x and its probability, which is not small."""
     largest = ops.argmax(x)
     return _chosen(x, largest) - ops.log(_chosen(ops.soft_max(x), largest))
 
@@ -155,4 +155,6 @@ def _product(sizes: tuple[int, ...] | list[int]) -> int:
 def _check_shape(name: str, given: Tensor, wanted: tuple[int, ...], other: Tensor) -> None:
     if tuple(map(int, given.shape)) != tuple(map(int, wanted)):
         sizes = ", ".join(str(int(n)) for n in wanted)
-        raise ShapeError(f"{other.graph.here()}: {name}: {given!r} is not of the shape ({sizes}) that goes with {other!r}")
+        raise ShapeError(
+            f"{other.graph.here()}: {name}: {given!r} is not of the shape ({sizes}) that goes with {other!r}"
+        )
