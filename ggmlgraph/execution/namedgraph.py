@@ -45,14 +45,19 @@ class NamedGraph:
                 raise UsageError(f"{name} {value!r} is not a whole number")
             if not 1 <= value <= MOST:
                 raise UsageError(f"{name} {value} is not in 1..{MOST}")
-            if name not in self.sizes and value != dict(zip(("batch", "ctx"), self.window, strict=True))[name]:
-                reason = self.metadata.fixed or "it has no named sizes"
+            if name not in self.sizes and value != self._fixed_size(name):
+                reason = self.metadata.fixed or "it has no size of that name"
                 raise UnsupportedError(f"{name} is fixed in this graph: {reason}")
         sizes = {name: asked.get(name, value) for name, value in self.sizes.items()}
         for name, most in self.metadata.limits.items():
             if sizes.get(name, 0) > most:
                 raise UsageError(f"{name} is {sizes[name]}, the model takes at most {most}")
         return replace(self, graph=resize(self.graph, self.metadata, sizes), sizes=sizes)
+
+    def _fixed_size(self, name: str) -> int | None:
+        """Of a language model that cannot be re-sized; None where there is no such size."""
+        takes_text = "tokens" in self.metadata.inputs.values()
+        return dict(zip(("batch", "ctx"), self.window, strict=True))[name] if takes_text else None
 
     # ------------------------------------------------------------ names
 

@@ -152,11 +152,16 @@ class Session:
     # ------------------------------------------------------------ running
 
     @in_turn
-    def forward(self, *outputs: str, tokens: ArrayLike | None = None, targets: ArrayLike | None = None) -> list[Any]:
-        """Run up to `outputs` (default: the loss) and return copies of them. Inputs as set, or from the arguments."""
+    def forward(
+        self, /, *outputs: str, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **inputs: ArrayLike
+    ) -> list[Any]:
+        """Run up to `outputs` (default: the loss) and return copies of them. Inputs as set, or from the arguments:
+        tokens and targets, others by name."""
         outputs = outputs or (self.model.loss,)
-        if tokens is not None:
-            self.feed(tokens, targets)
+        if unknown := next((name for name in inputs if name not in self.inputs), None):
+            raise UsageError(f"the graph has no input {unknown!r}; its inputs are {', '.join(self.inputs)}")
+        if tokens is not None or inputs:
+            self._feeder.feed({**self._feeder.by_role(tokens, targets), **inputs})
         program = self.programs.forward(*outputs)
         program.run()
         self._last = program

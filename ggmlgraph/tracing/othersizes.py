@@ -42,15 +42,17 @@ def check(graph: Graph) -> None:
     for other, sizes, at in others:
         if not graph.fixed:
             _compare(graph, other, sizes, at)
-    if not others:
+    if failed and not others:
         graph.fix(failed)
 
 
 def _others(graph: Graph) -> Iterator[Sizes]:
     """Sizes to try, larger and smaller; one that the model takes is enough. Ratios tell batch from ctx."""
-    batch, ctx = graph.sizes["batch"], graph.sizes["ctx"]
-    yield {"batch": 3 * batch, "ctx": min(2 * ctx, graph.limits.get("ctx", 2 * ctx))}
-    yield {"batch": 5 * batch, "ctx": max(1, ctx // 2)}
+    larger, smaller = {"batch": 3, "ctx": 2}, {"batch": 5, "ctx": 0.5}
+    if graph.sizes:
+        for factors in (larger, smaller):
+            sizes = {name: max(1, int(factors[name] * n)) for name, n in graph.sizes.items()}
+            yield {name: min(n, graph.limits.get(name, n)) for name, n in sizes.items()}
 
 
 def _compare(graph: Graph, other: Graph, sizes: Sizes, at: str) -> None:

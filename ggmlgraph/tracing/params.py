@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ggmlgraph.errors import ShapeError
 from ggmlgraph.table import ops
 from ggmlgraph.table.dialect import OUTPUT
 from ggmlgraph.tracing import losses
@@ -73,6 +74,8 @@ class Params:
         """
         if limit:
             self.graph.limit("ctx", limit)
+            if ctx > limit:
+                raise ShapeError(f"{self.graph.here()}: {int(ctx)} positions, the model takes at most {limit}")
         return self.graph.input("positions", (ctx,), "i32", feed="positions")
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE, Op
 from ggmlgraph.tracing import export
 from ggmlgraph.tracing.initializers import Initializer
+from ggmlgraph.tracing.inputs import TOKENS, signature, sizes_of
 from ggmlgraph.tracing.params import Params
 from ggmlgraph.tracing.tensor import Tensor
 
@@ -55,33 +56,71 @@ class Node:
     name: str  # "" for a node nobody named
     flags: int
     where: str  # "file.py:41" of the call
-    feed: str = ""  # what an input is filled with
+    feed: str = ""  # what an input is filled with, unless by its own name
     initializer: Initializer | None = None
     values: bytes | None = None  # of a constant, float32
 
 
 def trace(
-    loss: Callable[..., Tensor], config: Any, batch: int = 1, ctx: int = 64, types: Mapping[str, str] | None = None
+    loss: Callable[..., Any],
+    config: Any = None,
+    batch: int = 1,
+    ctx: int = 64,
+    types: Mapping[str, str] | None = None,
 ) -> Graph:
-    """Trace `loss(p, tokens, targets, config)` -> the scalar to minimise.
+    """Trace `loss(p, input, ..., config)` -> the scalar to minimise, or that and a dict of outputs by name.
 
-    p: `Params`; tokens, targets: int32 (batch, ctx). batch and ctx are example sizes: the graph can be run at any,
-    unless `fixed` says why not; `save` sees whether it can, for which it runs the function once more.
+    p: `Params`. Inputs: parameters annotated `Annotated[gg.Tensor, gg.Float("batch", 28, 28)]` or `gg.Ids(...)`; those
+    called tokens and targets need none: int32 (batch, ctx), filled from text. The scalar: float32, one element.
+    batch and ctx are example sizes: the graph can be run at any, unless `fixed` says why not; `save` sees whether it
+    can, for which it runs the function once more. A graph whose inputs do not name one of them does not have it.
     types: the element types, by name, of parameters that are not float32; these are weights, but not trained.
-    Raises ShapeError with file, line and both operands where the model's shapes do not fit.
+    Raises ShapeError with file, line and both operands where the model's shapes do not fit, UsageError for a parameter
+    of the function that says nothing of what it is.
     """
-    graph = Graph({"batch": batch, "ctx": ctx}, types)
-    sizes = (graph.size("batch"), graph.size("ctx"))
-    where = f"{_short(loss.__code__.co_filename)}:{loss.__code__.co_firstlineno}"
-    tokens = graph.input("tokens", sizes, "i32", feed="tokens", where=where)
-    targets = graph.input("targets", sizes, "i32", feed="targets", where=where)
-    result = loss(Params(graph), tokens, targets, config)
-    if not isinstance(result, Tensor) or result.shape != (1,):
-        raise ShapeError(f"{loss.__name__} must return a scalar tensor of shape (1,), not {result!r}")
-    graph.rename(result.id, "loss", LOSS | OUTPUT)
+    code = getattr(loss, "__code__", None)
+    where = f"{_short(code.co_filename)}:{code.co_firstlineno}" if code else _title(loss)
+    taken = signature(loss, where)
+    given = {"batch": batch, "ctx": ctx}
+    graph = Graph({name: given[name] for name in taken.names()}, types)
+    sizes = {name: graph.size(name) for name in graph.sizes}
+    inputs = []
+    for name, each in taken.inputs.items():
+        feed = name if name in ("tokens", "targets") and each == TOKENS else ""
+        inputs.append(graph.input(name, sizes_of(each, name, sizes, config, where), each.dtype, feed=feed, where=where))
+    result = loss(Params(graph), *inputs, *([config] if taken.takes_config else []))
+    scalar, outputs = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
+    graph.rename(_scalar(scalar, loss, where).id, "loss", LOSS | OUTPUT)
+    _name_outputs(graph, outputs, where)
     graph.model, graph.config = model_name(loss), config
-    graph.trace_at = lambda sizes: trace(loss, config, sizes["batch"], sizes["ctx"], types)
+    graph.trace_at = lambda sizes: trace(loss, config, sizes.get("batch", 1), sizes.get("ctx", 1), types)
     return graph
+
+
+def _title(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+def _scalar(value: Any, loss: Callable[..., Any], where: str) -> Tensor:
+    """The loss as a tensor of shape (1,). Raises ShapeError for anything that is not one number."""
+    one = isinstance(value, Tensor) and all(n == 1 and not isinstance(n, Dim) for n in value.shape)
+    if not one or value.dtype != "f32":
+        got = "nothing, None; is a return missing?" if value is None else f"{value!r:.200}"
+        raise ShapeError(f"{where}: {_title(loss)} must return a scalar tensor of shape (1,), not {got}")
+    tensor: Tensor = value
+    return tensor if tensor.shape == (1,) else tensor.reshape(1)
+
+
+def _name_outputs(graph: Graph, outputs: Any, where: str) -> None:
+    """Name what a model returns beside its loss, so that it can be asked for when the graph is run."""
+    if not isinstance(outputs, Mapping):
+        raise UsageError(f"{where}: beside the loss a dict of outputs by name may be returned, not {outputs!r:.80}")
+    for name, tensor in outputs.items():
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"{where}: the output {name!r} is no tensor but {tensor!r:.80}")
+        if tensor.name not in ("", name):
+            raise UsageError(f"{where}: the output {name!r} is called {tensor.name!r} already")
+        graph.rename(tensor.id, name, OUTPUT)
 
 
 def model_name(function: Callable[..., Any]) -> str:
@@ -119,7 +158,9 @@ class Graph:
         return Dim(self.sizes[name], name)
 
     def limit(self, name: str, most: int) -> None:
-        """A named size may not be larger than this. Raises ShapeError if it is."""
+        """A named size, if the graph has it, may not be larger than this. Raises ShapeError if it is."""
+        if name not in self.sizes:
+            return
         if self.sizes[name] > most:
             raise ShapeError(f"{self.here()}: {name} is {self.sizes[name]}, the model takes at most {most}")
         self.limits[name] = most
@@ -364,7 +405,7 @@ class Graph:
         """One line per node, parameters and inputs first."""
         for i, node in enumerate(self.nodes):
             if node.op is None:
-                other = "constant" if node.values else f"input {node.feed}"
+                other = "constant" if node.values else f"input {node.feed}".rstrip()
                 yield f"{self.describe(i)} = {f'param {node.initializer.spec}' if node.initializer else other}"
         for i, node in enumerate(self.nodes):
             if node.op is not None:
