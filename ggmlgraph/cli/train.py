@@ -121,7 +121,7 @@ def _open(
         graph,
         roles=roles_of(asked),
         threads=threads,
-        batch=merged.get("batch"),
+        batch=merged.get("batch") if asked.is_text else None,
         ctx=merged.get("ctx") if asked.is_text else None,
         accumulate=asked.accumulate,
         memory_limit=memory_limit,
@@ -129,6 +129,8 @@ def _open(
         limits=limits,
     )
     if not asked.is_text:
+        if "batch" in runtime.sizes:
+            runtime = runtime.at(batch=merged.get("batch"), accumulate=asked.accumulate)
         return _for_samples(asked, merged, runtime), runtime
     batch, ctx = runtime.window
     data = asked.data or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())

@@ -35,7 +35,10 @@ class TextData:
     def __init__(
         self, tokens: TokenFile, ctx: int, seed: int, *, n_vocab: int | None, val_fraction: float = 0.1
     ) -> None:
-        """`n_vocab` is the model's, None if that is not known. Raises DataError for too few tokens or ids the model does not have; UsageError."""
+        """`n_vocab` is the model's, None if that is not known.
+
+        Raises DataError for too few tokens or ids the model does not have; UsageError.
+        """
         if ctx < 1:
             raise UsageError(f"ctx must be at least 1, not {ctx}")
         if not 0 < val_fraction < 1:

@@ -130,7 +130,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _logsumexp(x: Tensor) -> Tensor:
-    """log(sum(exp(x))) of each row: (n, m) -> (n, 1), by the row's largest x and its probability, which is not small."""
+    """log(sum(exp(x))) of each row: (n, m) -> (n, 1), by the row's largest x and its probability, never small."""
     largest = ops.argmax(x)
     return _chosen(x, largest) - ops.log(_chosen(ops.soft_max(x), largest))
 
