@@ -113,6 +113,12 @@ SAME = {  # other labels of theirs for the same
     "bailingmoe": ("bailingmoe2", "llada-moe"),
     "bloom": ("poro-chat", "gpt3-finnish"),
 }  # fmt: skip
+DIFFERS = {  # by label: where llama.cpp splits otherwise than the expression, with which models were trained
+    "gpt-4o": "llama.cpp takes combining marks for no part of a word: decomposed text and Indic scripts differ",
+    "tekken": "llama.cpp takes combining marks for no part of a word: decomposed text and Indic scripts differ",
+    "deepseek-llm": "llama.cpp takes an ideographic space for a part of the word after it: such texts differ",
+    "deepseek-coder": "llama.cpp takes an ideographic space for a part of the word after it: such texts differ",
+}
 OF_ARCHITECTURE = dict.fromkeys(("gptneox", "gpt2", "phi2"), "gpt-2")  # of files from before there were labels
 SPACE_RUNS = " {2,}"  # how unigram models join spaces
 PATTERNS = {SPACE_RUNS, *(pattern for known in LABELS.values() for pattern in known.patterns)}

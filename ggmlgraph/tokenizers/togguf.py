@@ -124,6 +124,8 @@ def _byte_level(tokenizer: HuggingFaceTokenizer) -> Section:
     pre = splitting.label_of(Splitting(patterns, bool(file.model.ignore_merges)))
     if pre is None:
         raise UnsupportedError("llama.cpp has no name for the way this tokenizer splits text: ids would differ")
+    if pre in splitting.DIFFERS:
+        notes.append(splitting.DIFFERS[pre])
     if loose := [token.content for token in file.added_tokens if token.lstrip or token.rstrip or token.single_word]:
         notes.append(f"llama.cpp takes no spaces off beside {', '.join(loose[:4])}: texts with these differ")
     added = {token.id: spm.CONTROL if token.special else spm.USER_DEFINED for token in file.added_tokens}
