@@ -116,8 +116,8 @@ SAME = {  # other labels of theirs for the same
 DIFFERS = {  # by label: where llama.cpp splits otherwise than the expression, with which models were trained
     "gpt-4o": "llama.cpp takes combining marks for no part of a word: decomposed text and Indic scripts differ",
     "tekken": "llama.cpp takes combining marks for no part of a word: decomposed text and Indic scripts differ",
-    "deepseek-llm": "llama.cpp takes an ideographic space for a part of the word after it: such texts differ",
-    "deepseek-coder": "llama.cpp takes an ideographic space for a part of the word after it: such texts differ",
+    "deepseek-llm": "llama.cpp leaves wide spaces with the word after them: texts that have such differ",
+    "deepseek-coder": "llama.cpp leaves wide spaces with the word after them: texts that have such differ",
 }
 OF_ARCHITECTURE = dict.fromkeys(("gptneox", "gpt2", "phi2"), "gpt-2")  # of files from before there were labels
 SPACE_RUNS = " {2,}"  # how unigram models join spaces

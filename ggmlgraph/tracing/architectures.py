@@ -17,6 +17,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -108,8 +109,7 @@ def _from_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    if (folder := str(path.resolve().parent)) not in sys.path:
-        sys.path.append(folder)
+    _siblings.make_importable(str(path.resolve().parent))
     try:
         _blame(path, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
     except GGError:
@@ -132,7 +132,40 @@ def _config_class(module: ModuleType, loss: Callable[..., Any]) -> type | None:
 
 def run(model: Architecture, work: Callable[[], Result]) -> Result:
     """Run code of the model's. What it raises becomes a GGError that names its file and line."""
+    if not model.built_in:
+        _siblings.make_importable(str(model.path.resolve().parent))
     return _blame(model.path, work)
+
+
+class _Siblings:
+    """The modules beside a model's file, which are that model's alone: another may have others of the same names."""
+
+    def __init__(self) -> None:
+        self._folder = ""  # whose modules can be imported now
+        self._before: set[str] = set()  # modules that were there before
+        self._kept: dict[str, dict[str, ModuleType]] = {}  # by folder: its modules, while they cannot be imported
+
+    def make_importable(self, folder: str) -> None:
+        """The modules of a folder, unless Python or a package has one of the name; those of another no more."""
+        if folder == self._folder:
+            return
+        if self._folder:
+            new = [name for name in sys.modules if name not in self._before]
+            own = [name for name in new if _lies_in(sys.modules[name], self._folder)]
+            self._kept[self._folder] = {name: sys.modules.pop(name) for name in own}
+            with suppress(ValueError):
+                sys.path.remove(self._folder)
+        self._folder, self._before = folder, set(sys.modules)
+        sys.path.append(folder)
+        sys.modules.update(self._kept.pop(folder, {}))
+
+
+def _lies_in(module: ModuleType, folder: str) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and file.startswith(f"{folder}/") and not module.__name__.startswith(FILES)
+
+
+_siblings = _Siblings()
 
 
 def _blame(path: Path, work: Callable[[], Result]) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,21 @@ def test_modules_beside_a_model_can_be_imported_but_take_no_librarys_place() -> 
     Path("m.py").write_text(MODEL.replace("n_embd: int = 8", "n_embd: int = WIDTH").replace(
         "import ggmlgraph", "import numpy, secrets\nfrom beside_it import WIDTH\nimport ggmlgraph"))  # fmt: skip
     assert run(["export", "m.py", "-o", "g.bin"]) == 0
+
+
+def test_modules_beside_two_models_may_be_called_alike() -> None:
+    for folder, width in (("one", 8), ("two", 24)):
+        Path(folder).mkdir()
+        Path(folder, "sizes_of_it.py").write_text(f"WIDTH = {width}")
+        Path(folder, "m.py").write_text(MODEL.replace("n_embd: int = 8", "n_embd: int = WIDTH").replace(
+            "import ggmlgraph", "from sizes_of_it import WIDTH\nimport ggmlgraph"))  # fmt: skip
+    found = [architectures.load(f"{folder}/m.py") for folder in ("one", "two")]
+    assert [architectures.config(model, {}).n_embd for model in found] == [8, 24]
+    assert [architectures.run(model, _imported_late) for model in (*found, found[0])] == [8, 24, 8]
+
+
+def _imported_late() -> int:
+    return int(importlib.import_module("sizes_of_it").WIDTH)
 
 
 WRONG_FILES = {
