@@ -38,10 +38,16 @@ class EventsFile:
         self._path = path
 
     def write(self, kind: Kind, step: int, text: str = "", **facts: Any) -> None:
-        event = Event(kind=kind, step=step, time=round(time.time(), 3), text=text, facts=facts)
+        said = {name: _encodable(value) if isinstance(value, str) else value for name, value in facts.items()}
+        event = Event(kind=kind, step=step, time=round(time.time(), 3), text=_encodable(text), facts=said)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # should it be a pipe: no waiting
         with suppress(OSError), os.fdopen(os.open(self._path, flags, 0o666), "ab") as file:
             file.write(msgspec.json.encode(event) + b"\n")
+
+
+def _encodable(text: str) -> str:
+    """Names of files need not be UTF-8: what is not is escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def read(path: Path) -> Iterator[Event]:

@@ -16,6 +16,7 @@ import pytest
 
 from ggmlgraph.cli.main import run as command
 from ggmlgraph.errors import FormatError, UsageError
+from ggmlgraph.training.events import EventsFile, read
 from ggmlgraph.training.report import buckets, history
 from ggmlgraph.training.report.page import page
 from ggmlgraph.training.report.server import Server
@@ -134,6 +135,13 @@ def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, wrong: str) -> None:
     path.write_text(path.read_text() + wrong)
     with pytest.raises(FormatError, match=r"metrics\.jsonl, line 31: "):
         history.read(path)
+
+
+def test_an_event_may_name_a_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    EventsFile(path).write("start", 0, "na\udcffme", command="train na\udcffme")
+    (event,) = read(path)
+    assert (event.text, event.facts["command"]) == ("na\\udcffme", "train na\\udcffme")
 
 
 def test_a_run_that_has_not_trained_yet_is_a_page_too(tmp_path: Path) -> None:
