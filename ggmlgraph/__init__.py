@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ggmlgraph.tracing.arithmetic import equal as equal
     from ggmlgraph.tracing.arithmetic import logical_not as logical_not
     from ggmlgraph.tracing.attention import attention as attention
+    from ggmlgraph.tracing.dropout import dropout as dropout
     from ggmlgraph.tracing.initializers import normal as normal
     from ggmlgraph.tracing.initializers import ones as ones
     from ggmlgraph.tracing.initializers import residual as residual
@@ -46,7 +47,8 @@ _HOMES = {
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
     "equal": "tracing.arithmetic", "logical_not": "tracing.arithmetic",
-    "attention": "tracing.attention", "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
+    "attention": "tracing.attention", "dropout": "tracing.dropout",
+    "RotaryScaling": "tracing.rotary", "rotate": "tracing.rotary",
     "bce": "tracing.losses", "cross_entropy": "tracing.losses", "huber": "tracing.losses", "kl": "tracing.losses",
     "mse": "tracing.losses",
     "Float": "tracing.inputs", "Ids": "tracing.inputs",

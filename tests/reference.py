@@ -308,6 +308,34 @@ def _get_rows_back(g: Array, ids: Array, shape: Shape) -> Array:
     return tables.reshape(shape)
 
 
+# ---------------------------------------------------------------- dropout
+
+
+def _philox4x32(counter: Array, key: Array) -> Array:
+    """Philox4x32-10 (Salmon et al. 2011): counters uint64 (n, 4) and a key (2,) of 32 bits each -> words (n, 4)."""
+    mask = np.uint64(0xFFFFFFFF)
+    c, k = counter.astype(np.uint64), np.asarray(key, np.uint64)
+    for _ in range(10):
+        first, second = c[:, 0] * np.uint64(0xD2511F53), c[:, 2] * np.uint64(0xCD9E8D57)
+        c = np.stack([second >> np.uint64(32) ^ c[:, 1] ^ k[0], second & mask,
+                      first >> np.uint64(32) ^ c[:, 3] ^ k[1], first & mask], 1)  # fmt: skip
+        k = (k + np.array([0x9E3779B9, 0xBB67AE85], np.uint64)) & mask
+    return c
+
+
+def _dropout(a: Array, key: Array, rate: float, stream: int = 0) -> Array:
+    seed, step, part = key[:2].astype(np.uint64), int(key[2]), int(key[3])
+    if part == 0:
+        return a
+    own = _philox4x32(np.array([[stream, step, part, 0]]), seed)[0, :2]
+    element = np.arange(a.size)
+    column, word = element // 64 * 16 + element % 16, element % 64 // 16
+    counters = np.stack([column, 0 * column, 0 * column, 0 * column], 1)
+    drawn = _philox4x32(counters, own)[element, word].reshape(a.shape)
+    rate = float(np.float32(rate))
+    return np.where(drawn >= int(rate * 2**32), a / (1 - rate), 0.0)
+
+
 # ---------------------------------------------------------------- order
 
 
@@ -776,6 +804,7 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "updated": lambda a, by: a,
     "view_as": lambda a, like: a.reshape(-1)[: like.size].reshape(like.shape),
     "cleared": lambda g, by: np.append(np.zeros(by.size), g.reshape(-1)[by.size :]).reshape(g.shape),
+    "dropout": _dropout,
     "accumulate": _accumulate,
     "sum_sqr": _sum_sqr,
     "adamw": lambda *operands, **params: _adamw_writes(*operands, **params)["p"],
@@ -1661,6 +1690,13 @@ def _view_as_samples() -> Iterator[Sample]:
         yield Sample((_f32(whole), _f32(part)))
 
 
+def _dropouts() -> Iterator[Sample]:
+    for k, (shape, _) in enumerate(DENSE):
+        yield Sample((_f32(shape), _ids((4,), 1 << 20)), {"rate": (0.1, 0.5, 0.9)[k % 3], "stream": k})
+    nothing = Operand((4,), "values", values=(1, 2, 3, 0), dtype="i32")
+    yield Sample((_f32((3, 33)), nothing), {"rate": 0.5, "stream": 1})
+
+
 def _accumulates() -> Iterator[Sample]:
     for k, (shape, _) in enumerate(DENSE):
         yield Sample((_f32(shape), _f32(shape), _values((1,), k % 2)))
@@ -1820,6 +1856,7 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "updated": _view_as_samples(),
     "view_as": _view_as_samples(),
     "cleared": _view_as_samples(),
+    "dropout": _dropouts(),
     "accumulate": _accumulates(),
     "sum_sqr": _sum_sqrs(),
     "adamw": _adamws(),

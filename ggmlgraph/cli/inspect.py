@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:
     for op in sorted(set(meta.exact.values())):
         n = sum(other == op for other in meta.exact.values())
         yield f"exact       {op} in {n} nodes; the file says what ggml has, an approximation"
+    for rate, n in sorted(Counter(meta.dropout.values()).items()):
+        yield f"dropout     {rate:g} in {n} nodes, in training"
 
 
 def _type(graph: CoreGraph, tensor_id: int) -> str:

@@ -127,6 +127,7 @@ def _open(
         memory_limit=memory_limit,
         matmul_precision=asked.matmul_precision,
         limits=limits,
+        seed=asked.seed,
     )
     if not asked.is_text:
         if "batch" in runtime.sizes:

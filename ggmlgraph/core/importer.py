@@ -117,7 +117,7 @@ def apply_flags(graph: CoreGraph, meta: Metadata) -> None:
 
 def check_metadata(graph: CoreGraph, meta: Metadata) -> None:
     """Raise FormatError unless the tensors that the metadata name are there and are what they are said to be."""
-    names = list(dict.fromkeys((*meta.flags, *meta.inputs, *meta.ranks, *meta.exprs, *meta.exact)))
+    names = list(dict.fromkeys((*meta.flags, *meta.inputs, *meta.ranks, *meta.exprs, *meta.exact, *meta.dropout)))
     ids = dict(zip(names, named(graph, names), strict=True))
 
     @cache
@@ -140,6 +140,8 @@ def check_metadata(graph: CoreGraph, meta: Metadata) -> None:
         row = TABLE.get(graph.op(ids[name]))
         if row is None or (row.ggml, row.unary) != (TABLE[op].ggml, TABLE[op].unary):
             raise metadata.fault(f"exact: {name!r} is {graph.op(ids[name])}, of which {op} is no form")
+    for name in meta.dropout:
+        _check_dropout(graph, ids[name])
 
 
 def _check_flags(graph: CoreGraph, tensor_id: int, flags: int) -> None:
@@ -150,6 +152,13 @@ def _check_flags(graph: CoreGraph, tensor_id: int, flags: int) -> None:
         raise metadata.fault(f"flags: {name!r} is computed, so it cannot be an input")
     if flags & LOSS and (is_leaf or dtype != "f32" or graph.shape(tensor_id) != (1,)):
         raise metadata.fault(f"flags: {name!r} is no computed float32 number, so it cannot be the loss")
+
+
+def _check_dropout(graph: CoreGraph, tensor_id: int) -> None:
+    """Stock ggml must compute what evaluation does."""
+    source = graph.src(tensor_id)[0] if graph.op(tensor_id) == "reshape" else -1
+    if source < 0 or graph.dtype(source) != "f32" or graph.shape(source, 4) != graph.shape(tensor_id, 4):
+        raise metadata.fault(f"dropout: {graph.name(tensor_id)!r} is no float32 reshape to the same shape")
 
 
 def _check_input(graph: CoreGraph, tensor_id: int, feed: str, flags: int) -> None:

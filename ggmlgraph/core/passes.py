@@ -5,7 +5,7 @@ What a pass says of a graph names its node. Used by `execution`, by decoding and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ggmlgraph.core.boundary import call, ffi, lib
 from ggmlgraph.core.graph import CoreGraph
@@ -43,6 +43,12 @@ def resize(
 def refine(graph: CoreGraph, tensor_id: int, op: str) -> None:
     """Name the exact form of an op that ggml approximates."""
     call(lib.gg_refine, graph.handle, tensor_id, op.encode(), where=lambda _: "metadata: ")
+
+
+def dropout(graph: CoreGraph, rates: Mapping[int, float]) -> CoreGraph:
+    """The graph to be trained, in which these nodes drop elements; ids are one higher, see gg_dropout."""
+    ids = sorted(rates)
+    return graph.derived(call(lib.gg_dropout, graph.handle, len(ids), ids, [rates[i] for i in ids]))
 
 
 def fuse(graph: CoreGraph, roots: Sequence[int], fusions: int, *, train: bool = False) -> CoreGraph:

@@ -5,14 +5,19 @@ The graph it is made of stays as it is. Used by `programs.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ggmlgraph.core import passes
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.table.dialect import LOSS, OUTPUT
 from ggmlgraph.table.op import TABLE
+
+DROPOUT_KEY = "dropout.key"  # leaf of a training graph
+_WORD = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,34 @@ class TrainProgram(Program):
                 param, _, m, v, _, self.sum_sqr = graph.src(i)
                 self.params[graph.name(param)], self.moments[graph.name(param)] = param, (m, v)
         graph.set_flags(self.sum_sqr, graph.flags(self.sum_sqr) | OUTPUT)
+        self.key = graph.find(DROPOUT_KEY)
         super().__init__(graph, pool, settings.isa, settings.matmul_precision)
 
+    def drop(self, seed: int, step: int, part: int) -> None:
+        """What is dropped from now on: another mask for each step and each of its micro-batches, 0, 1, ..."""
+        if self.key >= 0:
+            words = (seed & _WORD, seed >> 32, step & _WORD, part + 1)
+            self.leaf(self.key)[...] = np.array(words, np.uint32).view(np.int32)
 
-def forward_of(graph: CoreGraph, loss: int, roots: Sequence[int], settings: Settings, divisor: int = 1) -> CoreGraph:
-    """The fused forward graph of a loss, and of `roots` besides. divisor: what is differentiated is the loss divided by
-    it, a micro-batch's share of the whole batch's mean."""
+    def drop_nothing(self) -> None:
+        """Evaluate from now on."""
+        if self.key >= 0:
+            self.leaf(self.key)[...] = 0
+
+
+def forward_of(
+    graph: CoreGraph,
+    loss: int,
+    roots: Sequence[int],
+    settings: Settings,
+    *,
+    dropout: Mapping[int, float],
+    divisor: int = 1,
+) -> CoreGraph:
+    """The fused forward graph of a loss, and of `roots` besides. dropout: rates by node. divisor: what is
+    differentiated is the loss divided by it, a micro-batch's share of the whole batch's mean."""
+    if dropout:
+        graph, loss, roots = passes.dropout(graph, dropout), loss + 1, [root + 1 for root in roots]
     if divisor > 1:
         graph = passes.copy(graph)
         graph.set_flags(loss, graph.flags(loss) & ~LOSS)

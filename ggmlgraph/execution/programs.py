@@ -94,7 +94,9 @@ class Programs:
         """The training program at one level of recomputation, 0 to its `max_recompute`."""
         loss, answers = self._model.find(self._model.loss), answers_of(self._model.graph)
         read = [] if answers is None else [self._model.find(answers)]  # when the loss is evaluated
-        forward = forward_of(self._model.graph, loss, self._with_writes(read), self._settings, self._divisor)
+        roots = self._with_writes(read)
+        dropout = {self._model.find(name): rate for name, rate in self._model.metadata.dropout.items()}
+        forward = forward_of(self._model.graph, loss, roots, self._settings, dropout=dropout, divisor=self._divisor)
         return TrainProgram(forward, self._accumulate, self._pool, self._settings, recompute)
 
     def _fitting(self) -> TrainProgram:

@@ -49,7 +49,7 @@ class Runtime(Session):
     matmul_precision: "float32", or "bf16": matrix products round their operands to bfloat16 and add in float32, as
     torch.set_float32_matmul_precision names it; the fused attention computes in float32 either way. limits: the
     largest graph to take from the file. mapped: weights lie in the file instead of in memory of their own, so nothing
-    may change it meanwhile; what is written into them stays here.
+    may change it meanwhile; what is written into them stays here. seed: of what dropout drops in training.
 
     Any thread may call; one call goes on at a time, others wait for it, also those of a runtime made by `at`. While one
     runs, other Python threads go on. A forked process goes on with a copy. Arrays that look into the graph's memory
@@ -74,7 +74,11 @@ class Runtime(Session):
         matmul_precision: str = "float32",
         roles: Roles | None = None,
         mapped: bool = False,
+        seed: int = 0,
     ) -> None:
+        if not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise UsageError(f"seed {seed!r} is not in 0 .. 2**64 - 1")
+        self.seed = seed
         matmul_precision_number(matmul_precision)
         settings = Settings(machine.isa(), matmul_precision, passes.fusion_mask(fusions))
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
@@ -104,6 +108,7 @@ class Runtime(Session):
     def at(self, batch: int | None = None, ctx: int | None = None, accumulate: int = 1) -> Runtime:
         """The same weights at another batch or context, default as here."""
         other = object.__new__(Runtime)
+        other.seed = self.seed
         model = self.model.at(batch, ctx)
         other._begin(model, self.settings, self.threads, self.memory_limit, accumulate, self.pools, self.turns)
         return other
@@ -118,6 +123,7 @@ class Runtime(Session):
         for k in range(self.accumulate):
             if train.keep >= 0:
                 train.leaf(train.keep)[...] = float(k > 0)
+            train.drop(self.seed, self.n_steps, k)
             self._feeder.feed(self._feeder.part(arrays, k, self.accumulate), None, self.accumulate)
             train.run(0, train.n_gradient)
             loss += float(train.array(train.share).item())

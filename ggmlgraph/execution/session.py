@@ -187,6 +187,7 @@ class Session:
         train = self.programs.made
         if train is None:
             return float(self.forward()[0].item())
+        train.drop_nothing()
         train.run(0, train.loss + 1)
         self._last = train
         return float(train.array(train.loss).item())

@@ -34,6 +34,8 @@ Scalar = str | int | float | bool | None
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 Rank = Annotated[int, msgspec.Meta(ge=1, le=4)]
 Expression = str | None
+LEAST_RATE, MOST_RATE = 2.0**-24, 1 - 2.0**-24  # of dropout: as float32 above 0 and below 1
+Rate = Annotated[float, msgspec.Meta(ge=LEAST_RATE, le=MOST_RATE)]
 Flags = Annotated[int, msgspec.Meta(ge=1, le=ALL_FLAGS)]
 
 
@@ -62,7 +64,7 @@ class SizeExpressions(msgspec.Struct, frozen=True, omit_defaults=True):
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """One file's metadata.
 
-    Keys of `inputs`, `ranks`, `flags`, `exprs`, `exact`, `where` and `initializers` are tensors' names.
+    Keys of `inputs`, `ranks`, `flags`, `exprs`, `exact`, `dropout`, `where` and `initializers` are tensors' names.
     """
 
     version: Annotated[int, msgspec.Meta(ge=1)] = VERSION
@@ -75,6 +77,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     ranks: dict[str, Rank] = {}  # axes of named tensors, which a file of ggml's does not count
     exprs: dict[str, SizeExpressions] = {}
     exact: dict[str, str] = {}  # op of ours that the file approximates by an op of ggml
+    dropout: dict[str, Rate] = {}  # a reshape that changes nothing: at what rate training drops elements there
     where: dict[str, str] = {}  # "file.py:41", the call that made the node
     corpus: str | None = None  # what to train on when no data is given, e.g. "builtin:sine"
     initializers: dict[str, str] = {}

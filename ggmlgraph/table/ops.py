@@ -383,6 +383,18 @@ def group_norm_back(g: Tensor, a: Tensor, n_groups: int, eps: float) -> Tensor:
     """Cotangent of a in group_norm(a)."""
 
 
+# ---------------------------------------------------------------- dropout
+
+
+@op(shape="dropout", dense=("a", "key"), inplace=True,
+    vjp=lambda g, y, a, key: (dropout(g, key, y.rate, y.stream), None))  # fmt: skip
+def dropout(a: Tensor, key: Tensor, rate: float, stream: int = 0) -> Tensor:
+    """a / (1 - rate), or 0 with probability rate (Srivastava et al. 2014): as key, stream and place say.
+
+    key: int32 (4,), the seed's two words, the step, and 1 + the micro-batch, or 0, with which the result is a.
+    """
+
+
 # ---------------------------------------------------------------- products
 
 

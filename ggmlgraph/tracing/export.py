@@ -81,6 +81,7 @@ def describe(graph: Graph, written: Set[int], corpus: str | None, *, has_flags: 
         ranks={node.name: len(node.shape) for _, node in named if node.name},
         exprs={names[i]: found for i in ids if (found := graph.exprs(i))},
         exact={name: node.op.name for name, node in named if node.op and node.op.exact},
+        dropout={names[i]: rate for i, rate in graph.dropouts.items() if i in written},
         where={name: escaped(node.where)[-metadata.MAX_TEXT :] for name, node in named if node.op},
         corpus=corpus,
         initializers={name: node.initializer.spec for name, node in named if node.initializer},

@@ -75,6 +75,8 @@ def _compare(graph: Graph, other: Graph, sizes: Sizes, at: str) -> None:
                 graph.fix(f"{node.where}: {node.op.name} has a number that depends on {' or '.join(sizes)}")
                 return
             graph.numbers[i] = number
+    if other.dropouts != graph.dropouts:
+        graph.fix(f"at {at} dropout has other rates")
     if len(other.nodes) > len(graph.nodes):
         graph.fix(f"at {at} the model is a larger graph")
 

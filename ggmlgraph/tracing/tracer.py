@@ -149,6 +149,7 @@ class Graph:
         primes = [p for p in (*SHADOW_SIZES, 1019, 1021) if p not in sizes.values()]
         self._shadow_sizes = dict(zip(sizes, primes, strict=False))
         self._exprs: dict[tuple[int, int], str] = {}  # sums and quotients the model wrote, by value and shadow value
+        self.dropouts: dict[int, float] = {}  # by node, the rate at which its elements are dropped in training
         self.numbers: dict[int, Number] = {}  # by node, what a scale multiplies by, where that depends on sizes
 
     # ------------------------------------------------------------ named sizes

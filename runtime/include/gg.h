@@ -97,6 +97,10 @@ int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err);
  * (the byte offset, the factor); the rest follows. */
 gg_graph *gg_resize(const gg_graph *g, int32_t n, const int32_t *ids, const int64_t *ne, const int64_t *words,
                     gg_error *err);
+/* The graph to be trained, in which the nodes `ids`, rising, reshapes to the same shape, drop elements at these rates. Ids
+ * are one higher: tensor 0 is the leaf `dropout.key`, int32 (4): seed (2), step, and 1 + the micro-batch or 0, with which
+ * nothing is dropped. */
+gg_graph *gg_dropout(const gg_graph *g, int32_t n, const int32_t *ids, const float *rates, gg_error *err);
 enum {
     GG_FUSE_NORM_GAIN = 1,
     GG_FUSE_SWIGLU = 2,

@@ -91,6 +91,29 @@ static inline gg_vec gg_swap_pairs(gg_vec v)
     return (gg_vec)((pair_vec)v << 32 | (pair_vec)v >> 32);
 }
 
+/* The 64 bits of each lane's product with m, the upper and the lower half. */
+static inline void gg_multiply_wide(gg_uvec a, uint32_t m, gg_uvec *high, gg_uvec *low)
+{
+    typedef uint64_t pair_vec __attribute__((vector_size(GG_LANES * 4)));
+    const pair_vec lower = (pair_vec){0} + 0xffffffff;
+    pair_vec even = (pair_vec)a, odd = (pair_vec)a >> 32;
+#if defined(__AVX512F__)
+    even = (pair_vec)_mm512_mul_epu32((__m512i)even, _mm512_set1_epi64(m));
+    odd = (pair_vec)_mm512_mul_epu32((__m512i)odd, _mm512_set1_epi64(m));
+#elif defined(__AVX2__)
+    even = (pair_vec)_mm256_mul_epu32((__m256i)even, _mm256_set1_epi64x(m));
+    odd = (pair_vec)_mm256_mul_epu32((__m256i)odd, _mm256_set1_epi64x(m));
+#elif defined(__SSE2__)
+    even = (pair_vec)_mm_mul_epu32((__m128i)even, _mm_set1_epi64x(m));
+    odd = (pair_vec)_mm_mul_epu32((__m128i)odd, _mm_set1_epi64x(m));
+#else
+    even = (even & lower) * m;
+    odd = odd * m;
+#endif
+    *high = (gg_uvec)(even >> 32 | (odd & ~lower));
+    *low = (gg_uvec)((even & lower) | odd << 32);
+}
+
 /* mask: all ones or all zeros in each lane, as a comparison gives it. */
 static inline gg_vec gg_select(gg_ivec mask, gg_vec yes, gg_vec no)
 {

@@ -45,6 +45,16 @@ int32_t gg_shape_clamp(const gg_graph *g, gg_tensor *y, gg_error *err)
     return gg_shape_same(g, y, err);
 }
 
+int32_t gg_shape_dropout(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0), *key = source(g, y, 1);
+    float rate = gg_param_f32(y, 0);
+    if (!(rate > 0 && rate < 1)) FAIL_AS("BadOpParams", "rate is %g, not between 0 and 1", (double)rate);
+    if (check_type(a, GG_TYPE_F32, "the operand", err) < 0 || check_type(key, GG_TYPE_I32, "the key", err) < 0) return -1;
+    if (gg_nelements(key) != 4) FAIL("the key has %lld numbers, not 4", (long long)gg_nelements(key));
+    return like(y, a, err);
+}
+
 int32_t gg_shape_add1(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *b = source(g, y, 1);
