@@ -21,9 +21,18 @@ if TYPE_CHECKING:
     from ggmlgraph.tracing.arithmetic import logical_not as logical_not
     from ggmlgraph.tracing.attention import attention as attention
     from ggmlgraph.tracing.dropout import dropout as dropout
+    from ggmlgraph.tracing.initializers import from_array as from_array
+    from ggmlgraph.tracing.initializers import full as full
+    from ggmlgraph.tracing.initializers import kaiming_normal as kaiming_normal
+    from ggmlgraph.tracing.initializers import kaiming_uniform as kaiming_uniform
     from ggmlgraph.tracing.initializers import normal as normal
     from ggmlgraph.tracing.initializers import ones as ones
+    from ggmlgraph.tracing.initializers import orthogonal as orthogonal
     from ggmlgraph.tracing.initializers import residual as residual
+    from ggmlgraph.tracing.initializers import truncated_normal as truncated_normal
+    from ggmlgraph.tracing.initializers import uniform as uniform
+    from ggmlgraph.tracing.initializers import xavier_normal as xavier_normal
+    from ggmlgraph.tracing.initializers import xavier_uniform as xavier_uniform
     from ggmlgraph.tracing.initializers import zeros as zeros
     from ggmlgraph.tracing.inputs import Float as Float
     from ggmlgraph.tracing.inputs import Ids as Ids
@@ -52,7 +61,11 @@ _HOMES = {
     "bce": "tracing.losses", "cross_entropy": "tracing.losses", "huber": "tracing.losses", "kl": "tracing.losses",
     "mse": "tracing.losses",
     "Float": "tracing.inputs", "Ids": "tracing.inputs",
-    "normal": "tracing.initializers", "ones": "tracing.initializers", "residual": "tracing.initializers",
+    "from_array": "tracing.initializers", "full": "tracing.initializers", "kaiming_normal": "tracing.initializers",
+    "kaiming_uniform": "tracing.initializers", "normal": "tracing.initializers", "ones": "tracing.initializers",
+    "orthogonal": "tracing.initializers", "residual": "tracing.initializers",
+    "truncated_normal": "tracing.initializers", "uniform": "tracing.initializers",
+    "xavier_normal": "tracing.initializers", "xavier_uniform": "tracing.initializers",
     "zeros": "tracing.initializers",
 }  # fmt: skip
 
