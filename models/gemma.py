@@ -52,7 +52,8 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
         blk = p / f"blk.{i}"
         x = x + attention(blk, blk.rms_norm("attn_norm", x, c.norm_eps), c)
         x = x + feed_forward(blk, blk.rms_norm("ffn_norm", x, c.norm_eps), c)
-    return p.linear("token_embd" if c.tied else "output", p.rms_norm("output_norm", x, c.norm_eps), c.n_vocab)
+    x = p.rms_norm("output_norm", x, c.norm_eps)
+    return p.share.linear("token_embd", x, c.n_vocab) if c.tied else p.linear("output", x, c.n_vocab)
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

@@ -57,7 +57,7 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
         x = x + attention(blk, blk.layer_norm("attn_norm", x, c.norm_eps, bias=c.bias), c)
         x = x + feed_forward(blk, blk.layer_norm("ffn_norm", x, c.norm_eps, bias=c.bias), c)
     x = p.layer_norm("output_norm", x, c.norm_eps, bias=c.bias)
-    return p.linear("token_embd" if c.tied else "output", x, c.n_vocab)
+    return p.share.linear("token_embd", x, c.n_vocab) if c.tied else p.linear("output", x, c.n_vocab)
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

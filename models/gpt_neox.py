@@ -63,7 +63,8 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
     x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
     for i in range(c.n_layer):
         x = block(p / f"blk.{i}", x, c)
-    return p.linear("token_embd" if c.tied else "output", p.layer_norm("output_norm", x, c.norm_eps), c.n_vocab)
+    x = p.layer_norm("output_norm", x, c.norm_eps)
+    return p.share.linear("token_embd", x, c.n_vocab) if c.tied else p.linear("output", x, c.n_vocab)
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

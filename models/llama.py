@@ -100,7 +100,7 @@ def logits(
         x = x + attention(blk, blk.rms_norm("attn_norm", x, c.norm_eps), c, windows[i] if windows else 0)
         x = x + feed_forward(blk, blk.rms_norm("ffn_norm", x, c.norm_eps), c)
     x = p.rms_norm("output_norm", x, c.norm_eps)
-    return p.linear("token_embd" if c.tied else "output", x, c.n_vocab)
+    return p.share.linear("token_embd", x, c.n_vocab) if c.tied else p.linear("output", x, c.n_vocab)
 
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.Tensor:

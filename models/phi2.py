@@ -56,7 +56,7 @@ def logits(p: gg.Params, tokens: gg.Tensor, c: Config) -> gg.Tensor:
         normed = blk.layer_norm("attn_norm", x, c.norm_eps)
         x = x + attention(blk, normed, c) + feed_forward(blk, normed, c)
     x = p.layer_norm("output_norm", x, c.norm_eps)
-    head = p.linear("token_embd" if c.tied else "output", x, c.n_vocab)
+    head = p.share.linear("token_embd", x, c.n_vocab) if c.tied else p.linear("output", x, c.n_vocab)
     return head + p("output.bias", c.n_vocab, init=gg.zeros())
 
 

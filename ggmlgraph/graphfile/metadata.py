@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 import msgspec
@@ -27,12 +28,15 @@ VERSION = 1
 MAX_NBYTES = 16 << 20
 MAX_TEXT = 4096  # characters of a name or any other text in it
 MAX_SIZES = 16  # named sizes
+MAX_GROUPS = 256  # of parameters
+MAX_FACTOR = 1e6  # of a learning rate or weight decay
 MAX_WHOLE = 1 << 63  # a whole number in `config`, either way
 
 Feed = Literal["tokens", "targets", "loss_weights", "positions", "positions_f32"]
 Scalar = str | int | float | bool | None
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 Rank = Annotated[int, msgspec.Meta(ge=1, le=4)]
+Factor = Annotated[float, msgspec.Meta(ge=0, le=MAX_FACTOR)]
 Expression = str | None
 LEAST_RATE, MOST_RATE = 2.0**-24, 1 - 2.0**-24  # of dropout: as float32 above 0 and below 1
 Rate = Annotated[float, msgspec.Meta(ge=LEAST_RATE, le=MOST_RATE)]
@@ -61,6 +65,14 @@ class SizeExpressions(msgspec.Struct, frozen=True, omit_defaults=True):
     s: Number | None = None  # what a SCALE multiplies by
 
 
+class ParamGroup(msgspec.Struct, frozen=True):
+    """Parameters whose names match `pattern` (* ? []), and what multiplies their learning rate and weight decay."""
+
+    pattern: str
+    lr: Factor = 1.0
+    decay: Factor = 1.0
+
+
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """One file's metadata.
 
@@ -80,8 +92,14 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     dropout: dict[str, Rate] = {}  # a reshape that changes nothing: at what rate training drops elements there
     where: dict[str, str] = {}  # "file.py:41", the call that made the node
     corpus: str | None = None  # what to train on when no data is given, e.g. "builtin:sine"
+    groups: Annotated[tuple[ParamGroup, ...], msgspec.Meta(max_length=MAX_GROUPS)] = ()  # the first that matches counts
     initializers: dict[str, str] = {}
     flags: dict[str, Flags] = {}  # what is input, output, trained, the loss: in a dialect whose records do not say it
+
+    def group_of(self, name: str) -> ParamGroup:
+        """The group of a parameter; one that changes nothing if there is none."""
+        found = (group for group in self.groups if fnmatchcase(name, group.pattern))
+        return next(found, ParamGroup("*"))
 
     def encode(self) -> bytes:
         """JSON, padded so that tensors behind it stay aligned."""
@@ -128,6 +146,8 @@ def _texts(metadata: Metadata) -> Iterator[tuple[str, str]]:
     for field, value in msgspec.structs.asdict(metadata).items():
         if isinstance(value, str):
             yield field, value
+        elif isinstance(value, tuple):
+            yield from ((field, group.pattern) for group in value)
         elif isinstance(value, dict):
             for name, inner in value.items():
                 yield field, name

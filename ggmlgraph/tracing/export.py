@@ -84,6 +84,7 @@ def describe(graph: Graph, written: Set[int], corpus: str | None, *, has_flags: 
         dropout={names[i]: rate for i, rate in graph.dropouts.items() if i in written},
         where={name: escaped(node.where)[-metadata.MAX_TEXT :] for name, node in named if node.op},
         corpus=corpus,
+        groups=tuple(group for group, _ in graph.groups),
         initializers={name: node.initializer.spec for name, node in named if node.initializer},
         flags={} if has_flags else dict(sorted(flags.items())),
     )

@@ -1,8 +1,8 @@
 """`Params`: how a model declares its parameters, at the place where they are used.
 
 `p / "blk.0"` is a scope; the path of scopes plus the name is the parameter's name in the file, and the names are
-GGUF's (`blk.0.attn_q.weight`). Declaring the same name again with the same shape gives the same parameter (tied
-weights); with another shape it is an error.
+GGUF's (`blk.0.attn_q.weight`). A name is declared once; `p.share` is the same scope where it may be declared again,
+with the same shape, and then is the same parameter: tied weights, or a part that is used twice.
 """
 
 from __future__ import annotations
@@ -25,19 +25,44 @@ STD = 0.02  # of weight matrices (Radford et al. 2019)
 class Params:
     """The parameters of one scope of a graph."""
 
-    def __init__(self, graph: Graph, scope: str = "") -> None:
+    def __init__(self, graph: Graph, scope: str = "", *, shared: bool = False, trained: bool = True) -> None:
         self.graph = graph
         self.scope = scope
+        self._shared, self._trained = shared, trained
 
     def __truediv__(self, scope: str) -> Params:
-        return Params(self.graph, self._path(scope))
+        return Params(self.graph, self._path(scope), shared=self._shared, trained=self._trained)
+
+    @property
+    def share(self) -> Params:
+        """This scope, where parameters that were declared before may be declared again: `p.share / "encoder"` for a
+        part that is used again, `p.share("token_embd.weight", n, m)` for tied weights."""
+        return Params(self.graph, self.scope, shared=True, trained=self._trained)
+
+    @property
+    def frozen(self) -> Params:
+        """This scope, where parameters are weights of the file that no optimiser changes; gradients pass through them
+        to what was computed before."""
+        return Params(self.graph, self.scope, shared=self._shared, trained=False)
+
+    def group(self, pattern: str, *, lr: float = 1.0, decay: float = 1.0) -> None:
+        """Multiply the learning rate and the weight decay of the parameters of this scope whose names the pattern
+        (* ? []) matches; of several groups the first that matches counts. The file keeps it for optimisers.
+
+        Raises UsageError for a factor that is not in 0..1e6 and, when all is traced, for a pattern without parameters.
+        """
+        self.graph.group(self._path(pattern), lr, decay)
 
     def _path(self, name: str) -> str:
         return f"{self.scope}.{name}" if self.scope else name
 
     def __call__(self, name: str, *shape: int, init: Initializer | None = None) -> Tensor:
-        """Parameter `name` of this scope, float32 `shape`; `init` defaults to normal(0.02)."""
-        return self.graph.parameter(self._path(name), shape, normal(STD) if init is None else init)
+        """Parameter `name` of this scope, float32 `shape`; `init` defaults to normal(0.02).
+
+        Raises UsageError if it was declared before, unless shared; ShapeError if that was with another shape.
+        """
+        init = normal(STD) if init is None else init
+        return self.graph.parameter(self._path(name), shape, init, shared=self._shared, trained=self._trained)
 
     # -- layers
 

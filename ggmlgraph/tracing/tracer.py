@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -25,7 +27,7 @@ from ggmlgraph.core.boundary import in_file_order
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, ShapeError, UsageError
 from ggmlgraph.graphfile.dim import Dim, evaluate
-from ggmlgraph.graphfile.metadata import Number, SizeExpressions
+from ggmlgraph.graphfile.metadata import MAX_FACTOR, MAX_GROUPS, Number, ParamGroup, SizeExpressions
 from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE, Op
 from ggmlgraph.tracing import export
@@ -92,6 +94,7 @@ def trace(
     scalar, outputs = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
     graph.rename(_scalar(scalar, loss, where).id, "loss", LOSS | OUTPUT)
     _name_outputs(graph, outputs, where)
+    graph.check_groups()
     graph.model, graph.config = model_name(loss), config
     graph.trace_at = lambda sizes: trace(loss, config, sizes.get("batch", 1), sizes.get("ctx", 1), types)
     return graph
@@ -143,6 +146,7 @@ class Graph:
         self.trace_at: Callable[[dict[str, int]], Graph] | None = None  # the model again, at other sizes
         self.core = CoreGraph()
         self.fixed = ""  # why the graph cannot be re-sized, if so
+        self.groups: list[tuple[ParamGroup, str]] = []  # and where they were declared
         self.limits: dict[str, int] = {}  # the largest values of named sizes
         self._names: dict[str, int] = {}
         self._shadow: CoreGraph | None = CoreGraph()
@@ -208,13 +212,12 @@ class Graph:
             return Tensor(self, self._names[name])
         return self._leaf(name, shape, dtype, INPUT, where or self.here(), feed=feed)
 
-    def parameter(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> Tensor:
-        """A trained leaf, or a weight of the type given for it; the same one when declared again (tied weights)."""
+    def parameter(
+        self, name: str, shape: tuple[int, ...], initializer: Initializer, *, shared: bool = False, trained: bool = True
+    ) -> Tensor:
+        """A leaf that is trained unless it has another type or is not to be; see Params. shared: it may be there."""
         if name in self._names:
-            node = self.nodes[self._names[name]]
-            if node.shape != tuple(shape):
-                here, there = _numbers(shape), _numbers(node.shape)
-                raise ShapeError(f"{self.here()}: parameter {name} is {here} here but {there} at {node.where}")
+            self._check_again(self.nodes[self._names[name]], shape, shared=shared, trained=trained)
             return Tensor(self, self._names[name])
         if not isinstance(initializer, Initializer):
             what = f"{initializer!r:.80} is no initializer such as gg.normal(0.02), gg.zeros() or gg.ones()"
@@ -223,9 +226,47 @@ class Graph:
             raise ShapeError(f"{self.here()}: parameter {name}: {shape!r:.80} is no shape of whole numbers")
         if any(isinstance(n, Dim) for n in shape):
             raise ShapeError(f"{self.here()}: parameter {name} {_numbers(shape)} depends on batch or ctx")
+        try:
+            initializer.check(shape)
+        except UsageError as error:
+            raise UsageError(f"{self.here()}: parameter {name}: {error}") from None
         dtype = self.types.get(name, "f32")
-        flags = PARAM if dtype == "f32" else 0
+        flags = PARAM if dtype == "f32" and trained else 0
         return self._leaf(name, shape, dtype, flags, self.here(), initializer=initializer)
+
+    def _check_again(self, node: Node, shape: tuple[int, ...], *, shared: bool, trained: bool) -> None:
+        """Raise unless a parameter may be declared once more like this."""
+        name = node.name
+        if node.shape != tuple(shape):
+            here, there = _numbers(shape), _numbers(node.shape)
+            raise ShapeError(f"{self.here()}: parameter {name} is {here} here but {there} at {node.where}")
+        if node.initializer is None:
+            raise UsageError(f"{self.here()}: parameter {name}: the name was taken at {node.where}")
+        if not shared:
+            how = "give another name, or declare it in p.share if it is to be the same"
+            raise UsageError(f"{self.here()}: parameter {name} was declared at {node.where} already: {how}")
+        if node.dtype == "f32" and trained != bool(node.flags & PARAM):
+            here, there = ("trained", "frozen") if trained else ("frozen", "trained")
+            raise UsageError(f"{self.here()}: parameter {name} is {here} here but {there} at {node.where}")
+
+    def group(self, pattern: str, lr: float, decay: float) -> None:
+        """Factors of the learning rate and the weight decay, for parameters by name; see Params.group."""
+        for what, factor in (("lr", lr), ("decay", decay)):
+            if not isinstance(factor, int | float) or not 0 <= factor <= MAX_FACTOR:
+                raise UsageError(f"{self.here()}: group {pattern}: {what} {factor!r:.80} is not in 0..{MAX_FACTOR:g}")
+        if len(self.groups) == MAX_GROUPS:
+            raise UsageError(f"{self.here()}: more than {MAX_GROUPS} groups")
+        self.groups.append((ParamGroup(pattern, float(lr), float(decay)), self.here()))
+
+    def check_groups(self) -> None:
+        """Raise UsageError for a group without parameters."""
+        names = [node.name for node in self.nodes if node.flags & PARAM]
+        for group, where in self.groups:
+            if not any(fnmatchcase(name, group.pattern) for name in names):
+                near = get_close_matches(group.pattern, names, 3, 0)
+                raise UsageError(
+                    f"{where}: no trained parameter is called {group.pattern!r}; there are {', '.join(near) or 'none'}"
+                )
 
     def constant(self, name: str, values: NDArray[np.float32]) -> Tensor:
         """A leaf of these values, float32, neither trained nor fed; the same one when asked for again."""

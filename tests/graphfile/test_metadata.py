@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
-from ggmlgraph.graphfile.metadata import MAX_NBYTES, MAX_TEXT, Metadata, SizeExpressions, decode
+from ggmlgraph.graphfile.metadata import MAX_NBYTES, MAX_TEXT, Metadata, ParamGroup, SizeExpressions, decode
 
 EXAMPLE = Metadata(
     model="llama",
@@ -34,6 +34,7 @@ EXAMPLE = Metadata(
     where={"node_9": "models/gpt_neox.py:41"},
     corpus="builtin:sine",
     initializers={"wte": "normal(0.02)"},
+    groups=(ParamGroup("*.bias", decay=0.0), ParamGroup("head.*", lr=0.1)),
 )
 
 CONTROLS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # beside Cc, Cs, Zl and Zp
@@ -97,8 +98,16 @@ def test_a_newer_version_is_refused_by_name() -> None:
         b'{"model": "m", "sizes": {' + b",".join(b'"s%d": 1' % i for i in range(17)) + b"}}",
         b'{"model": "m", "sizes": {"ctx": 9}, "limits": {"ctx": 8}}',
         b'{"model": "m", "exact": {"x": "gelu"}}', b'{"model": "m", "exact": {"x": "nothing"}}',
+<<<<<<< HEAD
         b'{"model": "m", "dropout": {"x": 0}}', b'{"model": "m", "dropout": {"x": 1.0}}',
         b'{"model": "m", "dropout": {"x": -0.5}}', b'{"model": "m", "dropout": {"x": "0.5"}}',
+=======
+        b'{"model": "m", "groups": {}}', b'{"model": "m", "groups": [{}]}',
+        b'{"model": "m", "groups": [{"pattern": 1}]}',
+        b'{"model": "m", "groups": [{"pattern": "*", "lr": -1}]}',
+        b'{"model": "m", "groups": [{"pattern": "*", "decay": 1e7}]}',
+        b'{"model": "m", "groups": [' + b",".join([b'{"pattern": "*"}'] * 257) + b"]}",
+>>>>>>> 57219fa (Parameters are declared once unless shared; frozen scopes; groups of rates and decays by name)
         b'{"model": "m", "exact": {"x": null}}', b'{"model": "m", "where": []}', b'{"model": "m", "x": ' + b"[" * 10**6,
     ],
 )  # fmt: skip
@@ -126,6 +135,7 @@ def test_malformed_metadata_are_a_format_error(text: bytes) -> None:
         '"model": "m", "limits": {"%s": 1}',
         '"model": "m", "sizes": {"%s": 1}',
         '"model": "m", "initializers": {"x": "%s"}',
+        '"model": "m", "groups": [{"pattern": "%s"}]',
         '"model": "m", "exprs": {"%s": {}}',
         '"model": "m", "exprs": {"x": {"ne": ["%s", null, null, null]}}',
         '"model": "m", "exprs": {"x": {"offset": "%s"}}',
@@ -170,11 +180,21 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "dropout": lambda v: is_map(v, lambda x: type(x) is float and 2**-24 <= x <= 1 - 2**-24),
     "where": lambda v: is_map(v, is_text),
     "initializers": lambda v: is_map(v, is_text),
+    "groups": lambda v: type(v) is list and len(v) <= 256 and all(map(is_group, v)),
     "flags": lambda v: is_map(v, lambda x: type(x) is int and 1 <= x <= 15),
 }
 
 
 FEEDS = ("tokens", "targets", "loss_weights", "positions", "positions_f32")
+
+
+def is_group(value: Any) -> bool:
+    factors = [value.get("lr", 1), value.get("decay", 1)] if type(value) is dict else []
+    return (
+        bool(factors)
+        and is_text(value.get("pattern"))
+        and all(type(x) in (int, float) and 0 <= x <= 1e6 for x in factors)
+    )
 
 
 def is_text(value: Any) -> bool:
@@ -277,6 +297,9 @@ def test_an_independent_reader_takes_the_same_changed_texts_and_reads_the_same()
         defaults = json.loads(msgspec.json.encode(Metadata(model="")))
         exprs = {name: {"ne": [None] * 4, **e} for name, e in fields.pop("exprs").items()}
         wanted = {**defaults, **expected}
+        factors = {"lr": 1.0, "decay": 1.0}
+        known = (*factors, "pattern")
+        wanted["groups"] = [{k: v for k, v in (factors | g).items() if k in known} for g in wanted["groups"]]
         wanted_exprs = {name: {"ne": [None] * 4, **{k: v for k, v in e.items() if k == "ne" or (k == "offset" and v)}}
                         for name, e in wanted.pop("exprs").items()}  # fmt: skip
         assert digest(fields | {"exprs": exprs}) == digest(wanted | {"exprs": wanted_exprs}), data

@@ -75,8 +75,8 @@ def test_same_parameter_with_another_shape_raises() -> None:
         trace_of(lambda p, x: x * p("w", 16) if p("w", 3) is not None else x)
 
 
-def test_parameter_declared_twice_is_one_parameter() -> None:
-    graph = trace_of(lambda p, x: x * p("w", 16) + x * p("w", 16))
+def test_parameter_that_is_shared_is_one_parameter() -> None:
+    graph = trace_of(lambda p, x: x * p("w", 16) + x * p.share("w", 16))
     assert sum(node.name == "w" for node in graph.nodes) == 1
 
 
