@@ -50,4 +50,4 @@ def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -> gg.T
         x = x + attention(blk, blk.layer_norm("attn_norm", x, c.norm_eps), c)
         x = x + feed_forward(blk, blk.layer_norm("ffn_norm", x, c.norm_eps), c)
     x = p.layer_norm("output_norm", x, c.norm_eps)
-    return p.cross_entropy(p.linear("token_embd", x, c.n_vocab), targets)
+    return p.cross_entropy(p.share.linear("token_embd", x, c.n_vocab), targets)

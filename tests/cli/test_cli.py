@@ -47,7 +47,8 @@ class Sizes:
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Sizes) -> gg.Tensor:
     x = p.embedding("token_embd", tokens, c.n_vocab, c.width) * c.scale
-    return p.cross_entropy(p.linear("token_embd" if c.tied else "output", x, c.n_vocab), targets)
+    head = p.share.linear("token_embd", x, c.n_vocab) if c.tied else p.linear("output", x, c.n_vocab)
+    return p.cross_entropy(head, targets)
 
 def wrong(p, tokens, targets, c: Sizes):
     x = p.embedding("token_embd", tokens, c.n_vocab, c.width)

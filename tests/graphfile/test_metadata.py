@@ -297,9 +297,10 @@ def test_an_independent_reader_takes_the_same_changed_texts_and_reads_the_same()
         defaults = json.loads(msgspec.json.encode(Metadata(model="")))
         exprs = {name: {"ne": [None] * 4, **e} for name, e in fields.pop("exprs").items()}
         wanted = {**defaults, **expected}
-        factors = {"lr": 1.0, "decay": 1.0}
-        known = (*factors, "pattern")
-        wanted["groups"] = [{k: v for k, v in (factors | g).items() if k in known} for g in wanted["groups"]]
+        wanted["groups"] = [
+            {"pattern": g["pattern"], "lr": float(g.get("lr", 1)), "decay": float(g.get("decay", 1))}
+            for g in wanted["groups"]
+        ]
         wanted_exprs = {name: {"ne": [None] * 4, **{k: v for k, v in e.items() if k == "ne" or (k == "offset" and v)}}
                         for name, e in wanted.pop("exprs").items()}  # fmt: skip
         assert digest(fields | {"exprs": exprs}) == digest(wanted | {"exprs": wanted_exprs}), data
