@@ -47,8 +47,8 @@ class Sizes:
 
 def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Sizes) -> gg.Tensor:
     x = p.embedding("token_embd", tokens, c.n_vocab, c.width) * c.scale
-    head = p.share.linear("token_embd", x, c.n_vocab) if c.tied else p.linear("output", x, c.n_vocab)
-    return p.cross_entropy(head, targets)
+    head = "token_embd" if c.tied else "output"
+    return p.cross_entropy((p.share if c.tied else p).linear(head, x, c.n_vocab), targets)
 
 def wrong(p, tokens, targets, c: Sizes):
     x = p.embedding("token_embd", tokens, c.n_vocab, c.width)
@@ -236,8 +236,8 @@ def test_the_built_in_models_are_found() -> None:
         (["llama", "n_embd=30", "n_head=4", "-o", "g"], 1, "llama.py:"),
         (["none.py:loss", "-o", "g"], 1, "none.py: no such file"),
         (["my_model.py:nothing", "-o", "g"], 2, "my_model.py has no function nothing"),
-        (["my_model.py:wrong", "-o", "g"], 1, "my_model.py:20: add"),
-        (["my_model.py:broken", "-o", "g"], 1, ": error: my_model.py:23: AttributeError"),
+        (["my_model.py:wrong", "-o", "g"], 1, "my_model.py:21: add"),
+        (["my_model.py:broken", "-o", "g"], 1, ": error: my_model.py:24: AttributeError"),
         (["syntax.py", "-o", "g"], 1, "syntax.py:2:"),
         (["llama", *TINY, "-o", "nowhere/g"], 1, "nowhere"),
     ],

@@ -98,16 +98,13 @@ def test_a_newer_version_is_refused_by_name() -> None:
         b'{"model": "m", "sizes": {' + b",".join(b'"s%d": 1' % i for i in range(17)) + b"}}",
         b'{"model": "m", "sizes": {"ctx": 9}, "limits": {"ctx": 8}}',
         b'{"model": "m", "exact": {"x": "gelu"}}', b'{"model": "m", "exact": {"x": "nothing"}}',
-<<<<<<< HEAD
         b'{"model": "m", "dropout": {"x": 0}}', b'{"model": "m", "dropout": {"x": 1.0}}',
         b'{"model": "m", "dropout": {"x": -0.5}}', b'{"model": "m", "dropout": {"x": "0.5"}}',
-=======
         b'{"model": "m", "groups": {}}', b'{"model": "m", "groups": [{}]}',
         b'{"model": "m", "groups": [{"pattern": 1}]}',
         b'{"model": "m", "groups": [{"pattern": "*", "lr": -1}]}',
         b'{"model": "m", "groups": [{"pattern": "*", "decay": 1e7}]}',
         b'{"model": "m", "groups": [' + b",".join([b'{"pattern": "*"}'] * 257) + b"]}",
->>>>>>> 57219fa (Parameters are declared once unless shared; frozen scopes; groups of rates and decays by name)
         b'{"model": "m", "exact": {"x": null}}', b'{"model": "m", "where": []}', b'{"model": "m", "x": ' + b"[" * 10**6,
     ],
 )  # fmt: skip
