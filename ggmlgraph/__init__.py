@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ggmlgraph.tracing.arithmetic import logical_not as logical_not
     from ggmlgraph.tracing.attention import attention as attention
     from ggmlgraph.tracing.dropout import dropout as dropout
+    from ggmlgraph.tracing.indexing import flip as flip
+    from ggmlgraph.tracing.indexing import gather as gather
     from ggmlgraph.tracing.initializers import from_array as from_array
     from ggmlgraph.tracing.initializers import full as full
     from ggmlgraph.tracing.initializers import kaiming_normal as kaiming_normal
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from ggmlgraph.tracing.initializers import zeros as zeros
     from ggmlgraph.tracing.inputs import Float as Float
     from ggmlgraph.tracing.inputs import Ids as Ids
+    from ggmlgraph.tracing.layout import concat as concat
+    from ggmlgraph.tracing.layout import pad as pad
+    from ggmlgraph.tracing.layout import split as split
+    from ggmlgraph.tracing.layout import stack as stack
     from ggmlgraph.tracing.losses import bce as bce
     from ggmlgraph.tracing.losses import cross_entropy as cross_entropy
     from ggmlgraph.tracing.losses import huber as huber
@@ -66,6 +72,8 @@ _HOMES = {
     "orthogonal": "tracing.initializers", "residual": "tracing.initializers",
     "truncated_normal": "tracing.initializers", "uniform": "tracing.initializers",
     "xavier_normal": "tracing.initializers", "xavier_uniform": "tracing.initializers",
+    "flip": "tracing.indexing", "gather": "tracing.indexing",
+    "concat": "tracing.layout", "pad": "tracing.layout", "split": "tracing.layout", "stack": "tracing.layout",
     "zeros": "tracing.initializers",
 }  # fmt: skip
 

@@ -94,7 +94,50 @@ def _comparisons() -> Iterable[Spelling]:
     yield Spelling("Masks", "gg.logical_not(x > y)", "~(x > y)", {"x": BOX, "y": BOX}, has_gradient=False)
 
 
-SPELLINGS: tuple[Spelling, ...] = (*_arithmetic(), *_comparisons())
+def _indices() -> Iterable[Spelling]:
+    shapes: tuple[Shape, ...] = ((4, 6), (2, 3, 4, 6))
+    keys = (
+        "..., 2", ":, -1", "..., None, :", "1", "-1", "..., 1:5", "..., -3:-1", "..., ::2", "1::2", "..., ::-1", "::-1",
+        "..., 4:1:-2", "..., 1, :", "..., 1, 2", "0, ..., 0", "...", "..., 1:3, 1:6:3", "1, ..., 1:", ":, 1:3, ...",
+    )  # fmt: skip
+    for key in keys:
+        for shape in shapes:
+            if key.count(",") < len(shape) + 1 and not (key == "..., None, :" and len(shape) == 4):
+                yield Spelling("Indexing", f"x[{key}]", f"x[{key}]", {"x": shape})
+    yield Spelling("Indexing", "x[3]", "x[3:4]", {"x": (6,)})
+    yield Spelling("Indexing", "x[None, :, None]", "x[None, :, None]", {"x": (6,)})
+    for axis in (0, 1, -1):
+        for ids in ((5,), (2, 3)):
+            text = f"(x, ids, axis={axis})"
+            yield Spelling("Indexing", "gg.gather" + text, "np.take" + text, {"x": (4, 5), "ids": ids})
+        yield Spelling("Indexing", f"gg.flip(x, {axis})", f"np.flip(x, {axis})", {"x": (2, 3, 6)})
+
+
+def _layouts() -> Iterable[Spelling]:
+    for axis in (0, 1, 2, 3, -1, -2):
+        one: Shape = (2, 3, 4, 5)
+        other = tuple(n + 2 if i == axis % 4 else n for i, n in enumerate(one))
+        text = f"([x, y, x], axis={axis})"
+        yield Spelling("Layout", "gg.concat" + text, "np.concatenate" + text, {"x": one, "y": other})
+    for axis in (0, 1, 2, -1):
+        text = f"([x, y], axis={axis})"
+        yield Spelling("Layout", "gg.stack" + text, "np.stack" + text, {"x": (3, 4), "y": (3, 4)})
+        yield Spelling("Layout", f"x.unsqueeze({axis})", f"np.expand_dims(x, {axis})", {"x": (3, 4)})
+    for text in ("(x, 2, axis=1)[1]", "(x, 3, axis=-1)[0]", "(x, [1, 3], axis=1)[1]", "(x, [1], axis=0)[0]"):
+        yield Spelling("Layout", "gg.split" + text, "np.split" + text, {"x": (2, 4, 6)})
+    for text in ("1", "(1, 2)", "((0, 1), (0, 2))", "((1, 0), (0, 0))", "((2, 1), (1, 3))"):
+        yield Spelling("Layout", f"gg.pad(x, {text})", f"np.pad(x, {text})", {"x": (3, 5)})
+    box = {"x": (2, 3, 4, 5)}
+    yield Spelling("Layout", "x.flatten()", "x.reshape(-1)", box)
+    yield Spelling("Layout", "x.flatten(1, 2)", "x.reshape(2, 12, 5)", box)
+    yield Spelling("Layout", "x.flatten(-2)", "x.reshape(2, 3, 20)", box)
+    yield Spelling("Layout", "x.swapaxes(0, -1)", "x.swapaxes(0, -1)", box)
+    yield Spelling("Layout", "x.swapaxes(1, 2)", "x.swapaxes(1, 2)", box)
+    yield Spelling("Layout", "x.squeeze()", "x.squeeze()", {"x": (1, 3, 1, 4)})
+    yield Spelling("Layout", "x.squeeze(-2)", "x.squeeze(-2)", {"x": (1, 3, 1, 4)})
+
+
+SPELLINGS: tuple[Spelling, ...] = (*_arithmetic(), *_comparisons(), *_indices(), *_layouts())
 
 
 # ---------------------------------------------------------------- all of them as one graph

@@ -63,11 +63,11 @@ def _compare(graph: Graph, other: Graph, sizes: Sizes, at: str) -> None:
         graph.fix(f"at {at} it cannot be re-sized: {error}")
         return
     for i, node in enumerate(graph.nodes):
+        if i < len(other.nodes) and node.values and node.values != (other.nodes[i].values or node.values):
+            graph.fix(f"{node.where}: the constant {node.name} depends on {' or '.join(sizes)}")
+            return
         if i >= len(other.nodes) or _wiring(core, i) != _wiring(other.core, i):
             graph.fix(f"{node.where}: at {at} the model is another graph from here on")
-            return
-        if node.values != other.nodes[i].values:
-            graph.fix(f"{node.where}: the constant {node.name} depends on {' or '.join(sizes)}")
             return
         if node.op is not None and core.op_params(i) != other.core.op_params(i):
             number = _number(graph, other, i, sizes) if node.op is TABLE["scale"] else None

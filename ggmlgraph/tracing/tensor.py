@@ -6,6 +6,7 @@ Every method is an op or a few of them. A tensor has a shape and a dtype but no 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ggmlgraph.core.boundary import ggml_axes
@@ -16,6 +17,12 @@ from ggmlgraph.tracing import arithmetic
 
 if TYPE_CHECKING:
     from ggmlgraph.tracing.tracer import Graph
+
+
+def _home(name: str) -> Any:
+    """A module that is written over tensors, whose methods are some of its functions."""
+    return import_module(f"ggmlgraph.tracing.{name}")
+
 
 _NO_VALUES = (
     "a tensor has no values while the graph is being traced, so {what} cannot depend on them; "
@@ -158,8 +165,24 @@ class Tensor(Operand):
         return self.cont() if self.graph.begins_inside(self.id) else self
 
     def __getitem__(self, key: Any) -> Tensor:
-        """Basic slices with step 1, e.g. x[..., 0:64]; a view, no copy."""
-        return self.graph.slice(self.id, key if isinstance(key, tuple) else (key,))
+        """Whole numbers, slices of any step, None and `...`, as in numpy. Slices of step 1 are views, no copies."""
+        return _home("indexing").index(self, key)  # type: ignore[no-any-return]
+
+    def flatten(self, start: int = 0, end: int = -1) -> Tensor:
+        """The axes from `start` to `end` joined into one."""
+        return _home("layout").flatten(self, start, end)  # type: ignore[no-any-return]
+
+    def squeeze(self, axis: int | None = None) -> Tensor:
+        """Without an axis of size 1, or without any."""
+        return _home("layout").squeeze(self, axis)  # type: ignore[no-any-return]
+
+    def unsqueeze(self, axis: int) -> Tensor:
+        """With a new axis of size 1 at that place of the result."""
+        return _home("layout").unsqueeze(self, axis)  # type: ignore[no-any-return]
+
+    def swapaxes(self, one: int, other: int) -> Tensor:
+        """Two axes swapped; no copy."""
+        return _home("layout").swapaxes(self, one, other)  # type: ignore[no-any-return]
 
     def sum(self) -> Tensor:
         """Sum of all elements -> (1,)."""

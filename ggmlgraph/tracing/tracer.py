@@ -29,7 +29,7 @@ from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, ShapeError, Usag
 from ggmlgraph.graphfile.dim import Dim, evaluate
 from ggmlgraph.graphfile.metadata import MAX_FACTOR, MAX_GROUPS, Number, ParamGroup, SizeExpressions
 from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
-from ggmlgraph.table.op import TABLE, Op
+from ggmlgraph.table.op import Op
 from ggmlgraph.tracing import export
 from ggmlgraph.tracing.initializers import Initializer
 from ggmlgraph.tracing.inputs import TOKENS, signature, sizes_of
@@ -60,7 +60,7 @@ class Node:
     where: str  # "file.py:41" of the call
     feed: str = ""  # what an input is filled with, unless by its own name
     initializer: Initializer | None = None
-    values: bytes | None = None  # of a constant, float32
+    values: bytes | None = None  # of a constant
 
 
 def trace(
@@ -149,6 +149,7 @@ class Graph:
         self.groups: list[tuple[ParamGroup, str]] = []  # and where they were declared
         self.limits: dict[str, int] = {}  # the largest values of named sizes
         self._names: dict[str, int] = {}
+        self._arrays: dict[Any, Tensor] = {}  # constants without names, by what they hold
         self._shadow: CoreGraph | None = CoreGraph()
         primes = [p for p in (*SHADOW_SIZES, 1019, 1021) if p not in sizes.values()]
         self._shadow_sizes = dict(zip(sizes, primes, strict=False))
@@ -180,6 +181,10 @@ class Graph:
             return value
         self._exprs[int(value), shadow] = value.expr
         return shadow
+
+    def expect(self, size: int) -> None:
+        """Know the expression of a size that an op will give without being asked for it."""
+        self._shadow_value(size)
 
     def _symbol(self, value: int, shadow: int) -> int:
         """The value as a Dim where it depends on named sizes."""
@@ -268,11 +273,12 @@ class Graph:
                     f"{where}: no trained parameter is called {group.pattern!r}; there are {', '.join(near) or 'none'}"
                 )
 
-    def constant(self, name: str, values: NDArray[np.float32]) -> Tensor:
-        """A leaf of these values, float32, neither trained nor fed; the same one when asked for again."""
+    def constant(self, name: str, values: NDArray[Any]) -> Tensor:
+        """A leaf of these values, float32 or int32, neither trained nor fed; the same one when asked for again."""
         if name in self._names:
             return Tensor(self, self._names[name])
-        return self._leaf(name, values.shape, "f32", 0, self.here(), values=values.astype("<f4").tobytes())
+        dtype, stored = ("i32", "<i4") if values.dtype == np.int32 else ("f32", "<f4")
+        return self._leaf(name, values.shape, dtype, 0, self.here(), values=values.astype(stored).tobytes())
 
     def number(self, value: Any) -> Tensor:
         """A constant of one element, the same one when asked for again; a size times the constant 1."""
@@ -282,6 +288,13 @@ class Graph:
         if not math.isfinite(number):
             raise UsageError(f"{self.here()}: the number {value!r} is not finite in float32")
         return self.constant(f"const.{number:.9g}", np.full(1, number, np.float32))
+
+    def array(self, values: NDArray[Any]) -> Tensor:
+        """A constant of these values, float32 or int32; the same one for equal ones."""
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self._arrays:
+            self._arrays[key] = self.constant(f"const.{len(self._arrays)}.{'x'.join(map(str, values.shape))}", values)
+        return self._arrays[key]
 
     def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
         self._check_name(name)
@@ -364,36 +377,21 @@ class Graph:
             return len(shape)
         return op.rank(*ranks) if op.rank else max(ranks)
 
-    def slice(self, source: int, key: tuple[Any, ...]) -> Tensor:
-        """A view of `source` by basic slices; see Tensor.__getitem__."""
-        tensor = Tensor(self, source)
-        if not self.is_contiguous(source):
-            tensor = tensor.cont()
-        shape = self.nodes[tensor.id].shape
-        if Ellipsis in key:
-            at = key.index(Ellipsis)
-            key = (*key[:at], *[slice(None)] * (len(shape) - len(key) + 1), *key[at + 1 :])
-        starts, sizes = [], []
-        for n, item in zip(shape, (*key, *[slice(None)] * (len(shape) - len(key))), strict=True):
-            if not isinstance(item, slice) or item.step not in (None, 1):
-                raise ShapeError(f"{self.here()}: only slices with step 1 index a tensor, got {item!r}")
-            start, stop = (_place(at, n, end) for at, end in ((item.start, 0), (item.stop, n)))
-            if not 0 <= start < stop <= n:
-                raise ShapeError(f"{self.here()}: slice {start}:{stop} of an axis of size {n} of {tensor!r}")
-            starts.append(start)
-            sizes.append(stop - start)
-        strides = [core.strides(tensor.id) for core in self._cores()]
-        offset, stride = 0, strides[0][-1]  # of a contiguous tensor
-        for start, n in zip(reversed(starts), reversed(shape), strict=True):
-            offset, stride = offset + start * stride, n * stride
-        return self.add(TABLE["view"], [tensor], {"offset": offset, "shape": tuple(sizes)}, strides)
+    def strides(self, node: int) -> list[tuple[int, ...]]:
+        """Bytes from one element to the next along each of four axes, and those of the shadow."""
+        return [core.strides(node) for core in self._cores()]
 
     def is_contiguous(self, node: int) -> bool:
         """Whether a reshape or slice may look straight into the node's memory.
 
-        Not from the middle of another tensor: stock ggml's importer forgets the offset of a view's view.
+        Not from the middle of another tensor: stock ggml's importer forgets the offset of a view's view. Older ggml
+        looks at strides of axes of size 1 too, which a view keeps from its source.
         """
-        return all(core.is_contiguous(node) for core in self._cores()) and not self.begins_inside(node)
+        cores = self._cores()
+        if self.begins_inside(node) or not all(core.is_contiguous(node) for core in cores):
+            return False
+        op = self.nodes[node].op
+        return op is None or op.name != "view" or all(_is_packed(core, node) for core in cores)
 
     def begins_inside(self, node: int) -> bool:
         """Whether a node lies in another's memory, and not at its begin; at any sizes."""
@@ -514,11 +512,10 @@ def _short(filename: str) -> str:
     return str(path)
 
 
-def _place(at: int | None, n: int, missing: int) -> int:
-    """A bound of a slice; a number below 0 counts from the end, but not one that is so at these sizes alone."""
-    if at is None:
-        return missing
-    return n + at if at < 0 and not isinstance(at, Dim) else at
+def _is_packed(core: CoreGraph, node: int) -> bool:
+    """Whether every stride is what the sizes make it, be a size 1 or not."""
+    sizes, strides = core.shape(node, 4), core.strides(node)
+    return all(strides[i] == strides[i + 1] * sizes[i + 1] for i in range(3))
 
 
 def _product(sizes: Any) -> int:

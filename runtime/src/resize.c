@@ -28,7 +28,8 @@ static int32_t *places_of(const gg_graph *g, int32_t n, const int32_t *ids, gg_e
     return places;
 }
 
-/* A stride of a view is a stride of its source; the same one of the resized source is the new stride. */
+/* A stride of a view is a stride of its source, or a multiple of the same dimension's; of the resized source the same one
+ * is the new stride. */
 static bool follow_strides(const gg_tensor *old, const gg_tensor *old_src, const gg_tensor *src, int64_t *nb)
 {
     for (int i = 0; i < GG_MAX_DIMS; i++) {
@@ -36,6 +37,7 @@ static bool follow_strides(const gg_tensor *old, const gg_tensor *old_src, const
         if (old->nb[i] != old_src->nb[i])
             for (j = 0; j < GG_MAX_DIMS && old->nb[i] != old_src->nb[j]; j++) {}
         if (j < GG_MAX_DIMS) nb[i] = src->nb[j];
+        else if (old->nb[i] % old_src->nb[i] == 0) nb[i] = old->nb[i] / old_src->nb[i] * src->nb[i];
         else if (memcmp(old_src->ne, src->ne, sizeof src->ne) == 0) nb[i] = old->nb[i];
         else return false;
     }
