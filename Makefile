@@ -98,6 +98,7 @@ release: $(VENV)/installed wheel
 docs: $(VENV)/installed
 	$(BIN)/python docs/ops.py > docs/ops.md
 	$(BIN)/python docs/support.py > docs/support.md
+	$(BIN)/python docs/stub.py > ggmlgraph/__init__.pyi
 
 # What builds the package, once: the builds below share it instead of each asking for its own.
 $(VENV)/ready: pyproject.toml

@@ -2,63 +2,24 @@
 
     graph = gg.trace(llama.loss, llama.Config(n_layer=4), batch=16, ctx=64)
     graph.save("graph.bin")
-    with gg.Runtime("graph.bin", threads=2) as rt: ...
+    with gg.Runtime(graph, threads=2) as rt: ...
 
-Names are imported when first used, so that `ggmlgraph --help` stays fast.
+Public is what `dir(ggmlgraph)` lists: the names below, and the ops that ggml has. They are imported when first used, so
+that `ggmlgraph --help` stays fast; type checkers read `__init__.pyi`, which `make docs` writes.
 """
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from ggmlgraph.execution.runtime import Runtime as Runtime
-    from ggmlgraph.graphfile.dim import Dim as Dim
-    from ggmlgraph.tracing.arithmetic import equal as equal
-    from ggmlgraph.tracing.arithmetic import logical_not as logical_not
-    from ggmlgraph.tracing.attention import attention as attention
-    from ggmlgraph.tracing.dropout import dropout as dropout
-    from ggmlgraph.tracing.indexing import flip as flip
-    from ggmlgraph.tracing.indexing import gather as gather
-    from ggmlgraph.tracing.initializers import from_array as from_array
-    from ggmlgraph.tracing.initializers import full as full
-    from ggmlgraph.tracing.initializers import kaiming_normal as kaiming_normal
-    from ggmlgraph.tracing.initializers import kaiming_uniform as kaiming_uniform
-    from ggmlgraph.tracing.initializers import normal as normal
-    from ggmlgraph.tracing.initializers import ones as ones
-    from ggmlgraph.tracing.initializers import orthogonal as orthogonal
-    from ggmlgraph.tracing.initializers import residual as residual
-    from ggmlgraph.tracing.initializers import truncated_normal as truncated_normal
-    from ggmlgraph.tracing.initializers import uniform as uniform
-    from ggmlgraph.tracing.initializers import xavier_normal as xavier_normal
-    from ggmlgraph.tracing.initializers import xavier_uniform as xavier_uniform
-    from ggmlgraph.tracing.initializers import zeros as zeros
-    from ggmlgraph.tracing.inputs import Float as Float
-    from ggmlgraph.tracing.inputs import Ids as Ids
-    from ggmlgraph.tracing.layout import concat as concat
-    from ggmlgraph.tracing.layout import pad as pad
-    from ggmlgraph.tracing.layout import split as split
-    from ggmlgraph.tracing.layout import stack as stack
-    from ggmlgraph.tracing.losses import bce as bce
-    from ggmlgraph.tracing.losses import cross_entropy as cross_entropy
-    from ggmlgraph.tracing.losses import huber as huber
-    from ggmlgraph.tracing.losses import kl as kl
-    from ggmlgraph.tracing.losses import mse as mse
-    from ggmlgraph.tracing.params import Params as Params
-    from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
-    from ggmlgraph.tracing.rotary import rotate as rotate
-    from ggmlgraph.tracing.tensor import Tensor as Tensor
-    from ggmlgraph.tracing.tracer import Graph as Graph
-    from ggmlgraph.tracing.tracer import trace as trace
-
-    # isort: split
-    # Last, for where two have one name: the one above is public, not the table's.
-    from ggmlgraph.table.ops import *  # type: ignore[assignment]  # noqa: F403
-
 _HOMES = {
+    "CheckpointError": "errors", "DataError": "errors", "FormatError": "errors", "GGError": "errors",
+    "LimitError": "errors", "MemoryLimitError": "errors", "ShapeError": "errors", "UnsupportedError": "errors",
+    "UsageError": "errors",
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
     "equal": "tracing.arithmetic", "logical_not": "tracing.arithmetic",
@@ -79,9 +40,29 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return [*_HOMES, *_ops()]
     if name in _HOMES:
         return getattr(import_module(f"ggmlgraph.{_HOMES[name]}"), name)
-    table = import_module("ggmlgraph.table.ops")
+    if name in _ops():
+        return getattr(import_module("ggmlgraph.table.ops"), name)
+    raise AttributeError(f"module 'ggmlgraph' has no attribute {name!r}{_why(name)}")
+
+
+def _ops() -> list[str]:
+    """The ops of the table that ggml has, and so a file can."""
+    import_module("ggmlgraph.table.ops")
+    table = import_module("ggmlgraph.table.op").TABLE
+    return [name for name, op in table.items() if op.ggml is not None and name not in _HOMES]
+
+
+def _why(name: str) -> str:
+    """What a name that is not public might have been meant for."""
     if name in import_module("ggmlgraph.table.op").TABLE:
-        return getattr(table, name)
-    raise AttributeError(f"module 'ggmlgraph' has no attribute {name!r}")
+        return ": it is an op of the runtime's own, which ggml has not, so no model can be written with it"
+    close = get_close_matches(name, [*_HOMES, *_ops()], 1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def __dir__() -> list[str]:
+    return sorted(["__version__", *_HOMES, *_ops()])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Protocol, Self, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -147,7 +148,7 @@ def op(
     """Enter an op into the table. The decorated stub's signature and docstring complete the row.
 
     A parameter annotated float, int or Offset is a scalar, one annotated Shape makes the op sized, all others are
-    sources. What the decorator returns is the `Op`, typed as the stub so that callers are checked against it.
+    sources. What the decorator returns calls the row; to `help` and to type checkers it is the function of the stub.
 
     `words` places params in op_params where ggml leaves gaps; without it they follow one another
     (from word 1 for a unary op, whose word 0 is the ggml_unary_op number). `kernel` defaults to the name. `view` names
@@ -182,6 +183,11 @@ def op(
         if row.name in TABLE:
             raise ValueError(f"op {row.name} is in the table twice")
         TABLE[row.name] = row
-        return cast(F, row)
+
+        @wraps(stub)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return row(*args, **kwargs)
+
+        return cast(F, call)
 
     return enter
