@@ -37,7 +37,6 @@ from ggmlgraph.table.ops import gelu_erf as gelu_erf
 from ggmlgraph.table.ops import gelu_quick as gelu_quick
 from ggmlgraph.table.ops import get_rows as get_rows
 from ggmlgraph.table.ops import get_rows_back as get_rows_back
-from ggmlgraph.table.ops import group_norm as group_norm
 from ggmlgraph.table.ops import hardsigmoid as hardsigmoid
 from ggmlgraph.table.ops import hardswish as hardswish
 from ggmlgraph.table.ops import im2col as im2col
@@ -89,6 +88,10 @@ from ggmlgraph.table.ops import view as view
 from ggmlgraph.tracing.arithmetic import equal as equal
 from ggmlgraph.tracing.arithmetic import logical_not as logical_not
 from ggmlgraph.tracing.attention import attention as attention
+from ggmlgraph.tracing.convolution import conv1d as conv1d
+from ggmlgraph.tracing.convolution import conv2d as conv2d
+from ggmlgraph.tracing.convolution import conv_transpose1d as conv_transpose1d
+from ggmlgraph.tracing.convolution import conv_transpose2d as conv_transpose2d
 from ggmlgraph.tracing.dropout import dropout as dropout
 from ggmlgraph.tracing.indexing import flip as flip
 from ggmlgraph.tracing.indexing import gather as gather
@@ -116,7 +119,12 @@ from ggmlgraph.tracing.losses import cross_entropy as cross_entropy
 from ggmlgraph.tracing.losses import huber as huber
 from ggmlgraph.tracing.losses import kl as kl
 from ggmlgraph.tracing.losses import mse as mse
+from ggmlgraph.tracing.normalization import group_norm as group_norm
 from ggmlgraph.tracing.params import Params as Params
+from ggmlgraph.tracing.pooling import avg_pool1d as avg_pool1d
+from ggmlgraph.tracing.pooling import avg_pool2d as avg_pool2d
+from ggmlgraph.tracing.pooling import max_pool1d as max_pool1d
+from ggmlgraph.tracing.pooling import max_pool2d as max_pool2d
 from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
 from ggmlgraph.tracing.rotary import rotate as rotate
 from ggmlgraph.tracing.tensor import Tensor as Tensor
