@@ -213,7 +213,7 @@ def test_a_model_file_is_exported_by_its_function() -> None:
 def test_print_shows_the_graph(capsys: pytest.CaptureFixture[str]) -> None:
     Path("my_model.py").write_text(MODEL)
     assert main.run(["export", "my_model.py", "--print"]) == 0
-    assert "# my_model.py:16" in capsys.readouterr().out
+    assert "# my_model.py:17" in capsys.readouterr().out
 
 
 def test_the_built_in_models_are_found() -> None:
