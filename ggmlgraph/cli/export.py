@@ -35,6 +35,8 @@ def command(
     if chosen and "n_vocab" in architectures.field_types(loaded):
         values.setdefault("n_vocab", chosen.n_vocab)
     graph = architectures.run(loaded, lambda: trace(loaded.loss, architectures.config(loaded, values), batch, ctx))
+    if tokenizer is None and not any(node.feed == "tokens" for node in graph.nodes):
+        chosen = None  # it takes no text
     _check_vocabulary(graph, chosen)
     graph.check_gradient()
     if show:
@@ -67,6 +69,8 @@ def _check_vocabulary(graph: Graph, tokenizer: Tokenizer | None) -> None:
 
 def _summary(path: Path, graph: Graph, tokenizer: Tokenizer | None) -> str:
     n_params = sum(math.prod(map(int, node.shape)) for node in graph.nodes if node.initializer)
-    ids = f"tokenizer {tokenizer.kind}, {tokenizer.n_vocab:,} ids" if tokenizer else "no tokenizer (train --tokenizer)"
+    takes_text = any(node.feed == "tokens" for node in graph.nodes)
+    ids = f"tokenizer {tokenizer.kind}, {tokenizer.n_vocab:,} ids" if tokenizer else "no tokenizer"
+    ids += " (train --tokenizer)" if takes_text and not tokenizer else ""
     size = nbytes(path.stat().st_size)
     return f"{path}: {graph.model}, {n_params:,} parameters, {len(graph.nodes)} nodes, {size}, {ids}"

@@ -14,7 +14,7 @@ from ggmlgraph.errors import ShapeError, UsageError
 from ggmlgraph.table import ops
 from ggmlgraph.tracing.tensor import Tensor
 
-TINY = 2.0**-126  # the least number whose logarithm is taken, so that 0 log 0 is 0
+TINY = 2.0**-126  # changes no number but 0, so that 0 log 0 is 0
 
 
 def cross_entropy(
@@ -91,19 +91,20 @@ def huber(predictions: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
     _check_shape("huber", targets, predictions.shape, predictions)
     if not 0 < delta < math.inf:
         raise UsageError(f"{predictions.graph.here()}: huber: delta {delta} is not above 0")
-    difference = predictions - targets
-    near = ops.clamp(difference, -delta, delta)
-    return _mean(near * (difference - near * 0.5))
+    size = ops.abs(predictions - targets)
+    near = delta - ops.relu(delta - size)  # the lesser of both; ggml's clamp is wrong in some versions
+    return _mean(near * (size - near * 0.5))
 
 
-def bce(logits: Tensor, targets: Tensor) -> Tensor:
+def bce(logits: Tensor, targets: Tensor | float) -> Tensor:
     """Mean over all elements of -target log sigmoid(logit) - (1 - target) log sigmoid(-logit) -> (1,).
 
-    targets: float32 of logits' shape, 0..1. No logit is too large for it. Raises ShapeError.
+    targets: float32 of logits' shape, 0..1, or one number for all. No logit is too large for it. Raises ShapeError.
     torch.nn.functional.binary_cross_entropy_with_logits(reduction="mean"); the mean of
     optax.sigmoid_binary_cross_entropy.
     """
-    _check_shape("bce", targets, logits.shape, logits)
+    if isinstance(targets, Tensor):
+        _check_shape("bce", targets, logits.shape, logits)
     size = ops.abs(logits)
     # log(1 + e^z) = z/2 + |z|/2 - log sigmoid(|z|): the derivative of each term at 0 is right, unlike relu's.
     softplus = (logits + size) * 0.5 - ops.log(ops.sigmoid(size))
@@ -118,7 +119,7 @@ def kl(logits: Tensor, targets: Tensor) -> Tensor:
     of optax.kl_divergence. Raises ShapeError.
     """
     _check_shape("kl", targets, logits.shape, logits)
-    entropy = targets * ops.log(ops.clamp(targets, TINY, math.inf))
+    entropy = targets * ops.log(targets + TINY)
     return entropy.sum() * (1.0 / _product(logits.shape[:-1])) + cross_entropy(logits, targets)
 
 
