@@ -20,6 +20,7 @@ _HOMES = {
     "CheckpointError": "errors", "DataError": "errors", "FormatError": "errors", "GGError": "errors",
     "LimitError": "errors", "MemoryLimitError": "errors", "ShapeError": "errors", "UnsupportedError": "errors",
     "UsageError": "errors",
+    "Model": "library.model", "generate": "library.model", "load": "library.model", "tokenizer": "library.vocabulary",
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
     "equal": "tracing.arithmetic", "logical_not": "tracing.arithmetic",

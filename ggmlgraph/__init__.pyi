@@ -10,6 +10,10 @@ from ggmlgraph.errors import UnsupportedError as UnsupportedError
 from ggmlgraph.errors import UsageError as UsageError
 from ggmlgraph.execution.runtime import Runtime as Runtime
 from ggmlgraph.graphfile.dim import Dim as Dim
+from ggmlgraph.library.model import Model as Model
+from ggmlgraph.library.model import generate as generate
+from ggmlgraph.library.model import load as load
+from ggmlgraph.library.vocabulary import tokenizer as tokenizer
 from ggmlgraph.table.ops import abs as abs
 from ggmlgraph.table.ops import acc as acc
 from ggmlgraph.table.ops import add as add

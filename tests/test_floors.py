@@ -12,6 +12,7 @@ from places import ROOT
 PACKAGE = ROOT / "ggmlgraph"
 FLOORS = (  # from the top; docs/internals.md prints them
     "cli",
+    "library",
     "interchange",
     "generation",
     "training",

@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from places import ROOT
 
 import ggmlgraph as gg
+from ggmlgraph.cli.main import run
+from ggmlgraph.cli.terminal import shown
+from ggmlgraph.models import llama
 from ggmlgraph.table.op import TABLE
+from ggmlgraph.tokenizers.plain import BytesTokenizer
 
 PUBLIC = [name for name in dir(gg) if not name.startswith("_")]
 
@@ -90,3 +95,46 @@ def test_mypy_takes_what_is_right_and_names_what_is_wrong(tmp_path: Path) -> Non
     assert [int(line.split(":")[1]) for line in errors] == list(range(first, first + len(WRONG)))
     for line, wanted in zip(errors, WRONG.values(), strict=True):
         assert wanted in line
+
+
+# ---------------------------------------------------------------- objects
+
+SMALL = llama.Config(n_vocab=256, n_embd=16, n_head=2, n_layer=1, n_ff=24)
+
+
+def test_a_traced_graph_runs_as_its_file_does(tmp_path: Path) -> None:
+    graph = gg.trace(llama.loss, SMALL, batch=2, ctx=8)
+    graph.save(tmp_path / "g.bin")
+    tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
+    with gg.Runtime(graph, threads=1) as here, gg.Runtime(tmp_path / "g.bin", threads=1) as there:
+        assert here.forward("logits", tokens=tokens)[0].tobytes() == there.forward("logits", tokens=tokens)[0].tobytes()
+
+
+def test_objects_say_what_they_are_in_one_line_and_in_a_notebook() -> None:
+    graph = gg.trace(llama.loss, SMALL, batch=2, ctx=8)
+    graph.model = "<script>"
+    with gg.Runtime(graph, threads=1) as runtime:
+        for thing in (graph, runtime, runtime.programs.train):
+            assert "\n" not in repr(thing)
+        assert repr(graph).startswith("<Graph <script>: 63 nodes, 10,416 parameters, batch 2, ctx 8>")
+        assert "10,416 parameters, batch 2, ctx 8, inputs tokens" in repr(runtime)
+        for notebook in (graph._repr_html_(), runtime._repr_html_()):
+            assert "<script>" not in notebook
+            assert "10,416 parameters" in notebook
+    assert repr(runtime).endswith(", closed>")
+
+
+def test_a_model_that_is_loaded_writes_what_the_command_writes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "g.bin"
+    gg.trace(llama.loss, SMALL, batch=1, ctx=16).save(path, tokenizer=BytesTokenizer().to_bytes())
+    assert run(["generate", str(path), "-p", "ab", "-n", "9", "--temperature", "0"]) == 0
+    told = capfd.readouterr().out
+    text = gg.generate(path, "ab", 9, temperature=0)
+    assert isinstance(text, str)
+    assert told == shown(text) + "\n"
+    with gg.load(path) as model:
+        assert model.generate(["ab", "ab"], 9, temperature=0) == [text, text]
+        assert "tokenizer bytes, 256 ids" in repr(model)
+    assert gg.tokenizer(path).encode("ab").tolist() == [97, 98]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -13,11 +14,8 @@ from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.corpus import open_file
 from ggmlgraph.errors import UsageError
 from ggmlgraph.generation import wave
-from ggmlgraph.generation.generate import Generator, open_model
 from ggmlgraph.generation.sampling import Sampling
-from ggmlgraph.interchange.ondemand import graph_of
-
-MOST_TOGETHER = 16  # prompts; what is kept of each takes as much memory
+from ggmlgraph.library.model import load
 
 
 def command(
@@ -36,23 +34,21 @@ def command(
         prompts += tuple(line.removesuffix("\r") for line in open_file(file).lines() if line.strip())
         if not prompts:
             raise UsageError(f"{file}: no line has a prompt")
-    runtime, tokenizer = open_model(graph_of(path, told), threads=threads, ctx=ctx, limits=limits)
-    with runtime:
+    with load(path, threads=threads, ctx=ctx, limits=limits, tell=told) as model:
         if len(prompts) > 1:
-            generator = Generator(runtime, tokenizer, batch=min(len(prompts), MOST_TOGETHER))
-            _tell(generator.notes(prompts))
-            for i, text in enumerate(generator.texts(prompts, predict, how, stop=stop)):
+            _tell(model.notes(prompts))
+            for i, text in enumerate(model.generate(prompts, predict, stop=stop, **asdict(how))):
                 click.echo(shown(f"\n{text}" if i else text))
             return
-        is_wave = wave.is_wave(runtime.metadata.corpus, tokenizer)
+        is_wave = wave.is_wave(model.runtime.metadata.corpus, model.tokenizer)
         start = prompts[0] if prompts else wave.PROMPT if is_wave else ""
-        text, generator = "", Generator(runtime, tokenizer)
-        _tell(generator.notes([start]))
-        for piece in generator.text(start, predict, how, stop=stop):
+        text = ""
+        _tell(model.notes([start]))
+        for piece in model.stream(start, predict, how, stop=stop):
             click.echo(shown(piece), nl=False)
             text += piece
         click.echo()
-        for line in wave.report(text, start, tokenizer) if is_wave else ():
+        for line in wave.report(text, start, model.tokenizer) if is_wave else ():
             click.echo(shown(line))
 
 

@@ -59,6 +59,11 @@ class Program:
         self.end = len(graph)
         self.has_run = False  # it has taken its memory
 
+    def __repr__(self) -> str:
+        cost = self.cost()
+        sizes = f"{cost.flops / 1e9:,.2f} GFLOP, {cost.nbytes / 2**20:,.1f} MiB"
+        return f"<{type(self).__name__}: {self.end:,} tensors, {sizes}>"
+
     def run(self, begin: int = 0, end: int | None = None) -> None:
         """Compute nodes begin .. end, default all."""
         self.has_run = True

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from ggmlgraph.execution.programs import Pools, Programs
 from ggmlgraph.execution.roles import Roles
 from ggmlgraph.execution.session import Session, in_turn
 from ggmlgraph.execution.turns import Turns
+from ggmlgraph.tracing.tracer import Graph
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class StepResult:
 class Runtime(Session):
     """One graph file at one batch and context.
 
-    path: graph.bin, in any dialect. threads: default every processor this process may use. batch, ctx: default the
-    sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the patterns that become one op.
-    matmul_precision: "float32", or "bf16": matrix products round their operands to bfloat16 and add in float32, as
-    torch.set_float32_matmul_precision names it; the fused attention computes in float32 either way. limits: the
-    largest graph to take from the file. mapped: weights lie in the file instead of in memory of their own, so nothing
-    may change it meanwhile; what is written into them stays here. seed: of what dropout drops in training.
+    graph: a traced graph, or the path of graph.bin, in any dialect. threads: default every processor this process may
+    use. batch, ctx: default the sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the
+    patterns that become one op. matmul_precision: "float32", or "bf16": matrix products round their operands to
+    bfloat16 and add in float32, as torch.set_float32_matmul_precision names it; the fused attention computes in float32
+    either way. limits: the largest graph to take from the file. mapped: weights lie in the file instead of in memory of
+    their own, so nothing may change it meanwhile; what is written into them stays here. seed: of what dropout drops in
+    training.
 
     Any thread may call; one call goes on at a time, others wait for it, also those of a runtime made by `at`. While one
     runs, other Python threads go on. A forked process goes on with a copy. Arrays that look into the graph's memory
@@ -61,7 +65,7 @@ class Runtime(Session):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        graph: Graph | str | os.PathLike[str],
         *,
         threads: int | None = None,
         batch: int | None = None,
@@ -82,7 +86,8 @@ class Runtime(Session):
         matmul_precision_number(matmul_precision)
         settings = Settings(machine.isa(), matmul_precision, passes.fusion_mask(fusions))
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
-        model = open_graph(path, dialect, limits, roles, mapped=mapped).at(batch, ctx)
+        with _file_of(graph) as path:
+            model = open_graph(path, dialect, limits, roles, mapped=mapped).at(batch, ctx)
         self._begin(model, settings, threads, memory_limit, accumulate, Pools(), Turns())
 
     def _begin(
@@ -194,6 +199,18 @@ class Runtime(Session):
     def load(self, directory: str | os.PathLike[str]) -> None:
         """Read what `save` wrote. Raises CheckpointError if it is damaged or of another graph."""
         checkpoint.load(self, Path(directory))
+
+
+@contextmanager
+def _file_of(graph: Graph | str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
+    """The path of a graph's file; one that was traced goes through a file too, so that there is one way to run it."""
+    if not isinstance(graph, Graph):
+        yield graph
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.bin"
+        graph.save(path)
+        yield path
 
 
 def _check_rates(**rates: float) -> None:

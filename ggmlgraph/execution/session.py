@@ -6,8 +6,10 @@ one, and training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import wraps
+from html import escape
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -15,12 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.program import Program
-from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.errors import GGError, UsageError, escaped
 from ggmlgraph.execution.feeder import Feeder
 from ggmlgraph.execution.namedgraph import NamedGraph
 from ggmlgraph.execution.programs import Programs
 from ggmlgraph.execution.turns import Turns
 from ggmlgraph.graphfile.metadata import Metadata
+from ggmlgraph.table.dialect import OUTPUT
 
 S = TypeVar("S", bound="Session")
 P = ParamSpec("P")
@@ -66,6 +69,26 @@ class Session:
             self.programs.clear()
 
     # ------------------------------------------------------------ what it is
+
+    def summary(self) -> str:
+        """ "llama: 2,134,080 parameters, batch 16, ctx 64, inputs tokens, targets, outputs logits, loss"."""
+        model = self.model
+        sizes = [f"{name} {value}" for name, value in model.sizes.items()]
+        outputs = ", ".join(model.graph.name(i) for i in model.graph.flagged(OUTPUT))
+        parts = [f"{model.n_params:,} parameters", *sizes, f"inputs {', '.join(model.inputs)}", f"outputs {outputs}"]
+        return escaped(f"{model.metadata.model or 'unnamed'}: {', '.join(parts)}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.summary()}{', closed' if self.closed else ''}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the sizes, and the parameters with theirs."""
+        shapes = {name: self.graph.shape(self.graph.find(name)) for name in self.model.params}
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{list(shape)}</td><td>{math.prod(shape):,}</td></tr>"
+            for name, shape in shapes.items()
+        )
+        return f"<details><summary><code>{escape(repr(self))}</code></summary><table>{rows}</table></details>"
 
     @property
     def graph(self) -> CoreGraph:

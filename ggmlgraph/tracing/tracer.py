@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
+from html import escape
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ import numpy as np
 from ggmlgraph.core import passes
 from ggmlgraph.core.boundary import in_file_order
 from ggmlgraph.core.graph import CoreGraph
-from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, ShapeError, UsageError
+from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, ShapeError, UsageError, escaped
 from ggmlgraph.graphfile.dim import Dim, evaluate
 from ggmlgraph.graphfile.metadata import MAX_FACTOR, MAX_GROUPS, Number, ParamGroup, SizeExpressions
 from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
@@ -453,6 +454,16 @@ class Graph:
                 arguments += [f"{p.name}={node.params[p.name]:g}" for p in node.op.params
                               if node.params[p.name] != p.default]  # fmt: skip
                 yield f"{self.describe(i)} = {node.op.name}({', '.join(arguments)})"
+
+    def __repr__(self) -> str:
+        shapes = [node.shape for node in self.nodes if node.initializer]
+        sizes = "".join(f", {name} {value}" for name, value in self.sizes.items())
+        n_nodes, n_params = len(self.nodes), sum(map(_product, shapes))
+        return escaped(f"<Graph {self.model or 'unnamed'}: {n_nodes:,} nodes, {n_params:,} parameters{sizes}>")
+
+    def _repr_html_(self) -> str:
+        """For notebooks: one line, and all nodes behind it."""
+        return f"<details><summary><code>{escape(repr(self))}</code></summary><pre>{escape(str(self))}</pre></details>"
 
     def __str__(self) -> str:
         lines = list(self.lines())
