@@ -24,6 +24,7 @@ _HOMES = {
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
     "equal": "tracing.arithmetic", "logical_not": "tracing.arithmetic",
+    "scan": "tracing.scan",
     "conv1d": "tracing.convolution", "conv2d": "tracing.convolution", "conv_transpose1d": "tracing.convolution",
     "conv_transpose2d": "tracing.convolution", "group_norm": "tracing.normalization",
     "avg_pool1d": "tracing.pooling", "avg_pool2d": "tracing.pooling", "max_pool1d": "tracing.pooling",

@@ -131,6 +131,7 @@ from ggmlgraph.tracing.pooling import max_pool1d as max_pool1d
 from ggmlgraph.tracing.pooling import max_pool2d as max_pool2d
 from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
 from ggmlgraph.tracing.rotary import rotate as rotate
+from ggmlgraph.tracing.scan import scan as scan
 from ggmlgraph.tracing.tensor import Tensor as Tensor
 from ggmlgraph.tracing.tracer import Graph as Graph
 from ggmlgraph.tracing.tracer import trace as trace

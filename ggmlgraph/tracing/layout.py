@@ -79,12 +79,14 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     return joined.reshape(*before, joined.shape[1], *after)
 
 
-def _joined(tensors: list[Tensor], axis: int, dim: int) -> Tensor:
-    result = tensors[0]
-    for x in tensors[1:]:
-        x.graph.expect(result.shape[axis] + x.shape[axis])
-        result = ops.concat(result, x, dim)
-    return result
+def _joined(tensors: Sequence[Tensor], axis: int, dim: int) -> Tensor:
+    """By halves, so that of n tensors each is copied log n times."""
+    if len(tensors) == 1:
+        return tensors[0]
+    half = (len(tensors) + 1) // 2
+    one, other = (_joined(part, axis, dim) for part in (tensors[:half], tensors[half:]))
+    one.graph.expect(one.shape[axis] + other.shape[axis])
+    return ops.concat(one, other, dim)
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
