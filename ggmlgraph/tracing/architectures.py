@@ -16,9 +16,10 @@ import math
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -179,7 +180,9 @@ def _blame(path: Path, work: Callable[[], Result]) -> Result:
         frames = traceback.extract_tb(error.__traceback__)
         inside = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         where = f"{path}:{inside[-1].lineno}" if inside else str(path)
-        raise GGError(f"{where}: {type(error).__name__}: {error}") from error
+        fields = getattr(getattr(error, "obj", None), "__dataclass_fields__", {})  # of a config
+        meant = _meant(error.name, fields) if isinstance(error, AttributeError) and error.name else ""
+        raise GGError(f"{where}: {type(error).__name__}: {error}{meant}") from error
 
 
 # ---------------------------------------------------------------- config
@@ -207,10 +210,20 @@ def parse_fields(model: Architecture, assignments: Sequence[str]) -> dict[str, A
         if not equals:
             raise UsageError(f"{assignment!r} is not FIELD=VALUE")
         if name not in types:
-            known = ", ".join(types) or "none"
-            raise UsageError(f"{model.name} has no field {name!r}; its fields are: {known}")
+            raise _no_field(model, name, types)
         values[name] = _parse(name, text, types[name])
     return values
+
+
+def _no_field(model: Architecture, name: str, types: Mapping[str, Any]) -> UsageError:
+    known = ", ".join(types) or "none"
+    return UsageError(f"{model.name} has no field {name!r}; its fields are: {known}{_meant(name, types)}")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """What a misspelt name may have been meant for."""
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
@@ -253,7 +266,7 @@ def config(model: Architecture, values: Mapping[str, Any]) -> Any:
     types, config_class = field_types(model), model.config
     for name, value in values.items():
         if name not in types:
-            raise UsageError(f"{model.name} has no field {name!r}; its fields are: {', '.join(types) or 'none'}")
+            raise _no_field(model, name, types)
         _check_type(name, value, types[name])
     missing = [f.name for f in dataclasses.fields(config_class) if f.init and f.name not in values and _is_required(f)]
     if missing:

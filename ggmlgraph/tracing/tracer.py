@@ -312,7 +312,8 @@ class Graph:
         self, op: Op, operands: list[Any], params: dict[str, Any], strides: list[tuple[int, ...]] | None = None
     ) -> Tensor:
         """Record one op. Raises ShapeError naming the user's line and both operands."""
-        src = [-1 if x is None else self._id_of(op, x) for x in operands]
+        given = zip(op.sources, operands, strict=True)
+        src = [-1 if x is None and name in op.optional else self._id_of(op, x) for name, x in given]
         params = dict(params)
         shape = params.pop("shape", None)
         shape = self.nodes[shape.id].shape if isinstance(shape, Tensor) else shape
@@ -348,7 +349,8 @@ class Graph:
 
     def _id_of(self, op: Op, operand: Any) -> int:
         if not isinstance(operand, Tensor):
-            raise TypeError(f"{self.here()}: {op.name} takes tensors, got {operand!r}")
+            hint = "; is a return missing in what gave it?" if operand is None else ""
+            raise TypeError(f"{self.here()}: {op.name} takes tensors, got {operand!r:.80}{hint}")
         if operand.graph is not self:
             raise TypeError(f"{self.here()}: {op.name}: an operand belongs to another graph")
         return operand.id

@@ -162,3 +162,14 @@ def test_the_configs_that_models_come_with_are_configs(name: str) -> None:
 def test_a_width_that_heads_do_not_divide_names_both(name: str) -> None:
     with pytest.raises(GGError, match=f"{name}.py: n_embd 30 is not a multiple of n_head 4"):
         architectures.config(architectures.load(name), {"n_embd": 30, "n_head": 4})
+
+
+def test_a_misspelt_field_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("m.py").write_text(MODEL.replace("c.n_embd", "c.n_emb"))
+    for words, reason in (
+        (["llama", "n_layre=1"], "llama has no field 'n_layre'; its fields are: n_vocab, "),
+        (["llama", "n_layre=1"], "; did you mean n_layer?"),
+        (["m.py"], "AttributeError: 'Config' object has no attribute 'n_emb'; did you mean n_embd?"),
+    ):
+        assert run(["export", *words, "-o", "g.bin"]) in (1, 2)
+        assert reason in capsys.readouterr().err

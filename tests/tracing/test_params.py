@@ -53,6 +53,10 @@ def test_declarations_that_contradict_are_one_line_with_both_places(check_each: 
         "one axis": (lambda p, x: x * p("w", 4, init=gg.xavier_normal()), "parameter w: xavier_normal.* two axes"),
         "orthogonal": (lambda p, x: x * p("w", 4, init=gg.orthogonal()), "parameter w: orthogonal.* needs two axes"),
         "array": (lambda p, x: x * p("w", 4, init=gg.from_array([1, 2])), r"w: from_array: the array is \[2\], the"),
+        "no operand": (lambda p, x: p.linear("a", None, 2), "linear a takes a tensor, got None; is a return missing"),
+        "none of an op": (lambda p, x: gg.mul_mat(x, None), "mul_mat takes tensors, got None; is a return missing"),
+        "no image": (lambda p, x: p.conv("c", x, 2, 3), r"conv c: %x f32\[batch,4\] is no signals"),
+        "groups": (lambda p, x: p.conv("c", x.reshape(3, 4, 1), 2, 1, groups=3), "or images of 3 groups"),
         "group": (lambda p, x: p.group("*.bais") or two(p, x), r"called '\*.bais'; there are .*bias"),
         "group of frozen": (lambda p, x: p.group("body.*") or two(p.frozen, x), r"'body.\*'; there are none"),
         "factor": (lambda p, x: p.group("*", lr=-1.0) or two(p, x), r"lr -1.0 is not in 0..1e\+06"),
@@ -61,7 +65,7 @@ def test_declarations_that_contradict_are_one_line_with_both_places(check_each: 
 
     def check(case: str) -> None:
         body, message = cases[case]
-        with pytest.raises(GGError, match=rf"test_params\.py:\d+: .*({message})"):
+        with pytest.raises((GGError, TypeError), match=rf"test_params\.py:\d+: .*({message})"):
             graph_of(body)
 
     check_each(cases, check)
@@ -111,3 +115,13 @@ def test_there_are_so_many_groups_and_no_more() -> None:
 
     with pytest.raises(UsageError, match="more than 256 groups"):
         graph_of(body)
+
+
+def test_a_convolution_s_weights_have_torch_s_shapes() -> None:
+    def body(p: gg.Params, x: gg.Tensor) -> gg.Tensor:
+        y = p.conv("signal", x.reshape(3, 2, 2), 6, 2, groups=2, bias=True)
+        z = p.conv("image", x.reshape(3, 1, 2, 2), 5, 2, init=gg.kaiming_uniform())
+        return y.reshape(-1).sum() + z.reshape(-1).sum()
+
+    shapes = {node.name: node.shape for node in graph_of(body).nodes if node.initializer}
+    assert shapes == {"signal.weight": (6, 1, 2), "signal.bias": (6,), "image.weight": (5, 1, 2, 2)}
