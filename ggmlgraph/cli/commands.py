@@ -309,7 +309,8 @@ TRAIN = command(
         "--input",
         multiple=True,
         metavar="NAME=FILE.npy",
-        help="Samples for an input of the graph, along the first axis; instead of text. Repeat for several inputs.",
+        help="Samples for an input of the graph, along the first axis, or a .npz with an array of its name; instead of "
+        "text. Repeat for several inputs.",
     ),
     option("--targets", metavar="FILE.npy", help="Class numbers: the loss becomes the cross-entropy with them."),
     option(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlgraph.data import npz
 from ggmlgraph.data.numbers import Numbers
 from ggmlgraph.data.order import ROUNDS, permute
 from ggmlgraph.errors import DataError
@@ -48,7 +49,8 @@ class ArrayData:
     """`files` by name of the graph's input; `rows` of them are a batch of the graph.
 
     Samples are for training but for the last tenth, at least one batch, which is for validation.
-    Raises DataError for a file that is not a .npy of numbers or does not fit its input.
+    A .npz file gives the array of the input's name; its arrays are held in memory.
+    Raises DataError for a file that is not a .npy or .npz of numbers or does not fit its input.
     """
 
     def __init__(self, files: Mapping[str, Path], runtime: Runtime, seed: int) -> None:
@@ -141,13 +143,17 @@ def _convert(each: _Input, chosen: NDArray[np.int64]) -> NDArray[Any]:
     return np.ascontiguousarray(values.reshape(-1, *each.shape), each.dtype)
 
 
-def _open(path: Path, name: str, leaf: NDArray[Any]) -> _Input:
-    """Map a file and see that it fits the leaf. The file is not trusted: nothing in it is executed."""
+def _map(path: Path) -> NDArray[Any]:
     open_regular(path)[0].close()
     try:
-        samples = np.lib.format.open_memmap(path, mode="r")
+        return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError, TypeError) as error:
         raise DataError(f"{path}: not a .npy file of numbers: {' '.join(str(error).split())[:120]}") from None
+
+
+def _open(path: Path, name: str, leaf: NDArray[Any]) -> _Input:
+    """Map a file and see that it fits the leaf. The file is not trusted: nothing in it is executed."""
+    samples = npz.read(path, name) if path.suffix == ".npz" else _map(path)
     kinds = "bui" if leaf.dtype.kind == "i" else "buif"
     if samples.dtype.kind not in kinds:
         raise DataError(f"{path} holds {samples.dtype}, the input {name} takes {leaf.dtype}")
@@ -161,6 +167,6 @@ def _open(path: Path, name: str, leaf: NDArray[Any]) -> _Input:
         raise DataError(
             f"{path}: samples of shape {list(samples.shape[1:])} for the input {name}, which takes [{wanted}]"
         )
-    if not samples.flags.c_contiguous:
+    if not isinstance(samples, np.memmap) or not samples.flags.c_contiguous:
         return _Input(path, np.ascontiguousarray(samples), None, leaf.dtype, sample)
     return _Input(path, samples, Numbers(path, samples.offset, samples.dtype), leaf.dtype, sample)

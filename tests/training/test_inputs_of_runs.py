@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ import pytest
 
 import ggmlgraph as gg
 from ggmlgraph.cli.main import run as command
+from ggmlgraph.data.arrays import ArrayData
 from ggmlgraph.data.batches import BatchData
 from ggmlgraph.errors import CheckpointError, DataError
 from ggmlgraph.training.config import TrainConfig
@@ -125,6 +128,58 @@ def test_arrays_are_fed_by_name_at_any_batch(graph: Path, tmp_path: Path, capsys
     assert command(words) == 0, capsys.readouterr().err
     found = losses(tmp_path / "run")
     assert found[-1][1] < 0.3 * found[0][1]
+
+
+def test_arrays_of_one_npz_file_are_those_of_npy_files(graph: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    arrays = {"x": np.asfortranarray(x), "y": x.sum(-1, keepdims=True)}
+    np.savez_compressed(tmp_path / "both.npz", **arrays)
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    with gg.Runtime(graph) as rt:
+        one = ArrayData({"x": tmp_path / "both.npz", "y": tmp_path / "both.npz"}, rt, 0)
+        two = ArrayData({name: tmp_path / f"{name}.npy" for name in arrays}, rt, 0)
+        assert one.digest == two.digest
+        for step in (0, 13):
+            batches = one.batch(step, N), two.batch(step, N)
+            assert all(np.array_equal(batches[0][name], batches[1][name]) for name in arrays)
+
+
+def test_a_bad_npz_file_is_one_line(graph: Path, tmp_path: Path, check_each: Any) -> None:
+    path = tmp_path / "a.npz"
+
+    def header(text: str) -> bytes:
+        padded = text.ljust(117) + "\n"
+        return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode()
+
+    def member(data: bytes) -> bytes:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x.npy", data)
+        return stream.getvalue()
+
+    shape = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
+    whole = member(header(shape % "(2, 3)") + bytes(24))
+    cases = {
+        "no zip": (b"hello", "not an .npz file of numbers"),
+        "cut off": (whole[:-30], "not an .npz file of numbers"),
+        "changed": (whole.replace(whole[60:90], whole[60:90][::-1]), "not an .npz file of numbers"),
+        "no npy": (member(b"hello there"), "not an .npz file of numbers"),
+        "objects": (member(header(shape.replace("<f4", "|O") % "(2, 3)") + bytes(24)), "object are no numbers"),
+        "large": (member(header(shape % "(1 << 40, 3)") + bytes(24)), "not an .npz file of numbers"),
+        "larger than it is": (member(header(shape % "(99999999999, 3)") + bytes(24)), "not an .npz file of numbers"),
+        "negative": (member(header(shape % "(-2, -3)") + bytes(24)), "not an .npz file of numbers"),
+    }  # fmt: skip
+    np.savez(tmp_path / "b.npz", y=np.zeros(3))
+
+    def check(case: str) -> None:
+        path.write_bytes(cases[case][0])
+        with gg.Runtime(graph) as rt, pytest.raises(DataError, match=cases[case][1]):
+            ArrayData({"x": path}, rt, 0)
+
+    check_each(cases, check)
+    with gg.Runtime(graph) as rt, pytest.raises(DataError, match=r"b.npz has no array 'x'; it has y"):
+        ArrayData({"x": tmp_path / "b.npz"}, rt, 0)
 
 
 def test_a_text_trains_a_graph_without_logits(tmp_path: Path, capsys: Any) -> None:
