@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,12 @@ def test_each_example_is_exported_by_a_command(tmp_path: Path, check_each: Any) 
                 assert rt.sizes["batch"] == 3
 
     check_each(NAMES, check)
+
+
+def test_the_program_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (FOLDER.parent / "inputs.md").read_text(encoding="utf-8")
+    program = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    Path("page.py").write_text("\n".join(program), encoding="utf-8")
+    runpy.run_path("page.py", run_name="page")
+    assert capsys.readouterr().out.startswith("['image', 'label'] 2.30")
