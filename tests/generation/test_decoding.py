@@ -180,7 +180,7 @@ def test_attention_to_later_positions_is_refused(tmp_path: Path) -> None:
 def halves(x: Any) -> Any:
     """Ops that act on each position alone, in ways a model may write them."""
     left, right = x[..., :16].cont(), x[..., 16:].cont()
-    return gg.concat(gg.silu(right), left * left) + gg.soft_max(x) * gg.sum_rows(gg.sqr(x))
+    return gg.concat([gg.silu(right), left * left], axis=-1) + gg.soft_max(x) * gg.sum_rows(gg.sqr(x))
 
 
 def test_ops_that_act_on_each_position_alone_are_not_refused(tmp_path: Path) -> None:
