@@ -16,9 +16,10 @@ from ggmlgraph.table.op import TABLE, Op
 HEAD = """# Ops
 
 What ggml computes, as a model calls it: `gg.NAME`. Most of it has a plainer spelling, the operators and methods of
-tensors and the functions of [api.md](api.md), which are made of these. Made from the op table by `make docs`. Shapes
-are in numpy order. *ggml* is the op that a file holds. *Derivative*: whether the gradient pass can go through it. What only
-the runtime has is in [internal-ops.md](internal-ops.md).
+tensors and the functions of [api.md](api.md), which are made of these. Made from the op table by `make docs`.
+
+Shapes are in numpy order. *ggml* is the op that a file holds. *Derivative*: whether the gradient pass can go through
+it. What only the runtime has is in [internal-ops.md](internal-ops.md).
 """
 INTERNAL = """# The runtime's own ops
 
