@@ -51,7 +51,8 @@ def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:
     yield f"model       {meta.model or 'unnamed'}{': ' if config else ''}{config}"
     sizes = ", ".join(f"{name} {value}" for name, value in runtime.sizes.items())
     yield f"sizes       {sizes or 'fixed'}{f': {meta.fixed}' if meta.fixed else ''}"
-    for name, feed in meta.inputs.items():
+    for name in runtime.inputs:
+        feed = meta.inputs.get(name, name)
         tensor_id = runtime.graph.find(name)
         yield f"input       {name} {_type(runtime.graph, tensor_id)}{f', filled with {feed}' if feed != name else ''}"
     for i in range(len(runtime.graph)):

@@ -133,6 +133,9 @@ def _open(
         if "batch" in runtime.sizes:
             runtime = runtime.at(batch=merged.get("batch"), accumulate=asked.accumulate)
         return _for_samples(asked, merged, runtime), runtime
+    if "tokens" not in runtime.metadata.inputs.values():
+        words = " ".join(f"--input {name}=FILE.npy" for name in runtime.inputs)
+        raise UsageError(f"{graph} takes no text: give {words or '--input NAME=FILE.npy'}")
     batch, ctx = runtime.window
     data = asked.data or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
     if not data:
@@ -202,6 +205,7 @@ def _train_on_samples(
 ) -> None:
     data = ArrayData(files_of(config), runtime, config.seed)
     needs = _memory(runtime, config, None)
+    runtime.check(data.batch(0, config.windows_per_step))
     trainer = Trainer(runtime, data, config, run, sample=None)
     if start is not None:
         trainer.resume(start)

@@ -121,6 +121,12 @@ class Runtime(Session):
     # ------------------------------------------------------------ training
 
     @in_turn
+    def check(self, batch: Batch) -> None:
+        """Raise UsageError or ShapeError if a step would not take a batch like this one."""
+        arrays = self._feeder.by_name(batch, self.programs.train.graph)
+        self._feeder.part(arrays, 0, self.accumulate)
+
+    @in_turn
     def backward(self, batch: Batch) -> float:
         """Gradients of one batch, no update; returns the loss. `gradient` then reads them."""
         train, loss = self.programs.train, 0.0

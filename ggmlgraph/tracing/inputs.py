@@ -13,6 +13,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from ggmlgraph.errors import UsageError
@@ -101,9 +102,10 @@ def _annotated(
     """The `Input` of an annotation, None if there is none in it."""
     annotation = parameter.annotation
     if isinstance(annotation, str):
-        enclosed = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+        written = _written(function)
+        enclosed = inspect.getclosurevars(written).nonlocals if inspect.isfunction(written) else {}
         try:
-            annotation = eval(annotation, getattr(function, "__globals__", {}), dict(enclosed))
+            annotation = eval(annotation, getattr(written, "__globals__", {}), dict(enclosed))
         except Exception as error:  # it may be any expression, for other tools than this
             if is_last or parameter.name in ("tokens", "targets"):
                 return None
@@ -115,6 +117,13 @@ def _annotated(
     if _is_input(annotation):
         raise UsageError(f"{where}: {parameter.name!r} is annotated as {annotation}; write Annotated[gg.Tensor, ...]")
     return None
+
+
+def _written(function: Any) -> Any:
+    """The function that stands in a module, of one that a decorator or functools.partial made of it."""
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.unwrap(function)
 
 
 def _is_input(value: Any) -> bool:

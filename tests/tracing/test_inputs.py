@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +84,19 @@ def test_sizes_are_also_those_of_the_config_and_a_config_is_not_needed() -> None
         return p.embedding("a", tokens, 3, 2).sum()
 
     assert "tokens i32[batch,ctx] = input tokens" in str(gg.trace(square))
+
+
+def test_a_function_may_be_made_of_another() -> None:
+    @wraps(regression)
+    def decorated(*operands: Any) -> Any:
+        return regression(*operands)
+
+    class Model:
+        def loss(self, p: gg.Params, x: Points, y: Points) -> gg.Tensor:
+            return regression(p, x, y)
+
+    for function in (decorated, partial(regression), Model().loss):
+        assert "y f32[batch,5] = input" in str(gg.trace(function, Config()))
 
 
 def test_ids_are_checked_when_they_are_fed(tmp_path: Path) -> None:

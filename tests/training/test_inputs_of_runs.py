@@ -192,3 +192,16 @@ def test_a_text_trains_a_graph_without_logits(tmp_path: Path, capsys: Any) -> No
     assert len(losses(tmp_path / "run")) == 4
     with gg.Runtime(tmp_path / "g.bin") as rt:
         assert rt.n_vocab == 256
+
+
+def test_what_a_run_on_arrays_lacks_is_told_before_it_begins(graph: Path, tmp_path: Path, capsys: Any) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((40, 3), np.float32))
+    for words, status, reason in (
+        (["--input", f"x={tmp_path}/x.npy"], 2, "the batch has nothing for the input 'y'"),
+        ([], 2, "takes no text: give --input x=FILE.npy --input y=FILE.npy"),
+    ):
+        assert command(["train", str(graph), *words, "-o", str(tmp_path / "run"), "--steps", "2"]) == status
+        assert reason in capsys.readouterr().err
+        assert not (tmp_path / "run" / "graph.bin").exists()
+    assert command(["inspect", str(graph)]) == 0
+    assert "input       x f32[4,3]" in capsys.readouterr().out
