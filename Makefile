@@ -99,6 +99,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/ops.py > docs/ops.md
 	$(BIN)/python docs/ops.py internal > docs/internal-ops.md
 	$(BIN)/python docs/api.py > docs/api.md
+	$(BIN)/python docs/errors.py > docs/errors.md
 	$(BIN)/python docs/support.py > docs/support.md
 	$(BIN)/python docs/stub.py > ggmlgraph/__init__.pyi
 

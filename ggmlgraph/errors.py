@@ -17,8 +17,14 @@ would steer a terminal or change how a line is read is escaped, in them and in w
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import FrameType
 from typing import ClassVar
 
+PACKAGE = Path(__file__).resolve().parent
 MAX_NCHARS = 4000  # of a message: names that it quotes come from files
 # C0 and C1 controls, line and paragraph separators, what changes the direction of writing, halves of characters.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -74,6 +80,32 @@ class DataError(GGError):
 
 class CheckpointError(GGError):
     """A checkpoint that is incomplete, damaged or of another run."""
+
+
+# ---------------------------------------------------------------- where it went wrong
+
+
+def here() -> str:
+    """ "file.py:41": where the user's own code is being executed, a model's of ours too."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    return "?" if frame is None else f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+@cache
+def _is_ours(filename: str) -> bool:
+    path = Path(filename)
+    return PACKAGE in path.parents and PACKAGE / "models" not in path.parents
+
+
+def short(filename: str) -> str:
+    """A file's name as people know it."""
+    path = Path(filename)
+    for base in (PACKAGE, Path.cwd(), PACKAGE.parent):
+        with suppress(ValueError):
+            return str(path.relative_to(base))
+    return str(path)
 
 
 # ---------------------------------------------------------------- text of others where people read it

@@ -13,7 +13,13 @@ from test_floors import FLOORS
 DOCS = ROOT / "docs"
 
 
-PAGES = {"ops": ["ops.py"], "internal-ops": ["ops.py", "internal"], "api": ["api.py"], "support": ["support.py"]}
+PAGES = {
+    "ops": ["ops.py"],
+    "internal-ops": ["ops.py", "internal"],
+    "api": ["api.py"],
+    "errors": ["errors.py"],
+    "support": ["support.py"],
+}
 
 
 @pytest.mark.parametrize("name", PAGES)

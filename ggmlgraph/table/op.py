@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Protocol, Self, TypeVar, cast
 
+from ggmlgraph.errors import here
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -88,17 +90,21 @@ class Op:
         for operand in (*operands, params.get("shape")):
             if isinstance(operand, Operand):
                 return operand.bind(self, operands, params)
-        raise TypeError(f"{self.name}: no operand among {', '.join(self.sources)} is a tensor")
+        found = [f"{name} is {self._shown(value)}" for name, value in zip(self.sources, operands, strict=True)]
+        raise TypeError(f"{here()}: {self.name} takes tensors, but {', '.join(found)}")
+
+    def _shown(self, value: Any) -> str:
+        return "None; is a return missing?" if value is None else f"{value!r:.80}"
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Sort call arguments into operands and params (with `shape` for a sized op)."""
         slots = [*self.sources, *(p.name for p in self.params), *(("shape",) if self.sized else ())]
         if len(args) > len(slots):
-            raise TypeError(f"{self.name} takes at most {len(slots)} arguments, got {len(args)}")
+            raise TypeError(f"{here()}: {self.name} takes at most {len(slots)} arguments, got {len(args)}")
         given = dict(zip(slots, args, strict=False))
         for name, value in kwargs.items():
             if name not in slots or name in given:
-                raise TypeError(f"{self.name}: unexpected or repeated argument {name!r}")
+                raise TypeError(f"{here()}: {self.name}: unexpected or repeated argument {name!r}")
             given[name] = value
         defaults: dict[str, Any] = dict.fromkeys(self.optional)
         defaults |= {p.name: p.default for p in self.params if p.default is not None}
@@ -107,7 +113,7 @@ class Op:
         values = defaults | given
         missing = [name for name in slots if name not in values]
         if missing:
-            raise TypeError(f"{self.name}: missing argument {missing[0]!r}")
+            raise TypeError(f"{here()}: {self.name}: missing argument {missing[0]!r}")
         operands = [values.pop(name) for name in self.sources]
         return operands, values
 

@@ -9,16 +9,12 @@ them, othersizes.py sees when the graph is saved. Used by models through `trace`
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import cache
 from html import escape
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +22,7 @@ import numpy as np
 from ggmlgraph.core import passes
 from ggmlgraph.core.boundary import in_file_order
 from ggmlgraph.core.graph import CoreGraph
-from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, ShapeError, UsageError, escaped
+from ggmlgraph.errors import UNPRINTABLE, FormatError, GGError, ShapeError, UsageError, escaped, here, short
 from ggmlgraph.graphfile.dim import Dim, evaluate
 from ggmlgraph.graphfile.metadata import MAX_FACTOR, MAX_GROUPS, Number, ParamGroup, SizeExpressions
 from ggmlgraph.table.dialect import INPUT, LOSS, OUTPUT, PARAM
@@ -41,7 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-PACKAGE = Path(__file__).resolve().parents[1]
 SHADOW_SIZES = (1009, 1013)  # primes, so that a product of named sizes has one factorisation
 MAX_NAME_NBYTES = 63  # of a tensor, as in ggml
 RESERVED = ("__metadata__",)  # names that files of weights have for something else
@@ -82,7 +77,7 @@ def trace(
     of the function that says nothing of what it is.
     """
     code = getattr(loss, "__code__", None)
-    where = f"{_short(code.co_filename)}:{code.co_firstlineno}" if code else _title(loss)
+    where = f"{short(code.co_filename)}:{code.co_firstlineno}" if code else _title(loss)
     taken = signature(loss, where)
     given = {"batch": batch, "ctx": ctx}
     graph = Graph({name: given[name] for name in taken.names()}, types)
@@ -429,10 +424,7 @@ class Graph:
 
     def here(self) -> str:
         """ "file.py:41": where the model's own code is being executed."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and _is_ours(frame.f_code.co_filename):
-            frame = frame.f_back
-        return "?" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+        return here()
 
     def label(self, node: int) -> str:
         return f"%{self.nodes[node].name or node}"
@@ -509,20 +501,6 @@ class Graph:
     ) -> None:
         """Write the graph with these weights, else with freshly initialised ones; see `ggmlgraph.export`."""
         export.save(self, Path(path), seed=seed, weights=weights, tokenizer=tokenizer, corpus=corpus, dialect=dialect)
-
-
-@cache
-def _is_ours(filename: str) -> bool:
-    path = Path(filename)
-    return PACKAGE in path.parents and PACKAGE / "models" not in path.parents
-
-
-def _short(filename: str) -> str:
-    path = Path(filename)
-    for base in (PACKAGE, Path.cwd(), PACKAGE.parent):
-        with suppress(ValueError):
-            return str(path.relative_to(base))
-    return str(path)
 
 
 def _is_packed(core: CoreGraph, node: int) -> bool:
