@@ -448,25 +448,32 @@ def _pool_1d_back(g: Array, a: Array, kind: int, k0: int, s0: int, p0: int) -> A
 # ---------------------------------------------------------------- attention
 
 
-def _attention_scores(q: Array, k: Array, scale: float, n_past: int) -> Array:
+def _attention_scores(
+    q: Array, k: Array, mask: Array | None, scale: float, n_past: int, window: int = 0
+) -> Array:  # fmt: skip
     """(batch, n_head, ctx, ctx_k) from q and k whose heads are the last axis but one."""
-    scores = scale * _mul_mat(k.swapaxes(-2, -3), q.swapaxes(-2, -3))
-    return np.where(_above_diagonal(scores, n_past), -np.inf, scores)
+    scores = scale * _mul_mat(k.swapaxes(-2, -3), q.swapaxes(-2, -3)) + (0 if mask is None else mask)
+    hidden = _above_diagonal(scores, n_past)
+    if window:
+        hidden = hidden | ~_above_diagonal(scores, n_past - window)
+    return np.where(hidden, -np.inf, scores)
 
 
 def _attention(
-    q: Array, k: Array, v: Array, lse: Array | None = None, scale: float = 1.0, n_past: int = 0
+    q: Array, k: Array, v: Array, lse: Array | None = None, mask: Array | None = None, scale: float = 1.0,
+    n_past: int = 0, window: int = 0,
 ) -> Array:  # fmt: skip
-    weights = _soft_max(_attention_scores(q, k, scale, n_past))
+    weights = _soft_max(_attention_scores(q, k, mask, scale, n_past, window))
     return _mul_mat(v.swapaxes(-2, -3).swapaxes(-1, -2), weights).swapaxes(-2, -3)
 
 
 def _attention_writes(
-    q: Array, k: Array, v: Array, lse: Array | None = None, scale: float = 1.0, n_past: int = 0
-) -> dict[str, Array]:
+    q: Array, k: Array, v: Array, lse: Array | None = None, mask: Array | None = None, scale: float = 1.0,
+    n_past: int = 0, window: int = 0,
+) -> dict[str, Array]:  # fmt: skip
     if lse is None:
         return {}
-    return {"lse": np.log(np.exp(_attention_scores(q, k, scale, n_past)).sum(-1))}
+    return {"lse": np.log(np.exp(_attention_scores(q, k, mask, scale, n_past, window)).sum(-1))}
 
 
 def _cached_attention_writes(
@@ -496,11 +503,11 @@ def _cached_attention(
 
 
 def _attention_back_writes(
-    dq: Array, dk: Array, dv: Array, g: Array, y: Array, q: Array, k: Array, v: Array, lse: Array, scale: float,
-    n_past: int,
+    dq: Array, dk: Array, dv: Array, g: Array, y: Array, q: Array, k: Array, v: Array, lse: Array,
+    mask: Array | None, scale: float, n_past: int, window: int,
 ) -> dict[str, Array]:  # fmt: skip
     """By the chain rule through products and softmax, from g, q, k and v alone."""
-    weights = _soft_max(_attention_scores(q, k, scale, n_past))
+    weights = _soft_max(_attention_scores(q, k, mask, scale, n_past, window))
     q, k, v, g = (x.swapaxes(-2, -3) for x in (q, k, v, g))
     dscores = _soft_max_back(_mul_mat(v, g), weights, scale)
     dq = dscores @ _group_repeat(k, q.shape)
@@ -1504,8 +1511,8 @@ def _soft_max_backs() -> Iterator[Sample]:
         yield Sample(sample.operands)
 
 
-def _attention_operands() -> Iterator[tuple[list[Operand], dict[str, Any]]]:
-    """q, k, v and the params: (batch, ctx, ctx_k, n_head, n_head_kv, head_dim, n_past)."""
+def _attention_operands() -> Iterator[tuple[list[Operand], Operand | None, dict[str, Any]]]:
+    """q, k, v, a mask and the params: (batch, ctx, ctx_k, n_head, n_head_kv, head_dim, n_past)."""
     cases = [
         (1, 1, 1, 1, 1, 1, 0), (1, 2, 2, 2, 1, 7, 0), (2, 7, 7, 4, 2, 6, 0), (3, 33, 33, 2, 2, 32, 0),
         (1, 64, 64, 3, 1, 16, 0), (2, 65, 65, 2, 2, 33, 0), (1, 130, 130, 4, 2, 24, 0), (1, 1, 65, 2, 1, 32, 64),
@@ -1516,14 +1523,24 @@ def _attention_operands() -> Iterator[tuple[list[Operand], dict[str, Any]]]:
         for layouts in (("dense", "dense", "dense"), ("permuted", "sliced", "permuted"))[: 1 + k % 2]:
             shapes = (batch, ctx, n_head, head_dim), *[(batch, ctx_k, n_head_kv, head_dim)] * 2
             params = {"scale": (1.0, head_dim**-0.5)[k % 2], "n_past": n_past}
-            yield [_f32(shape, layout=layout) for shape, layout in zip(shapes, layouts, strict=True)], params
+            yield [_f32(shape, layout=layout) for shape, layout in zip(shapes, layouts, strict=True)], None, params
+    windows = [
+        (1, 1, 1, 1, 1, 1, 0, 1), (2, 7, 7, 4, 2, 6, 0, 1), (1, 33, 33, 2, 1, 8, 0, 5), (1, 130, 130, 2, 2, 16, 0, 64),
+        (1, 200, 200, 2, 1, 8, 0, 65), (2, 65, 65, 2, 1, 33, 0, 100), (1, 70, 200, 2, 2, 8, 130, 40),
+        (1, 130, 130, 1, 1, 8, 10, 30), (1, 300, 300, 1, 1, 4, 0, 3),
+    ]  # fmt: skip
+    for k, (batch, ctx, ctx_k, n_head, n_head_kv, head_dim, n_past, window) in enumerate(windows):
+        shapes = (batch, ctx, n_head, head_dim), *[(batch, ctx_k, n_head_kv, head_dim)] * 2
+        mask = None, _f32((1, n_head, 1, ctx_k)), _f32((batch, 1, 1, ctx_k)), _f32((ctx_k,))
+        params = {"scale": head_dim**-0.5, "n_past": n_past, "window": (window, window, 0)[k % 3]}
+        yield [_f32(shape) for shape in shapes], mask[k % 4], params
 
 
 def _attentions() -> Iterator[Sample]:
-    for (q, k, v), params in _attention_operands():
+    for (q, k, v), mask, params in _attention_operands():
         batch, ctx, n_head, _ = q.shape
-        yield Sample((q, k, v, _f32((batch, n_head, ctx))), params)
-    yield Sample((q, k, v, None), params)
+        yield Sample((q, k, v, _f32((batch, n_head, ctx)), mask), params)
+    yield Sample((q, k, v, None, None), params)
 
 
 def _cached_attentions() -> Iterator[Sample]:
@@ -1545,19 +1562,21 @@ class AttentionBackSample(Sample):
     """y and lse are not free: they are those of q, k and v."""
 
     def arrays(self) -> list[Array | None]:
-        *given, _, q, k, v, lse = super().arrays()
+        *given, _, q, k, v, lse, mask = super().arrays()
         exact = [x.astype(np.float64) for x in (q, k, v)]  # type: ignore[union-attr]
-        y = _attention(*exact, **self.params)
-        lse = _attention_writes(*exact, y, **self.params)["lse"]
-        return [*given, y.astype(np.float32), q, k, v, lse.astype(np.float32)]
+        y = _attention(*exact, mask=mask, **self.params)
+        lse = _attention_writes(*exact, y, mask, **self.params)["lse"]
+        return [*given, y.astype(np.float32), q, k, v, lse.astype(np.float32), mask]
 
 
 def _attention_backs() -> Iterator[Sample]:
-    for (q, k, v), params in _attention_operands():
+    for (q, k, v), mask, params in _attention_operands():
         batch, ctx, n_head, _ = q.shape
         written = [replace(x, layout="dense") for x in (q, k, v)]
         y, lse = _f32(q.shape), _f32((batch, n_head, ctx))
-        yield AttentionBackSample((*written, replace(q, layout=v.layout), y, q, k, v, lse), params)
+        yield AttentionBackSample(
+            (*written, replace(q, layout=v.layout), y, q, k, v, lse, mask), {"window": 0} | params
+        )
 
 
 def _flash_operands() -> Iterator[tuple[tuple[Operand | None, ...], dict[str, Any]]]:

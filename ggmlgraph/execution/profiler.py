@@ -67,7 +67,9 @@ def node_nbytes(program: Program, tensor_id: int) -> float:
     """Bytes of a node's operands and result; of a table only the rows that are gathered, what is updated twice."""
     op = TABLE[program.graph.op(tensor_id)]
     src = program.graph.src(tensor_id)
-    operands = {name: src[k] for k, name in enumerate(op.sources) if src[k] >= 0}
+    operands = {
+        name: source for name, source in zip(op.sources, src, strict=False) if source >= 0
+    }  # optional ones last
     total = 0 if op.view else _nbytes(program, tensor_id)
     for name, operand in operands.items():
         is_table = op.name == "get_rows" and name == "a"

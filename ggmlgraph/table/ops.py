@@ -747,28 +747,36 @@ def soft_max_scaled_back(g: Tensor, y: Tensor, scale: float) -> Tensor:
 
 
 def _attention_cotangents(
-    g: Tensor, y: Any, q: Tensor, k: Tensor, v: Tensor, lse: Tensor
-) -> tuple[Tensor, Tensor, Tensor, None]:
+    g: Tensor, y: Any, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor, None, None]:
     dk, dv = empty(shape=k), empty(shape=v)
-    dq = attention_back(empty(shape=q), dk, dv, g, y, q, k, v, written(lse, y), y.scale, y.n_past)
-    return dq, written(dk, dq), written(dv, dq), None
+    dq = attention_back(empty(shape=q), dk, dv, g, y, q, k, v, written(lse, y), mask, y.scale, y.n_past, y.window)
+    return dq, written(dk, dq), written(dv, dq), None, None
 
 
-@op(shape="attention", rows=("q", "k", "v"), dense=("lse",), writes=("lse",), work="attention",
+@op(shape="attention", rows=("q", "k", "v"), dense=("lse", "mask"), writes=("lse",), work="attention",
     vjp=_attention_cotangents)  # fmt: skip
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, lse: Tensor | None = None, scale: float = 1.0, n_past: int = 0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor | None = None,
+    mask: Tensor | None = None,
+    scale: float = 1.0,
+    n_past: int = 0,
+    window: int = 0,
 ) -> Tensor:
-    """softmax(scale * q @ k.T) @ v per head; key j is visible to query i where j <= i + n_past.
+    """softmax(scale * q @ k.T + mask) @ v per head; key j is visible to query i where j <= i + n_past, and, if there is
+    a window, j > i + n_past - window.
 
     q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx_k, n_head_kv, head_dim), each head of which serves a group
-    of query heads -> shape of q. Streams over blocks of keys (Milakov & Gimelshein 2018, Dao et al. 2022): the
-    scores are never stored. When lse (batch, n_head, ctx) is given, it is left the logarithm of each softmax's
-    denominator, which the backward pass needs.
+    of query heads -> shape of q; mask: (batch or 1, n_head or 1, 1, ctx_k), the same for all queries. Streams over
+    blocks of keys (Milakov & Gimelshein 2018, Dao et al. 2022): the scores are never stored. When lse (batch, n_head,
+    ctx) is given, it is left the logarithm of each softmax's denominator, which the backward pass needs.
     """
 
 
-@op(shape="attention_back", rows=("g", "q", "k", "v"), dense=("dq", "dk", "dv", "y", "lse"),
+@op(shape="attention_back", rows=("g", "q", "k", "v"), dense=("dq", "dk", "dv", "y", "lse", "mask"),
     writes=("dq", "dk", "dv"), view=True, work="attention_back")  # fmt: skip
 def attention_back(
     dq: Tensor,
@@ -780,8 +788,10 @@ def attention_back(
     k: Tensor,
     v: Tensor,
     lse: Tensor,
+    mask: Tensor | None,
     scale: float,
     n_past: int,
+    window: int,
 ) -> Tensor:
     """Cotangents of q, k and v in y = attention(q, k, v), left in dq, dk and dv; the result is dq."""
 

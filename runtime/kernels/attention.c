@@ -3,12 +3,13 @@
  * A block of queries passes along blocks of keys. Forward, the running maximum and sum of each softmax correct what was
  * added up before (Milakov & Gimelshein 2018); backward, the scores are computed again from q, k and the softmax's
  * log-sum-exp (Dao et al. 2022). Keys that no query of a block sees are skipped, in the block on the diagonal strip by
- * strip, so a causal mask halves the work.
+ * strip, so a causal mask halves the work, and with a window it grows with the window.
  *
  * Blocks of scores lie transposed, a row per key and a lane per query: what a softmax does to its row is then done to
  * GG_LANES rows at once, and only the queries need transposing. Threads take items from a counter. An item is all that
  * is added into one part of the result, in one order, so it does not matter who computes it.
  */
+#include <float.h>
 #include <stdatomic.h>
 
 #include "../src/kernel.h"
@@ -64,13 +65,16 @@ static void transpose_block(float *dst, const float *src, int64_t n, int64_t hea
 
 /* ---------------------------------------------------------------- a block of queries and a block of keys */
 
-/* Key j of the block is visible to query i where j <= i + ahead. */
+/* Key j of the block is visible to query i where i + behind <= j <= i + ahead. */
 typedef struct pair {
-    int64_t n_queries, n_keys, ahead, head_dim;
+    int64_t n_queries, n_keys, ahead, behind, head_dim;
 } pair;
 
-/* Keys [0, n) are visible to query i. */
+/* Keys from n on are not visible to query i. */
 static int64_t visible_keys(const pair *p, int64_t i) { return gg_max_i64(0, gg_min_i64(p->n_keys, i + p->ahead + 1)); }
+
+/* Keys [0, n) are not visible to query i. */
+static int64_t hidden_keys(const pair *p, int64_t i) { return gg_max_i64(0, gg_min_i64(p->n_keys, i + p->behind)); }
 
 /* Queries [n, n_queries) see key j. */
 static int64_t first_query(const pair *p, int64_t j) { return gg_max_i64(0, gg_min_i64(p->n_queries, j - p->ahead)); }
@@ -112,35 +116,61 @@ static void sum_queries(const pair *p, const rows *out, int64_t first_key, const
     }
 }
 
-/* A lane each for the queries from i on: keys [0, all) are visible to every one, [0, some) to at least one, and key j
- * to those where j <= last. */
+/* A lane each for the queries from i on: keys [inner, all) are visible to every one, none but [begin, some) to any, and
+ * key j to those where first <= j <= last. */
 typedef struct lanes {
-    int64_t all, some, n_keys;
-    gg_ivec last;
+    int64_t begin, inner, all, some, n_keys;
+    gg_ivec first, last;
 } lanes;
 
 static lanes lanes_of(const pair *p, int64_t i)
 {
-    lanes l = {.all = visible_keys(p, i), .some = visible_keys(p, i + GG_LANES - 1), .n_keys = p->n_keys};
-    for (int k = 0; k < GG_LANES; k++) l.last[k] = (int32_t)(i + k + p->ahead);
+    lanes l = {.some = visible_keys(p, i + GG_LANES - 1), .n_keys = p->n_keys};
+    l.begin = gg_min_i64(hidden_keys(p, i), l.some);
+    l.inner = gg_min_i64(hidden_keys(p, i + GG_LANES - 1), l.some);
+    l.all = gg_max_i64(l.inner, visible_keys(p, i));
+    for (int k = 0; k < GG_LANES; k++) {
+        l.first[k] = (int32_t)(i + k + p->behind);
+        l.last[k] = (int32_t)(i + k + p->ahead);
+    }
     return l;
+}
+
+/* x in the lanes that see key j, else `other`. */
+static inline gg_vec where_visible(const lanes *l, int64_t j, gg_vec x, gg_vec other)
+{
+    if (j >= l->inner && j < l->all) return x;
+    return gg_select(((int32_t)j >= l->first) & ((int32_t)j <= l->last), x, other);
+}
+
+static void clear_keys(float *column, int64_t begin, int64_t end)
+{
+    for (int64_t j = begin; j < end; j++) gg_store(column + j * QUERIES, gg_splat(0.0f));
 }
 
 /* ---------------------------------------------------------------- a head's share of the node */
 
 /* One head of queries and the head of keys and values that serves it. */
 typedef struct head {
-    rows    q, k, v;
-    int64_t head_dim, n_queries, n_keys, n_past;
-    float   scale;
+    rows         q, k, v;
+    int64_t      head_dim, n_queries, n_keys, n_past, window; /* of the last `window` keys that a query would see */
+    float        scale;
+    const float *mask; /* added to the scores of each key; NULL: none */
 } head;
+
+static const float *mask_of(const gg_tensor *mask, const char *data, int64_t i_head, int64_t sequence)
+{
+    if (!mask) return NULL;
+    return (const float *)(data + i_head % mask->ne[2] * mask->nb[2] + sequence % mask->ne[3] * mask->nb[3]);
+}
 
 static head head_of(const gg_task *task, int first_src, int64_t i_head, int64_t sequence)
 {
-    const gg_tensor *const *src = task->src + first_src; /* q, k, v */
+    const gg_tensor *const *src = task->src + first_src; /* q, k, v, lse, mask */
     char *const *data = task->src_data + first_src;
-    int64_t i_kv = i_head / (src[0]->ne[1] / src[1]->ne[1]);
-    return (head){.q = head_rows(src[0], data[0], i_head, sequence), .k = head_rows(src[1], data[1], i_kv, sequence),
+    int64_t i_kv = i_head / (src[0]->ne[1] / src[1]->ne[1]), window = gg_param_i32(task->y, 2);
+    return (head){.window = window > 0 ? window : INT64_MAX / 2, .mask = mask_of(src[4], data[4], i_head, sequence),
+                  .q = head_rows(src[0], data[0], i_head, sequence), .k = head_rows(src[1], data[1], i_kv, sequence),
                   .v = head_rows(src[2], data[2], i_kv, sequence), .head_dim = src[0]->ne[0],
                   .n_queries = src[0]->ne[2], .n_keys = src[1]->ne[2], .n_past = gg_param_i32(task->y, 1),
                   .scale = gg_param_f32(task->y, 0)};
@@ -151,11 +181,18 @@ static float *lse_of(const gg_tensor *lse, char *data, int64_t i_head, int64_t s
     return (float *)(data + i_head * lse->nb[1] + sequence * lse->nb[2]);
 }
 
-/* The queries from `query` on against the keys from `key` on. `ahead` is cut off where all keys are visible anyway. */
+/* The queries from `query` on against the keys from `key` on. `ahead` and `behind` are cut off where they hide no key. */
 static pair pair_of(const head *h, int64_t query, int64_t key)
 {
     return (pair){.n_queries = gg_min_i64(QUERIES, h->n_queries - query), .n_keys = gg_min_i64(KEYS, h->n_keys - key),
-                  .ahead = gg_min_i64(KEYS, query + h->n_past - key), .head_dim = h->head_dim};
+                  .ahead = gg_min_i64(KEYS, query + h->n_past - key),
+                  .behind = gg_max_i64(-QUERIES, query + h->n_past + 1 - h->window - key), .head_dim = h->head_dim};
+}
+
+/* The first key of the first block of which the queries from `query` on see any. */
+static int64_t first_key_seen(const head *h, int64_t query)
+{
+    return gg_max_i64(0, query + h->n_past + 1 - h->window) / KEYS * KEYS;
 }
 
 /* Keys that any query of the block from `query` on sees. */
@@ -213,27 +250,29 @@ static forward_blocks carve_forward(float *work, int64_t head_dim)
     return w;
 }
 
+/* Add to each key's row of scores what belongs to the key. */
+static void add_mask(const pair *p, float *scores, const float *mask)
+{
+    for (int64_t j = 0; j < p->n_keys; j++)
+        for (int64_t i = 0; i < p->n_queries; i += GG_LANES)
+            gg_store(scores + j * QUERIES + i, gg_load(scores + j * QUERIES + i) + mask[j]);
+}
+
 /* Scores of GG_LANES queries from i on become weights exp(score - maximum). */
 static void weigh(const forward_blocks *w, const pair *p, int64_t i)
 {
     lanes l = lanes_of(p, i);
     float *column = w->scores + i;
     gg_vec old = gg_load(w->max + i), max = old, sum = {0};
-    int64_t j = 0;
-    for (; j < l.all; j++) max = gg_max(gg_load(column + j * QUERIES), max);
-    for (; j < l.some; j++)
-        max = gg_max(gg_select((int32_t)j <= l.last, gg_load(column + j * QUERIES), gg_splat(-INFINITY)), max);
-    for (j = 0; j < l.all; j++) {
-        gg_vec e = gg_exp(gg_load(column + j * QUERIES) - max);
+    for (int64_t j = l.begin; j < l.some; j++)
+        max = gg_max(where_visible(&l, j, gg_load(column + j * QUERIES), gg_splat(-INFINITY)), max);
+    clear_keys(column, 0, l.begin);
+    for (int64_t j = l.begin; j < l.some; j++) {
+        gg_vec e = where_visible(&l, j, gg_exp(gg_load(column + j * QUERIES) - max), gg_splat(0.0f));
         gg_store(column + j * QUERIES, e);
         sum += e;
     }
-    for (; j < l.some; j++) {
-        gg_vec e = gg_select((int32_t)j <= l.last, gg_exp(gg_load(column + j * QUERIES) - max), gg_splat(0.0f));
-        gg_store(column + j * QUERIES, e);
-        sum += e;
-    }
-    for (; j < l.n_keys; j++) gg_store(column + j * QUERIES, gg_splat(0.0f));
+    clear_keys(column, l.some, l.n_keys);
     gg_vec correction = gg_exp(old - max);
     gg_store(w->correction + i, correction);
     gg_store(w->sum + i, gg_fma(gg_load(w->sum + i), correction, sum));
@@ -263,23 +302,26 @@ static void finish_queries(const forward_blocks *w, const rows *y, int64_t query
 static void attend(const forward_blocks *w, const head *h, int64_t query, const rows *y, float *lse)
 {
     int64_t n_queries = gg_min_i64(QUERIES, h->n_queries - query), n_keys = n_keys_seen(h, query);
+    int64_t first = first_key_seen(h, query);
+    float least = h->mask || h->window < h->n_keys ? -FLT_MAX : -INFINITY; /* a block may hide all its keys from a query */
     load_block(w->y, &h->q, query, n_queries, h->head_dim, h->scale);
     transpose_block(w->q, w->y, n_queries, h->head_dim);
-    for (int64_t i = 0; i < QUERIES; i++) w->max[i] = -INFINITY;
+    for (int64_t i = 0; i < QUERIES; i++) w->max[i] = least;
     memset(w->sum, 0, QUERIES * sizeof(float));
-    for (int64_t key = 0; key < n_keys; key += KEYS) {
+    for (int64_t key = first; key < n_keys; key += KEYS) {
         pair p = pair_of(h, query, key);
         load_block(w->k, &h->k, key, p.n_keys, h->head_dim, 1);
         load_block(w->v, &h->v, key, p.n_keys, h->head_dim, 1);
         score(&p, w->scores, w->k, w->q);
+        if (h->mask) add_mask(&p, w->scores, h->mask + key);
         for (int64_t i = 0; i < n_queries; i += GG_LANES) weigh(w, &p, i);
-        if (key > 0) scale_rows(w->y, w->correction, n_queries, gg_attention_row(h->head_dim));
-        sum_keys(&p, w->y, w->scores, w->v, key > 0);
+        if (key > first) scale_rows(w->y, w->correction, n_queries, gg_attention_row(h->head_dim));
+        sum_keys(&p, w->y, w->scores, w->v, key > first);
     }
     finish_queries(w, y, query, n_queries, h->head_dim, lse);
 }
 
-/* sources: q, k, v, and the lse to write, if any. The last queries see most keys, so they come first. */
+/* sources: q, k, v, the lse to write and the mask, if any. The last queries see most keys, so they come first. */
 GG_KERNEL(attention)
 {
     const gg_tensor *y = task->y, *lse = task->src[3];
@@ -333,17 +375,16 @@ static void differentiate(const backward_blocks *w, const pair *p, int64_t i)
     lanes l = lanes_of(p, i);
     float *weights = w->weights + i, *slopes = w->slopes + i;
     gg_vec lse = gg_load(w->lse + i), g_y = gg_load(w->g_y + i);
-    int64_t j = 0;
-    for (; j < l.some; j++) {
+    clear_keys(weights, 0, l.begin);
+    clear_keys(slopes, 0, l.begin);
+    for (int64_t j = l.begin; j < l.some; j++) {
         gg_vec weight = gg_exp(gg_load(weights + j * QUERIES) - lse), slope = gg_load(slopes + j * QUERIES) - g_y;
-        if (j >= l.all) weight = gg_select((int32_t)j <= l.last, weight, gg_splat(0.0f));
+        weight = where_visible(&l, j, weight, gg_splat(0.0f));
         gg_store(weights + j * QUERIES, weight);
         gg_store(slopes + j * QUERIES, weight * slope);
     }
-    for (; j < l.n_keys; j++) {
-        gg_store(weights + j * QUERIES, gg_splat(0.0f));
-        gg_store(slopes + j * QUERIES, gg_splat(0.0f));
-    }
+    clear_keys(weights, l.some, l.n_keys);
+    clear_keys(slopes, l.some, l.n_keys);
 }
 
 static float dot(const float *a, const float *b, int64_t n)
@@ -372,24 +413,26 @@ static void load_queries(const backward_blocks *w, const head *h, const cotangen
 static void attend_back(const backward_blocks *w, const head *h, const cotangents *c, int64_t query)
 {
     int64_t n_queries = gg_min_i64(QUERIES, h->n_queries - query), n_keys = n_keys_seen(h, query);
+    int64_t first = first_key_seen(h, query);
     load_queries(w, h, c, query, n_queries);
-    for (int64_t key = 0; key < n_keys; key += KEYS) {
+    for (int64_t key = first; key < n_keys; key += KEYS) {
         pair p = pair_of(h, query, key);
         load_block(w->k, &h->k, key, p.n_keys, h->head_dim, 1);
         load_block(w->v, &h->v, key, p.n_keys, h->head_dim, 1);
         score(&p, w->weights, w->k, w->q_columns);
+        if (h->mask) add_mask(&p, w->weights, h->mask + key);
         score(&p, w->slopes, w->v, w->g_columns);
         for (int64_t i = 0; i < n_queries; i += GG_LANES) differentiate(w, &p, i);
         sum_queries(&p, &c->dv, key, w->weights, w->g);
         sum_queries(&p, &c->dk, key, w->slopes, w->q);
-        sum_keys(&p, w->dq, w->slopes, w->k, key > 0);
+        sum_keys(&p, w->dq, w->slopes, w->k, key > first);
     }
     int64_t row = gg_attention_row(h->head_dim);
     for (int64_t i = 0; i < n_queries; i++)
         copy_row(c->dq.data + (query + i) * c->dq.row, w->dq + i * row, h->head_dim, h->scale);
 }
 
-enum { DQ, DK, DV, G, Y, Q, K, V, LSE }; /* sources */
+enum { DQ, DK, DV, G, Y, Q, K, V, LSE }; /* sources, and the mask, if any */
 
 static rows source_rows(const gg_task *task, int k, int64_t i_head, int64_t sequence)
 {

@@ -19,6 +19,7 @@
 typedef struct follower {
     const gg_graph *g;
     int64_t         n; /* positions */
+    int64_t         capacity; /* of the caches */
     int64_t        *stride; /* per tensor; 0: the same for all positions */
 } follower;
 
@@ -166,6 +167,13 @@ static bool follow_heads(const follower *f, int32_t id, int n_src)
     return true;
 }
 
+/* Causal, without a window that hides anything as long as the caches have room, and without a mask of keys. */
+static bool sees_all_before(const follower *f, const gg_tensor *y)
+{
+    int32_t n_past = gg_param_i32(y, 1), window = gg_param_i32(y, 2);
+    return n_past == 0 && (window == 0 || window >= f->capacity) && y->src[4] < 0;
+}
+
 static bool follow(const follower *f, int32_t id)
 {
     static const int32_t transposed[GG_MAX_DIMS] = {1, 0, 2, 3};
@@ -181,7 +189,7 @@ static bool follow(const follower *f, int32_t id)
     case GG_OP_MUL_MAT_ID: return follow_experts(f, id);
     case GG_OP_MUL_MAT: return follow_product(f, id);
     case GG_OP_ROPE: return f->stride[y->src[1]] == 1 && follow_heads(f, id, 1);
-    case GG_OP_ATTENTION: return gg_param_i32(y, 1) == 0 && follow_heads(f, id, 3);
+    case GG_OP_ATTENTION: return sees_all_before(f, y) && follow_heads(f, id, 3);
     default: return gg_ops[y->op].by_row && follow_rows(f, id);
     }
 }
@@ -256,9 +264,10 @@ static bool copy_all(cacher *c)
     return true;
 }
 
-static int32_t follow_all(const gg_graph *g, int32_t n_inputs, const int32_t *inputs, int64_t n, gg_error *err)
+static int32_t follow_all(const gg_graph *g, int32_t n_inputs, const int32_t *inputs, int64_t n, int64_t capacity,
+                          gg_error *err)
 {
-    follower f = {.g = g, .n = n, .stride = calloc((size_t)g->n_tensors + 1, sizeof(int64_t))};
+    follower f = {.g = g, .n = n, .capacity = capacity, .stride = calloc((size_t)g->n_tensors + 1, sizeof(int64_t))};
     if (!f.stride) return gg_fail(err, GG_ERR_MEMORY, -1, "no memory to follow %d tensors", g->n_tensors);
     for (int32_t i = 0; i < n_inputs; i++) f.stride[inputs[i]] = 1;
     int32_t result = check_positions(&f, err);
@@ -276,7 +285,7 @@ gg_graph *gg_cache(const gg_graph *g, int32_t n_inputs, const int32_t *inputs, i
         gg_fail(err, GG_ERR_ARGUMENT, -1, "no inputs of as many positions, or a capacity of %lld", (long long)capacity);
         return NULL;
     }
-    if (n > 1 && follow_all(g, n_inputs, inputs, n, err) < 0) return NULL;
+    if (n > 1 && follow_all(g, n_inputs, inputs, n, capacity, err) < 0) return NULL;
     gg_rebuild r;
     if (!gg_rebuild_begin(&r, g, err)) return NULL;
     cacher c = {.r = &r, .shared = shared, .capacity = capacity};

@@ -141,18 +141,64 @@ static int32_t permuted(const fusion *f, int32_t id, const int32_t axes[GG_MAX_D
     return t->op == GG_OP_PERMUTE && memcmp(t->op_params, axes, GG_MAX_DIMS * sizeof *axes) == 0 ? t->src[0] : -1;
 }
 
+enum { LSE = 3, KEY_MASK = 4 }; /* sources of attention */
+
 static const int32_t heads_out[GG_MAX_DIMS] = {0, 2, 1, 3}, heads_out_transposed[GG_MAX_DIMS] = {1, 2, 0, 3};
 
-/* soft_max of mul_mat(k, q) with a causal mask or none, scaled before the mask, after it, or by soft_max itself; the
- * node of the product, and scale and n_past as attention takes them. -1: something else. */
-static int32_t match_weights(const fusion *f, int32_t soft_max, float *scale, int32_t *n_past)
+/* What attention takes beside queries, keys and values; key_mask -1: none. */
+typedef struct weighing {
+    float   scale;
+    int32_t n_past, window, key_mask;
+} weighing;
+
+static const int32_t swapped[GG_MAX_DIMS] = {1, 0, 2, 3};
+
+/* Source 0 of node id, if it is a copy with dimensions 0 and 1 swapped: the node of the permutation. Else -1. */
+static int32_t swallow_swapped(const fusion *f, int32_t id)
+{
+    int32_t permute = swallow(f, swallow(f, id, 0, GG_OP_CONT), 0, GG_OP_PERMUTE);
+    return permuted(f, permute, swapped) < 0 ? -1 : permute;
+}
+
+/* Node id, or the causal mask below its source 0 that is taken of the scores transposed, for queries that come more than
+ * `past` after a key: diag_mask_inf(scores^T)^T. */
+static int32_t swallow_window(const fusion *f, int32_t id, int64_t *past)
+{
+    int32_t outside = swallow_swapped(f, id), mask = swallow(f, outside, 0, GG_OP_DIAG_MASK_INF);
+    int32_t inside = swallow_swapped(f, mask);
+    if (inside < 0) return id;
+    *past = gg_param_i32(gg_at(f->g, mask), 0);
+    return inside;
+}
+
+/* Node id, or the sum that is its source 0 with one number for each key, the same for all queries, that is not trained. */
+static int32_t swallow_key_mask(const fusion *f, int32_t id, int32_t *key_mask)
+{
+    int32_t add = swallow(f, id, 0, GG_OP_ADD);
+    const gg_tensor *sum = add < 0 ? NULL : gg_at(f->g, add), *b = sum ? gg_at(f->g, sum->src[1]) : NULL;
+    if (!b || b->ne[0] != sum->ne[0] || b->ne[1] != 1 || b->type != GG_TYPE_F32) return id;
+    if ((b->ne[2] != 1 && b->ne[2] != sum->ne[2]) || (b->ne[3] != 1 && b->ne[3] != sum->ne[3])) return id;
+    if (f->trained[sum->src[1]]) return id;
+    *key_mask = sum->src[1];
+    return add;
+}
+
+/* soft_max of mul_mat(k, q), with a mask of keys or none, with a causal mask, which may have a window, or none, scaled
+ * before the mask, after it, or by soft_max itself; the node of the product. -1: something else. */
+static int32_t match_weights(const fusion *f, int32_t soft_max, weighing *w)
 {
     if (soft_max < 0 || gg_at(f->g, soft_max)->src[1] >= 0) return -1;
-    *scale = gg_param_f32(gg_at(f->g, soft_max), 0);
-    int32_t scores = swallow_scale(f, soft_max, scale), mask = swallow(f, scores, 0, GG_OP_DIAG_MASK_INF);
-    *n_past = mask < 0 ? INT32_MAX : gg_param_i32(gg_at(f->g, mask), 0);
-    if (mask >= 0) scores = swallow_scale(f, mask, scale);
-    return *scale > 0 && *scale < INFINITY && *n_past >= 0 ? swallow(f, scores, 0, GG_OP_MUL_MAT) : -1;
+    int64_t past = -1;
+    *w = (weighing){.scale = gg_param_f32(gg_at(f->g, soft_max), 0), .key_mask = -1};
+    int32_t scores = swallow_window(f, swallow_scale(f, soft_max, &w->scale), &past);
+    int32_t mask = swallow(f, scores, 0, GG_OP_DIAG_MASK_INF);
+    w->n_past = mask < 0 ? INT32_MAX : gg_param_i32(gg_at(f->g, mask), 0);
+    if (w->n_past < 0 || (mask < 0 && past >= 0)) return -1;
+    if (past >= 0) w->window = (int32_t)gg_min_i64(INT32_MAX, w->n_past + past + 1);
+    if (mask >= 0) scores = swallow_scale(f, mask, &w->scale);
+    int32_t add = w->scale == 1.0f ? swallow_key_mask(f, scores, &w->key_mask) : scores;
+    if (add != scores) scores = swallow_scale(f, add, &w->scale);
+    return w->scale > 0 && w->scale < INFINITY ? swallow(f, scores, 0, GG_OP_MUL_MAT) : -1;
 }
 
 /* The values whose dimensions 0 (head_dim) and 1 (ctx) node id has swapped, head by head: by one PERMUTE, or by a TRANSPOSE
@@ -171,8 +217,8 @@ static bool match_attention(const fusion *f, int32_t id, match *m)
     int32_t outside = gg_at(f->g, id)->op == GG_OP_CONT ? swallow(f, id, 0, GG_OP_PERMUTE) : -1;
     int32_t inside = swallow(f, outside, 0, GG_OP_MUL_MAT);
     if (inside < 0 || permuted(f, outside, heads_out) < 0) return false;
-    float scale;
-    int32_t n_past, product = match_weights(f, swallow(f, inside, 1, GG_OP_SOFT_MAX), &scale, &n_past);
+    weighing w;
+    int32_t product = match_weights(f, swallow(f, inside, 1, GG_OP_SOFT_MAX), &w);
     const gg_tensor *values = gg_at(f->g, gg_at(f->g, inside)->src[0]);
     if (product < 0 || values->op != GG_OP_CONT || !gg_same_shape(values, gg_at(f->g, values->src[0]))) return false;
     int32_t q = permuted(f, gg_at(f->g, product)->src[1], heads_out);
@@ -181,12 +227,14 @@ static bool match_attention(const fusion *f, int32_t id, match *m)
     if (q < 0 || k < 0 || v < 0 || !gg_same_shape(gg_at(f->g, k), gg_at(f->g, v))) return false;
     if (gg_at(f->g, q)->ne[3] != gg_at(f->g, k)->ne[3]) return false;
     if (gg_at(f->g, k)->type != GG_TYPE_F32 || gg_at(f->g, v)->type != GG_TYPE_F32) return false;
-    *m = (match){.op = GG_OP_ATTENTION, .n_src = 3};
+    if (w.window > 0 && gg_at(f->g, q)->ne[2] > gg_at(f->g, k)->ne[2]) return false; /* queries may see no key */
+    *m = (match){.op = GG_OP_ATTENTION, .n_src = w.key_mask < 0 ? 3 : 5, .src = {[LSE] = -1, [KEY_MASK] = w.key_mask}};
     set_heads(f, m, 0, q);
     set_heads(f, m, 1, k);
     set_heads(f, m, 2, v);
-    memcpy(&m->op_params[0], &scale, sizeof scale);
-    m->op_params[1] = n_past;
+    memcpy(&m->op_params[0], &w.scale, sizeof w.scale);
+    m->op_params[1] = w.n_past;
+    m->op_params[2] = w.window;
     return true;
 }
 
@@ -305,7 +353,8 @@ static void add_written(gg_builder *to, const fusion *f, const match *m, int32_t
     } else if (m->op == GG_OP_ATTENTION) {
         const gg_tensor *q = gg_at(to->g, src[0]);
         const int64_t one_per_query[GG_MAX_DIMS] = {q->ne[2], q->ne[1], q->ne[3], 1};
-        src[(*n_src)++] = gg_build(to, GG_OP_EMPTY, 0, NULL, NULL, one_per_query, NULL);
+        src[LSE] = gg_build(to, GG_OP_EMPTY, 0, NULL, NULL, one_per_query, NULL);
+        if (*n_src <= LSE) *n_src = LSE + 1;
     }
 }
 

@@ -144,7 +144,7 @@ int32_t gg_shape_rope(const gg_graph *g, gg_tensor *y, gg_error *err)
     return like(y, a, err);
 }
 
-enum { ATTENTION_SCALE = 0, ATTENTION_N_PAST = 1 }; /* words */
+enum { ATTENTION_SCALE = 0, ATTENTION_N_PAST = 1, ATTENTION_WINDOW = 2 }; /* words */
 
 static int32_t check_attention(const gg_tensor *y, const gg_tensor *q, const gg_tensor *k, const gg_tensor *v,
                                const gg_tensor *lse, gg_error *err)
@@ -161,11 +161,26 @@ static int32_t check_attention(const gg_tensor *y, const gg_tensor *q, const gg_
     return 0;
 }
 
+/* What only attention and its derivative have: a window, which leaves each query a key, and a mask of keys. */
+static int32_t check_hidden(const gg_tensor *y, const gg_tensor *q, const gg_tensor *k, const gg_tensor *mask,
+                            gg_error *err)
+{
+    int64_t window = gg_param_i32(y, ATTENTION_WINDOW), n_past = gg_param_i32(y, ATTENTION_N_PAST);
+    if (window < 0) FAIL_AS("BadOpParams", "window %lld is negative", (long long)window);
+    if (window > 0 && q->ne[2] + n_past - window >= k->ne[2])
+        FAIL("a window of %lld leaves the last query without a key", (long long)window);
+    if (mask && (mask->ne[0] != k->ne[2] || mask->ne[1] != 1 || (mask->ne[2] != 1 && mask->ne[2] != q->ne[1]) ||
+                 (mask->ne[3] != 1 && mask->ne[3] != q->ne[3])))
+        FAIL("the mask is not one number per key");
+    return 0;
+}
+
 int32_t gg_shape_attention(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *q = source(g, y, 0);
     if (check_f32(g, y, err) < 0) return -1;
     if (check_attention(y, q, source(g, y, 1), source(g, y, 2), source(g, y, 3), err) < 0) return -1;
+    if (check_hidden(y, q, source(g, y, 1), source(g, y, 4), err) < 0) return -1;
     return like(y, q, err);
 }
 
@@ -173,6 +188,7 @@ int32_t gg_shape_attention_back(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *q = source(g, y, 5), *k = source(g, y, 6), *v = source(g, y, 7);
     if (check_f32(g, y, err) < 0 || check_attention(y, q, k, v, source(g, y, 8), err) < 0) return -1;
+    if (check_hidden(y, q, k, source(g, y, 9), err) < 0) return -1;
     if (!gg_same_shape(source(g, y, 3), q) || !gg_same_shape(source(g, y, 4), q))
         FAIL("the cotangent is not that of an attention of these sizes");
     if (!gg_same_shape(source(g, y, 0), q) || !gg_same_shape(source(g, y, 1), k) ||
