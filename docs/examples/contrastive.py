@@ -5,6 +5,7 @@ python docs/examples/contrastive.py
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ def encode(p: gg.Params, x: gg.Tensor, c: Config) -> gg.Tensor:
     """(batch, n) -> (batch, n_embd), each row of length 1."""
     h = gg.relu(p.linear("hidden", x, c.n_hidden, bias=True, init=gg.kaiming_normal()))
     y = p.linear("output", h, c.n_embd, init=gg.xavier_normal())
-    return gg.rms_norm(y, 1e-6) * c.n_embd**-0.5
+    return gg.rms_norm(y, 1e-6) / math.sqrt(c.n_embd)
 
 
 def loss(p: gg.Params, left: Left, right: Right, c: Config) -> tuple[gg.Tensor, dict[str, gg.Tensor]]:

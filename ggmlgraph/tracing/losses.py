@@ -23,7 +23,8 @@ def cross_entropy(
     """Mean of -log softmax(logits)[target] over rows, nats -> (1,).
 
     logits: (..., n_classes). targets: int32 (...), classes; or float32 (..., n_classes), a distribution per row.
-    weights: float32 (...), makes it sum(weights * row) / sum(weights): 0 leaves a row out; not all may be 0.
+    weights: float32 (...), makes it sum(weights * row) / sum(weights): 0 leaves a row out; not all may be 0. With
+    micro-batches it is the mean of theirs.
     label_smoothing: e mixes e / n_classes into the targets, 1 - e of which stay (Szegedy et al. 2016).
     z_loss: adds z_loss * logsumexp(logits)^2 to each row (Chowdhery et al. 2022, PaLM).
 
