@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.importer import import_file, read_metadata
 from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.generation.decoding import reader_of
+from ggmlgraph.models import llama
 from ggmlgraph.table.dialect import INPUT, OUTPUT
 from ggmlgraph.table.op import TABLE
 
@@ -180,6 +182,42 @@ def test_a_rate_that_is_none_is_one_line() -> None:
     for rate in (1, 1.0, -0.1, 2, float("nan"), float("inf"), 1 - 1e-12, 1e-12, "0.5", None):
         with pytest.raises(UsageError, match=r"test_dropout.py:\d+: dropout: rate is .*, not a number from 0"):
             gg.trace(loss, Config(rate), batch=1, ctx=4)  # type: ignore[arg-type]
+
+
+def regression(
+    p: gg.Params, x: Annotated[gg.Tensor, gg.Float("batch", 64)], y: Annotated[gg.Tensor, gg.Float("batch", 1)]
+) -> gg.Tensor:
+    return gg.mse(p.linear("output", gg.dropout(x, 0.5), 1), y)
+
+
+def test_micro_batches_of_a_loss_without_weights_draw_masks_of_their_own(tmp_path: Path) -> None:
+    gg.trace(regression, batch=4).save(tmp_path / "graph.bin", seed=1)
+    row = {"x": np.ones((4, 64), np.float32), "y": np.ones((4, 1), np.float32)}
+    with gg.Runtime(tmp_path / "graph.bin", threads=1, accumulate=2) as rt:
+        evaluated = rt.loss_of(row)
+        rt.backward({name: np.concatenate([each, each]) for name, each in row.items()})
+        both = rt.gradient("output.weight")
+        assert rt.loss_of(row) == evaluated
+        with rt.at() as one:
+            one.backward(row)
+            first = one.gradient("output.weight")
+        assert not np.allclose(both, first)
+
+
+def test_a_model_with_dropout_is_read_with_caches(tmp_path: Path) -> None:
+    config = llama.Config(n_vocab=N_VOCAB, n_embd=16, n_head=2, n_layer=1, n_ff=24)
+
+    def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: llama.Config) -> gg.Tensor:
+        dropping = lambda p, x, c: gg.dropout(llama.feed_forward(p, x, c), 0.5)  # noqa: E731
+        return p.cross_entropy(llama.logits(p, tokens, c, feed_forward=dropping), targets)
+
+    gg.trace(loss, config, batch=1, ctx=16).save(tmp_path / "graph.bin", seed=1)
+    tokens = batch(3, 2)[0].reshape(1, 16)
+    with gg.Runtime(tmp_path / "graph.bin", threads=1) as rt:
+        wanted = rt.forward("logits", tokens=tokens)[0].reshape(16, N_VOCAB)
+        reader = reader_of(rt)
+        assert not reader.slow
+        assert np.abs(reader.advance(tokens)[0] - wanted[-1]).max() < 1e-5
 
 
 def test_dropout_holds_at_other_sizes(tmp_path: Path) -> None:
