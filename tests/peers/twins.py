@@ -1,6 +1,6 @@
 """The examples of docs/examples in torch, each written again from what its docstrings say.
 
-A twin takes weights by our names and a batch, and gives the loss. Used by test_examples.py and bench/examples.py.
+A twin takes weights by our names and a batch, and gives the loss. Used by test_examples.py and bench/beside_torch.py.
 """
 
 from __future__ import annotations

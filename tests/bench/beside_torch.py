@@ -1,6 +1,6 @@
 """The examples of docs/examples beside torch: time of a step and memory of the process, each in one of its own.
 
-    python tests/bench/examples.py
+    python tests/bench/beside_torch.py
 
 Needs torch. One thread each; the median of some rounds of steps.
 """
