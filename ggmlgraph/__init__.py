@@ -40,6 +40,12 @@ _HOMES = {
     "truncated_normal": "tracing.initializers", "uniform": "tracing.initializers",
     "xavier_normal": "tracing.initializers", "xavier_uniform": "tracing.initializers",
     "flip": "tracing.indexing", "gather": "tracing.indexing",
+    "argmax": "tracing.reductions", "argmin": "tracing.reductions", "cumsum": "tracing.reductions",
+    "log_softmax": "tracing.reductions", "logsumexp": "tracing.reductions", "max": "tracing.reductions",
+    "mean": "tracing.reductions", "min": "tracing.reductions", "softmax": "tracing.reductions",
+    "sum": "tracing.reductions", "var": "tracing.reductions",
+    "maximum": "tracing.selection", "minimum": "tracing.selection", "tril": "tracing.selection",
+    "triu": "tracing.selection", "where": "tracing.selection",
     "concat": "tracing.layout", "pad": "tracing.layout", "split": "tracing.layout", "stack": "tracing.layout",
     "zeros": "tracing.initializers",
 }  # fmt: skip

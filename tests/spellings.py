@@ -57,9 +57,9 @@ def _values(rng: Any, name: str, shape: Shape) -> Any:
     if name.startswith("ids"):
         return rng.integers(0, N_IDS, shape, dtype=np.int32)
     if name in NORMAL:  # no two of a case closer than gradients are taken
-        return (rng.permutation(max(1, int(np.prod(shape)))).reshape(shape) * 0.17 - 1.5 + 0.01 * len(name)).astype(
-            "f4"
-        )
+        return (
+            rng.permutation(max(1, int(np.prod(shape)))).reshape(shape) * 0.17 - 1.5 + 0.013 * NORMAL.index(name)
+        ).astype("f4")
     return rng.uniform(0.5, 2, shape).astype(np.float32)
 
 
@@ -137,7 +137,55 @@ def _layouts() -> Iterable[Spelling]:
     yield Spelling("Layout", "x.squeeze(-2)", "x.squeeze(-2)", {"x": (1, 3, 1, 4)})
 
 
-SPELLINGS: tuple[Spelling, ...] = (*_arithmetic(), *_comparisons(), *_indices(), *_layouts())
+def _log_sum_exp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))
+
+
+FUNCTIONS["logsumexp"] = _log_sum_exp
+FUNCTIONS["softmax"] = lambda x, axis: np.exp(x - _log_sum_exp(x, axis, keepdims=True))
+FUNCTIONS["log_softmax"] = lambda x, axis: x - _log_sum_exp(x, axis, keepdims=True)
+
+
+def _reductions() -> Iterable[Spelling]:
+    box: dict[str, Shape] = {"x": (2, 3, 4, 5)}
+    for name in ("sum", "mean", "var", "max", "min"):
+        for text in ("", "axis=-1", "axis=0", "axis=1, keepdims=True", "axis=(0, 2)", "axis=(1, 3), keepdims=True"):
+            yield Spelling("Reductions", f"x.{name}({text})", f"x.{name}({text})", box)
+    for text in ("", ", axis=2", ", axis=(0, -1), keepdims=True"):
+        yield Spelling("Reductions", f"gg.logsumexp(x{text})", f"logsumexp(x{text})", box)
+    for name in ("argmax", "argmin"):
+        for text in ("", "axis=-1", "axis=1"):
+            yield Spelling("Reductions", f"x.{name}({text})", f"x.{name}({text})", {"x": (2, 3, 4)}, has_gradient=False)
+    for axis in (0, 1, -1):
+        for name in ("softmax", "log_softmax", "np.cumsum"):
+            ours = "gg." + name.removeprefix("np.")
+            yield Spelling("Reductions", f"{ours}(x, axis={axis})", f"{name}(x, axis={axis})", {"x": (2, 3, 6)})
+
+
+def _selections() -> Iterable[Spelling]:
+    for name in ("maximum", "minimum"):
+        for one, other in ((BOX, BOX), (BOX, ROW), (COLUMN, BOX), (COLUMN, ROW)):
+            yield Spelling("Selection", f"gg.{name}(x, y)", f"np.{name}(x, y)", {"x": one, "y": other})
+        yield Spelling("Selection", f"gg.{name}(x, 0.3)", f"np.{name}(x, 0.3)", {"x": BOX})
+        yield Spelling("Selection", f"gg.{name}(-0.3, x)", f"np.{name}(-0.3, x)", {"x": BOX})
+    for arms in ("x, y", "x, 2", "0, y", "1, 2"):
+        text = f"(z > 0.1, {arms})"
+        shapes = {"z": COLUMN, "x": BOX, "y": ROW}
+        yield Spelling("Selection", "gg.where" + text, "np.where" + text, shapes)
+    for k in (-2, -1, 0, 1, 2):
+        for name in ("tril", "triu"):
+            for shape in ((4, 5), (2, 5, 3)):
+                yield Spelling("Selection", f"gg.{name}(x, {k})", f"np.{name}(x, {k})", {"x": shape})
+
+
+SPELLINGS: tuple[Spelling, ...] = (
+    *_arithmetic(),
+    *_comparisons(),
+    *_indices(),
+    *_layouts(),
+    *_reductions(),
+    *_selections(),
+)
 
 
 # ---------------------------------------------------------------- all of them as one graph

@@ -70,11 +70,17 @@ def repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x if _fits(x, shape) else ops.repeat(x, shape=shape)
 
 
+def with_rows(x: Tensor) -> Tensor:
+    """x, copied if neighbours along its last axis are none in memory, where stock ggml's elementwise ops want them."""
+    return x if x.graph.has_rows(x.id) else x.cont()
+
+
 def fitted(op: Op, a: Tensor, b: Tensor) -> Tensor:
     """A broadcasting op of ggml on two tensors, broadcast as numpy would."""
     graph = a.graph
     if not hasattr(b, "graph"):
         raise TypeError(f"{graph.here()}: {op.name} takes tensors, got {b!r:.80}")
+    a, b = with_rows(a), with_rows(b)
     shape = broadcast(a.shape, b.shape)
     if shape is None and not _tiles(a.shape, b.shape):
         what = "sizes are neither equal nor 1, from the last axis on"

@@ -6,6 +6,7 @@ Every method is an op or a few of them. A tensor has a shape and a dtype but no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -184,9 +185,39 @@ class Tensor(Operand):
         """Two axes swapped; no copy."""
         return _home("layout").swapaxes(self, one, other)  # type: ignore[no-any-return]
 
-    def sum(self) -> Tensor:
-        """Sum of all elements -> (1,)."""
-        return ops.sum(self.contiguous())
+    # -- reductions: over one axis, several, or all; see reductions.py
+
+    def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Sum over axes; over all, of shape (1,), where axis is None."""
+        return _home("reductions").sum(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def mean(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Mean over axes; over all, of shape (1,), where axis is None."""
+        return _home("reductions").mean(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def max(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Largest element over axes; over all, of shape (1,), where axis is None."""
+        return _home("reductions").max(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def min(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Smallest element over axes; over all, of shape (1,), where axis is None."""
+        return _home("reductions").min(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def logsumexp(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """log(sum(exp(x))) over axes; over all, of shape (1,), where axis is None."""
+        return _home("reductions").logsumexp(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def var(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """Mean squared distance from the mean over axes; over all, of shape (1,), where axis is None."""
+        return _home("reductions").var(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Where the largest element is, int32: the last of equal ones."""
+        return _home("reductions").argmax(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Where the smallest element is, int32: the last of equal ones."""
+        return _home("reductions").argmin(self, axis, keepdims)  # type: ignore[no-any-return]
 
     # -- what a tensor cannot do
 

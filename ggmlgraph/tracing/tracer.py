@@ -391,6 +391,10 @@ class Graph:
         op = self.nodes[node].op
         return op is None or op.name != "view" or all(_is_packed(core, node) for core in cores)
 
+    def has_rows(self, node: int) -> bool:
+        """Whether the elements of the last axis lie beside one another."""
+        return self.nodes[node].dtype != "f32" or all(core.strides(node)[-1] == 4 for core in self._cores())
+
     def begins_inside(self, node: int) -> bool:
         """Whether a node lies in another's memory, and not at its begin; at any sizes."""
         return any(core.begins_inside(node) for core in self._cores())
