@@ -10,6 +10,8 @@ import pytest
 from places import ROOT
 from test_floors import FLOORS
 
+import ggmlgraph as gg
+
 DOCS = ROOT / "docs"
 
 
@@ -28,6 +30,14 @@ def test_a_generated_page_is_what_the_code_says_now(name: str) -> None:
     command = [sys.executable, str(DOCS / script), *arguments]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert page == (DOCS / f"{name}.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
+def test_messages_and_pages_name_only_public_names_that_exist() -> None:
+    wrong = {"rms_nrm", "swiglu"}  # of the page of slips
+    pages = [*DOCS.rglob("*.md"), ROOT / "README.md", *(ROOT / "ggmlgraph").rglob("*.py")]
+    for path in pages:
+        named = set(re.findall(r"(?<![\w.])gg\.([A-Za-z]\w*)\(", path.read_text(encoding="utf-8")))
+        assert named - {"name"} - (wrong if path.name == "errors.md" else set()) <= set(dir(gg)), path
 
 
 def test_internals_list_the_floors_from_the_top_with_every_module() -> None:

@@ -42,7 +42,7 @@ def operand(like: Tensor, value: Any, what: str) -> Tensor:
     if value is None:
         got = "None; is a return missing in what gave it?"
     elif hasattr(value, "__array__"):
-        got = f"an array {tuple(value.shape)} of numpy's; gg.constant(array) makes a tensor of it"
+        got = f"an array {tuple(value.shape)} of numpy's; x.graph.array(values) makes a constant of float32 or int32"
     else:
         got = f"{value!r:.80}"
     raise TypeError(f"{like.graph.here()}: {what}: {like!r} and {got}")

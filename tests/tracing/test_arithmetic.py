@@ -42,7 +42,7 @@ def refused(case: tuple[Any, str]) -> None:
 def test_a_slip_is_told_in_a_line_with_the_operands(check_each: Callable[..., None]) -> None:
     x = r"%x f32\[batch,ctx,16\]"
     cases: list[tuple[Any, str]] = [
-        (lambda x, w: x + np.ones(16), rf"\+: {x} and an array \(16,\) of numpy's; gg\.constant\(array\) makes"),
+        (lambda x, w: x + np.ones(16), rf"\+: {x} and an array \(16,\) of numpy's; x\.graph\.array\(values\) makes"),
         (lambda x, w: np.ones(16) * x, rf"\*: {x} and an array \(16,\) of numpy's"),
         (lambda x, w: x - forget_return(x), rf"-: {x} and None; is a return missing"),
         (lambda x, w: x / "2", rf"/: {x} and '2'"),
