@@ -9,11 +9,12 @@ them, othersizes.py sees when the graph is saved. Used by models through `trace`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from html import escape
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,13 +313,15 @@ class Graph:
         params = dict(params)
         shape = params.pop("shape", None)
         shape = self.nodes[shape.id].shape if isinstance(shape, Tensor) else shape
+        self._check_numbers(op, params, shape)
+        asked = "" if shape is None else f", shape = {_sizes(shape)}"
         shape, shadow_shape = self._resolve(shape, src)
         if op.shape == "broadcast":
             self._check_broadcast(op, src)
         try:
             node = self.core.node(op, src, params, shape, strides[0] if strides else None)
         except GGError as error:
-            message = f"{self.here()}: {op.name}: {error}: {self._operands(op, src)}"
+            message = f"{self.here()}: {op.name}: {error}: {self._operands(op, src)}{asked}"
             raise type(error)(message, code=error.code) from None
         if self._shadow is not None:
             try:
@@ -330,6 +333,15 @@ class Graph:
         dtype = self.core.dtype(node)
         self.nodes.append(Node(op, tuple(src), params, self._shape(node, rank), dtype, "", 0, self.here()))
         return Tensor(self, node)
+
+    def _check_numbers(self, op: Op, params: dict[str, Any], shape: Any) -> None:
+        """Raise TypeError for an argument that is no number of its kind, or a shape that is not of whole numbers."""
+        for param in op.params:
+            kind, what = (Real, "a number") if param.kind == "f32" else (Integral, "a whole number")
+            if not isinstance(params[param.name], kind):
+                raise TypeError(f"{self.here()}: {op.name}: {param.name} is {params[param.name]!r:.80}, not {what}")
+        if shape is not None and not (isinstance(shape, Sequence) and all(isinstance(n, Integral) for n in shape)):
+            raise TypeError(f"{self.here()}: {op.name}: {shape!r:.80} is no shape of whole numbers")
 
     def _check_broadcast(self, op: Op, src: list[int]) -> None:
         """Raise ShapeError where ggml would tile the second operand: only sizes of 1 are repeated, as in numpy."""

@@ -60,6 +60,26 @@ def test_shape_error_names_the_line_and_both_operands() -> None:
     assert "f32[batch,ctx,16]" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (lambda p, x: gg.rms_norm(x, "small"), "rms_norm: eps is 'small', not a number"),
+        (lambda p, x: gg.scale(x, x), r"scale: s is %\d+ f32\[batch,ctx,16\], not a number"),
+        (lambda p, x: gg.diag_mask_inf(x, 0.5), "diag_mask_inf: n_past is 0.5, not a whole number"),
+        (lambda p, x: x.reshape(2.5, -1), r"reshape: \(2.5, -1\) is no shape of whole numbers"),
+        (lambda p, x: gg.repeat(x, 3), "repeat: 3 is no shape of whole numbers"),
+    ],
+)
+def test_a_number_or_shape_that_is_none_is_told_with_the_line(body: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=r"test_tracer\.py:\d+: " + told):
+        trace_of(body)
+
+
+def test_a_shape_that_does_not_fit_is_told_as_it_was_asked_for() -> None:
+    with pytest.raises(ShapeError, match=r"reshape: .* a = %\d+ f32\[batch,ctx,16\], shape = \[3,-1\]$"):
+        trace_of(lambda p, x: x.reshape(3, -1))
+
+
 def test_if_on_a_tensor_raises_with_the_reason() -> None:
     with pytest.raises(TypeError, match=r"test_tracer\.py:\d+: a tensor has no values while .* `if`"):
         trace_of(lambda p, x: x if x else x * 2.0)
