@@ -24,7 +24,7 @@ from ggmlgraph import machine
 from ggmlgraph.core import limits, passes
 from ggmlgraph.core.levels import matmul_precision_number
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.errors import GGError, UnsupportedError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.feeder import Batch, Feeder
 from ggmlgraph.execution.namedgraph import NamedGraph, open_graph
@@ -156,8 +156,10 @@ class Runtime(Session):
         `accumulate` times the graph's first axis.
 
         clip: largest global gradient norm, 0 for none. A gradient norm that is not finite changes nothing. Raises
-        UsageError for a rate that is not finite, and the like.
+        UsageError for a rate that is not finite, and the like; UnsupportedError for groups of parameters that ask for
+        rates or decays of their own.
         """
+        self._check_groups()
         _check_rates(lr=lr, weight_decay=weight_decay, clip=clip, eps=eps)
         if not all(0 <= beta < 1 for beta in betas):
             raise UsageError(f"betas {betas} are not from 0 to below 1")
@@ -169,6 +171,17 @@ class Runtime(Session):
         grad_norm = float(np.sqrt(train.array(train.sum_sqr).item()))
         self.n_steps += math.isfinite(grad_norm)
         return StepResult(loss, grad_norm)
+
+    def _check_groups(self) -> None:
+        """AdamW has one rate, and one decay for all matrices: raise for a group that asks for another."""
+        for name in self.params if self.metadata.groups else ():
+            group, shape = self.metadata.group_of(name), self.graph.shape(self.model.find(name), 4)
+            is_matrix = math.prod(shape[:-1]) > 1
+            if group.lr != 1 or (group.decay != 1 and is_matrix):
+                raise UnsupportedError(
+                    f"{name} is in the group {group.pattern!r} of {group.lr:g} times the learning rate and "
+                    f"{group.decay:g} times the weight decay, which training does not follow yet"
+                )
 
     @in_turn
     def gradient(self, name: str) -> NDArray[np.float32]:

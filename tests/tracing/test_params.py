@@ -10,7 +10,7 @@ import pytest
 
 import ggmlgraph as gg
 from ggmlgraph.core.importer import import_file, read_metadata
-from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.errors import GGError, UnsupportedError, UsageError
 from ggmlgraph.graphfile.metadata import ParamGroup
 
 X = Annotated[gg.Tensor, gg.Float("batch", 4)]
@@ -125,3 +125,22 @@ def test_a_convolution_s_weights_have_torch_s_shapes() -> None:
 
     shapes = {node.name: node.shape for node in graph_of(body).nodes if node.initializer}
     assert shapes == {"signal.weight": (6, 1, 2), "signal.bias": (6,), "image.weight": (5, 1, 2, 2)}
+
+
+@pytest.mark.parametrize(("pattern", "factors", "told"), [
+    ("*.weight", {"lr": 0.5}, "0.5 times the learning rate"), ("*.weight", {"decay": 0.0}, "0 times the weight decay"),
+    ("*.bias", {"decay": 0.0}, ""), ("*", {}, ""),
+])  # fmt: skip
+def test_a_group_that_training_does_not_follow_is_refused(pattern: str, factors: dict[str, float], told: str) -> None:
+    def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: None) -> gg.Tensor:
+        x = p.embedding("e", tokens, 31, 4)
+        p.group(pattern, **factors)
+        return p.cross_entropy(p.linear("o", x, 31, bias=True), targets)
+
+    batch = np.zeros((1, 4), np.int32), np.zeros((1, 4), np.int32)
+    with gg.Runtime(gg.trace(loss, None, batch=1, ctx=4), threads=1) as runtime:
+        if told:
+            with pytest.raises(UnsupportedError, match=told):
+                runtime.step(batch, lr=1e-3)
+        else:
+            runtime.step(batch, lr=1e-3)
