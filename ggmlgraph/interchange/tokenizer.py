@@ -128,6 +128,14 @@ def _scheme(beside: Beside) -> Literal["first", "always", "never"]:
 def _spelt(data: bytes, beside: Beside) -> bytes:
     """The tokenizer.json that transformers makes of a sentencepiece model."""
     model = spm.read(data)
+    kind = beside.kind or ("LlamaTokenizer" if beside.model in settings.BOS_MODELS else "")
+    if kind in LLAMA_CLASSES and model.model_type == spm.UNIGRAM:
+        raise UnsupportedError(f"a unigram model, which transformers' {kind} splits otherwise than sentencepiece does")
+    if beside.kind is None and settings.CONFIG in beside.files and beside.model and model.add_dummy_prefix:
+        raise UnsupportedError(
+            f"{settings.CONFIG} names no tokenizer_class, so transformers puts no space before a text, as the model's "
+            "own tokenizer does: name LlamaTokenizer there, or which it is"
+        )
     if beside.prefixes_space is not None:
         model.add_dummy_prefix = beside.prefixes_space
     return msgspec.json.encode(jsonfromspm.spelt(model, "always" if beside.legacy else "first"))

@@ -1,8 +1,8 @@
 """Tokens that files beside a tokenizer.json add to it: they become part of it, with their ids, or it is an error.
 
 Follows `TokenizersBackend` of transformers: a token that is in the vocabulary keeps its id there, any other gets the
-next free one; a token that was added before stays as it is. Where a file says another id than that, one of the two
-would be wrong. Used by `interchange.tokenizer`; `settings` finds the tokens.
+next free one; a token that was added before stays as it is, but for flags that tokenizer_config.json says. Where a file
+says another id than that, one of the two would be wrong. Used by `interchange.tokenizer`; `settings` finds the tokens.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class NewToken:
     normalized: bool = False
     origin: str = ""  # the file, or what names it
     needed: bool = True
+    has_flags: bool = False  # said, so that they count also for a token that was added before
 
     @classmethod
     def of(cls, key: str, said: Any, path: Path) -> NewToken:
@@ -62,7 +63,10 @@ def with_added(data: bytes, new: Iterable[NewToken], most: int | None = None) ->
         if token.id is not None and token.id != token_id:
             where = f"the next free id is {free}" if known is None else f"the vocabulary has it as {known}"
             raise FormatError(f"{token.origin}: the added token {token.content!r} is {token.id}; {where}")
+        flags = {flag: getattr(token, flag) for flag in FLAGS}
         if token.content in added:
+            if token.has_flags:
+                listed = [{**each, **flags} if each["content"] == token.content else each for each in listed]
             continue
         if most is not None and token_id >= most:
             if not token.needed:
@@ -71,7 +75,6 @@ def with_added(data: bytes, new: Iterable[NewToken], most: int | None = None) ->
                 f"{token.origin}: the added token {token.content!r} is {token_id}, the model has ids 0 to {most - 1}"
             )
         added[token.content] = token_id
-        flags = {flag: getattr(token, flag) for flag in FLAGS}
         listed.append({"id": token_id, "content": token.content, **flags})
     file["added_tokens"] = sorted(listed, key=lambda token: token["id"])
     return json.dumps(file, ensure_ascii=False).encode()

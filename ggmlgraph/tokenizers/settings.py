@@ -9,7 +9,7 @@ of the tokenizer itself (`added.py`). Used by the package, `interchange.tokenize
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ def _listed(folder: Path, config: Mapping[str, Any], found: Beside, special: set
         path = folder / CONFIG
         if not isinstance(decoder, dict):
             raise FormatError(f"{path}: added_tokens_decoder is no object")
-        return sorted((NewToken.of(key, value, path) for key, value in decoder.items()), key=lambda new: new.id or 0)
+        tokens = [replace(NewToken.of(key, value, path), has_flags=True) for key, value in decoder.items()]
+        return sorted(tokens, key=lambda token: token.id or 0)
     listed = _object(folder, ADDED, found)
     path = folder / ADDED
     return [

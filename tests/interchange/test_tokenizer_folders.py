@@ -181,6 +181,29 @@ def test_generation_config_json_goes_before_config_json(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path).eos_id == 257
 
 
+def test_flags_that_tokenizer_config_json_says_count_for_tokens_added_before(tmp_path: Path) -> None:
+    decoder = {"257": {"content": "<|end|>", **FLAGS, "lstrip": True}}
+    config = {"eos_token": "<|end|>", "added_tokens_decoder": decoder}
+    tokenizer = load_tokenizer(write(tmp_path, tokenizer__json=byte_level(), tokenizer_config__json=config))
+    assert tokenizer.encode("th  <|end|>").tolist() == [256, 257]
+
+
+def test_a_unigram_model_under_llamas_class_is_refused(tmp_path: Path) -> None:
+    pieces = ["<unk>", "<s>", "</s>", "▁", *LETTERS]
+    model = spm.SpmModel(pieces, [-float(i) for i in range(len(pieces))],
+                         [spm.UNKNOWN, spm.CONTROL, spm.CONTROL, *[spm.NORMAL] * 27], spm.UNIGRAM, False)  # fmt: skip
+    write(tmp_path, tokenizer__model=spm.write(model), tokenizer_config__json={"tokenizer_class": "LlamaTokenizer"})
+    with pytest.raises(UnsupportedError, match=r"tokenizer\.model: a unigram model, .* LlamaTokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_sentencepiece_model_whose_class_is_not_said_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, tokenizer__model=spm_bytes(), tokenizer_config__json={"eos_token": "</s>"})
+    write(tmp_path, config__json={"model_type": "llama"})
+    with pytest.raises(UnsupportedError, match=r"tokenizer\.model: tokenizer_config\.json names no tokenizer_class"):
+        load_tokenizer(tmp_path)
+
+
 def several_ends(folder: Path) -> Path:
     """A folder whose texts end at three tokens, <|end|> among them."""
     file = byte_level()
