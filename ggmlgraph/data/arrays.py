@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.data import npz
+from ggmlgraph.data import npz, order
 from ggmlgraph.data.numbers import Numbers
-from ggmlgraph.data.order import ROUNDS, permute
+from ggmlgraph.data.order import permute
 from ggmlgraph.errors import DataError
 from ggmlgraph.execution.roles import TARGETS, answers_of
 from ggmlgraph.execution.runtime import Runtime
@@ -64,7 +64,7 @@ class ArrayData:
             raise DataError(f"{self.name} has {n} samples; training and validation need two batches of {self.rows}")
         if self.answers is not None:
             self._check_targets(runtime.graph.shape(runtime.graph.find(self.answers), 4)[-1])
-        self.digest = self._digest()
+        self.digest, self.order = self._digest(), order.VERSION
 
     @property
     def name(self) -> str:
@@ -108,12 +108,16 @@ class ArrayData:
     # ------------------------------------------------------------ batches
 
     def batch(self, step: int, n: int) -> dict[str, NDArray[Any]]:
-        """Batch number `step` (from 0) of the run, n samples of every input by name. Every epoch has its own order."""
-        epochs, places = np.divmod(np.arange(step * n, (step + 1) * n), self.n_train)
+        """Batch number `step` (from 0) of batches of n, as `samples`."""
+        return self.samples(step * n, n)
+
+    def samples(self, first: int, n: int) -> dict[str, NDArray[Any]]:
+        """The n samples of the run from number `first` on, every input by name. Every epoch has its own order."""
+        epochs, places = np.divmod(np.arange(first, first + n), self.n_train)
         chosen = np.empty(n, np.int64)
         for epoch in np.unique(epochs):
-            keys = philox(self.seed, f"samples epoch {epoch}").random_raw(ROUNDS)
-            chosen[epochs == epoch] = permute(places[epochs == epoch], self.n_train, keys)
+            bits = philox(self.seed, f"samples epoch {epoch}")
+            chosen[epochs == epoch] = permute(places[epochs == epoch], self.n_train, bits, self.order)
         return self._take(chosen)
 
     def validation_batches(self) -> Iterator[dict[str, NDArray[Any]]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlgraph.data import order
 from ggmlgraph.errors import DataError
 from ggmlgraph.execution.runtime import Runtime
 
@@ -33,7 +34,7 @@ class BatchData:
         self._iterator: Iterator[Arrays] | None = None
         self._next = 0  # the step of the element that the iterator gives next
         self._first = self._arrays(0)
-        self.digest = _digest(self._first)
+        self.digest, self.order = _digest(self._first), order.VERSION
 
     def batch(self, step: int, n: int) -> dict[str, NDArray[Any]]:
         """The inputs of a step; how many samples there are is up to who makes them, and the runtime checks it.
@@ -41,6 +42,10 @@ class BatchData:
         Raises DataError where there are no more batches, or something is none.
         """
         return self._first if step == 0 else self._arrays(step)
+
+    def samples(self, first: int, n: int) -> dict[str, NDArray[Any]]:
+        """The batch that begins with sample `first`, where all batches have n samples."""
+        return self.batch(first // n, n)
 
     def _arrays(self, step: int) -> dict[str, NDArray[Any]]:
         given = self._batches(step) if callable(self._batches) else self._element(self._batches, step)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ggmlgraph.data import order
 from ggmlgraph.data.numbers import Numbers
-from ggmlgraph.data.order import ROUNDS, permute
+from ggmlgraph.data.order import permute
 from ggmlgraph.data.tokens import HEADER_NBYTES, TokenFile
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.execution.runtime import Runtime
@@ -50,7 +51,7 @@ class TextData:
                 "training and validation"
             )
         self.name, self.ctx, self.seed, self.n_vocab = tokens.name, ctx, seed, n_vocab
-        self.digest = tokens.header.digest
+        self.digest, self.order = tokens.header.digest, order.VERSION
         self._check_ids(tokens.header.max_id)
         self.n_val = min(max(window, min(int(n_tokens * val_fraction), _MAX_VALIDATION)), n_tokens - window)
         self.n_train = n_tokens - self.n_val
@@ -60,12 +61,15 @@ class TextData:
         self._n_offsets = self.n_train - self.windows_per_epoch * ctx
 
     def batch(self, step: int, n: int) -> tuple[Windows, Windows]:
-        """Batch number `step` (from 0) of the run: tokens and targets, both int32 (n, ctx).
+        """Batch number `step` (from 0) of batches of n, as `samples`."""
+        return self.samples(step * n, n)
 
-        A function of (seed, step, n) and nothing else. Batches run on over the ends of epochs.
+    def samples(self, first: int, n: int) -> tuple[Windows, Windows]:
+        """The n windows of the run from number `first` on: tokens and targets, both int32 (n, ctx).
+
+        Each is a function of its number and the seed, and of nothing else. Epochs follow one another.
         """
-        samples = np.arange(step * n, (step + 1) * n)
-        epochs, places = np.divmod(samples, self.windows_per_epoch)
+        epochs, places = np.divmod(np.arange(first, first + n), self.windows_per_epoch)
         starts = np.empty(n, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
@@ -110,9 +114,9 @@ class TextData:
 
     def _window_starts(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """First tokens of the windows at the given places of an epoch's order."""
-        bits = philox(self.seed, f"data epoch {epoch}").random_raw(1 + ROUNDS)
-        offset = int(bits[0]) % self._n_offsets
-        return offset + self.ctx * permute(places, self.windows_per_epoch, bits[1:])
+        bits = philox(self.seed, f"data epoch {epoch}")
+        offset = int(bits.random_raw()) % self._n_offsets
+        return offset + self.ctx * permute(places, self.windows_per_epoch, bits, self.order)
 
     def _windows(self, starts: NDArray[np.int64]) -> tuple[Windows, Windows]:
         windows = self._ids.at(starts, self.ctx + 1).astype(np.int32)

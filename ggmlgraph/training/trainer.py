@@ -33,7 +33,8 @@ MAX_UNSAVED = 3  # checkpoints in a row that cannot be saved, before the run giv
 class Progress(msgspec.Struct):
     """The counters of a run, part of every checkpoint."""
 
-    step: int = 0  # steps done, which is also the position in the data
+    step: int = 0  # steps done
+    n_samples: int = 0  # windows or samples seen, which is the position in the data
     n_tokens: int = 0
     n_skipped: int = 0  # updates skipped because loss or gradient was not finite
     n_skipped_in_a_row: int = 0
@@ -44,18 +45,19 @@ class Origin(msgspec.Struct, frozen=True):
     """What decides which tokens a step sees: it must not change when a run is resumed."""
 
     seed: int
-    windows_per_step: int
     ctx: int
     data: str  # digest of the token file
+    order: int = 1  # see data/order.py; runs that do not say it are of the first version
 
 
 class TrainingData(Protocol):
     """What a run is trained on: a text (data/text.py) or numpy files (data/arrays.py)."""
 
     digest: str  # of the content: the same wherever it lies
+    order: int  # version of the order in which samples come (data/order.py); a resumed run keeps its own
 
-    def batch(self, step: int, n: int) -> Batch:
-        """The n windows or samples of step 0, 1, ...: the same whenever they are asked for."""
+    def samples(self, first: int, n: int) -> Batch:
+        """The n windows or samples of the run from number `first` on: the same whenever, and however, asked for."""
 
     def evaluate(self, runtime: Runtime) -> tuple[float, float | None]:
         """Mean loss of the part kept for validation, and the share of right answers where that means something."""
@@ -75,7 +77,7 @@ class Trainer:
     ) -> None:
         checkpoint.check_names(runtime)
         self.runtime, self.data, self.config, self.run_directory = runtime, data, config, run
-        self.origin = Origin(config.seed, config.windows_per_step, config.ctx, data.digest)
+        self.origin = Origin(config.seed, config.ctx, data.digest, data.order)
         self.progress = Progress()
         self._events = EventsFile(run.events_path)
         self._sample = sample
@@ -85,6 +87,8 @@ class Trainer:
     def resume(self, directory: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError if it is not one of this graph, text and data options."""
         progress, origin = _state_of(directory)
+        self.data.order = origin.order
+        self.origin = msgspec.structs.replace(self.origin, order=origin.order)
         if origin != self.origin:
             raise CheckpointError(f"{directory} cannot be continued: {_difference(origin, self.origin)}")
         checkpoint.load(self.runtime, directory)
@@ -130,11 +134,12 @@ class Trainer:
         config, progress = self.config, self.progress
         started = time.perf_counter()
         lr = config.lr_at(progress.step + 1)
-        batch = self.data.batch(progress.step, config.windows_per_step)
+        batch = self.data.samples(progress.n_samples, config.windows_per_step)
         n_tokens = config.windows_per_step * config.ctx
         result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip, betas=config.betas)
         seconds = time.perf_counter() - started
         progress.step += 1
+        progress.n_samples += config.windows_per_step
         progress.n_tokens += n_tokens
         val_loss, val_accuracy = self.evaluate() if self._due(config.eval_every) else (None, None)
         progress.elapsed_s += time.perf_counter() - started
@@ -215,8 +220,11 @@ def origin_of(directory: Path) -> Origin:
 def _state_of(directory: Path) -> tuple[Progress, Origin]:
     state = checkpoint.verify(directory, ()).state
     try:
-        return msgspec.convert(state["progress"], Progress), msgspec.convert(state["origin"], Origin)
-    except (msgspec.ValidationError, KeyError):
+        progress, origin = msgspec.convert(state["progress"], Progress), msgspec.convert(state["origin"], Origin)
+        if "n_samples" not in state["progress"]:  # of a run that had as many windows in every step
+            progress.n_samples = progress.step * int(state["origin"]["windows_per_step"])
+        return progress, origin
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError):
         raise CheckpointError(f"{directory} was not written by a training run") from None
 
 
@@ -225,7 +233,7 @@ def _finite(value: float) -> float | None:
 
 
 def _difference(saved: Origin, now: Origin) -> str:
-    names = {"seed": "--seed", "windows_per_step": "--batch x --accumulate", "ctx": "--ctx", "data": "the data"}
+    names = {"seed": "--seed", "ctx": "--ctx", "data": "the data"}
     parts = []
     for field, name in names.items():
         before, after = getattr(saved, field), getattr(now, field)
