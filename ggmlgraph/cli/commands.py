@@ -400,6 +400,48 @@ TRAIN = command(
     """,
 )
 
+FINETUNE = command(
+    "finetune",
+    argument("base", "BASE", type=PATH),
+    FIELDS,
+    option("--lora", "adapted", is_flag=True, help="Train low-rank adapters, with these FIELDs."),
+    option(
+        "--train",
+        "train_words",
+        multiple=True,
+        metavar="WORD",
+        help="Also train these parameters in full: a name, its end, or a pattern such as '*.bias'.  "
+        "[default: with adapters none, else all]",
+    ),
+    option("--last", type=SIZE, help="Adapt, or train, only in so many of the last layers."),
+    option("--lr", type=float, help="Learning rate at its peak.  [default: 2e-4 with adapters, else 2e-5]"),
+    defaulting("--weight-decay", type=float, default=0.0, help="Of matrices."),
+    *(p for p in TRAIN.params if p.name not in (
+        "graph", "input", "targets", "params", "loss", "lr", "weight_decay", "init_from", "resume")),
+    short="Train adapters, or a part, of a model on text.",
+    help="""Train low-rank adapters of BASE, or some of its parameters, on text.
+
+    BASE is a graph file, a run, a checkpoint, or what `convert` takes; with --lora its half-precision and quantised
+    matrices stay as they are. The FIELDs, with their defaults: r=16 alpha=32 targets=all-linear, which are all matrices
+    but the head, or attn_q,attn_v,...; exclude=WORD,...; layers=0,4-7; dropout=0; rslora=false; init=kaiming or
+    gaussian; ranks=WORD:RANK,... and alphas=WORD:ALPHA,... for some of them.
+
+    The run directory is that of `train`, which goes on with it: `train RUN/graph.bin -o RUN --resume auto`.
+    """,
+)  # fmt: skip
+
+MERGE = command(
+    "merge",
+    MODEL,
+    option("-o", "--output", required=True, type=NEW_FILE, help="The graph file to write."),
+    short="Write a graph whose weights have their adapters in them.",
+    help="""Write the graph of a fine-tuning run without its adapters: each weight W becomes W + s B A, in float32.
+
+    Quantised weights are dequantised, since that is what was trained on. `export-gguf` and `export-hf` take a run with
+    adapters as it is, and merge it so.
+    """,
+)
+
 BENCH = command(
     "bench",
     argument("graph", "GRAPH", type=PATH),
@@ -532,7 +574,7 @@ DEMO = command(
 COMMANDS = {
     each.name: each
     for each in (
-        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, REPORT, DASH, GENERATE, CHAT, EVAL, INSPECT, DRAW,
-        REWRITE, BENCH, TOKENIZER, DOCTOR, DEMO,
+        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, FINETUNE, MERGE, REPORT, DASH, GENERATE, CHAT, EVAL,
+        INSPECT, DRAW, REWRITE, BENCH, TOKENIZER, DOCTOR, DEMO,
     )
 }  # fmt: skip

@@ -37,7 +37,7 @@ def command(
     if without and tokenizer is not None:
         raise UsageError("give either --tokenizer or --no-tokenizer")
     found = _found(source, name, fields, order)
-    chosen = None if without else _tokenizer(found, tokenizer)
+    chosen = None if without else tokenizer_of(found, tokenizer)
     ctx = ctx or min(found.n_ctx or MOST_CTX, MOST_CTX)
     stored_as = None if frozen else dtype
     converted = convert.convert(
@@ -53,7 +53,7 @@ def command(
         say(line, err=True)
 
 
-def _tokenizer(source: ModelSource, given: Path | None) -> Found | None:
+def tokenizer_of(source: ModelSource, given: Path | None) -> Found | None:
     """The tokenizer at a path, else the checkpoint's, completed by what the checkpoint says; None if it has none."""
     try:
         found = source.find_tokenizer() if given is None else find_tokenizer(given, source.config["n_vocab"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ggmlgraph.cli.terminal import say
+from ggmlgraph.finetuning import merging
 from ggmlgraph.interchange import exporthf, trained
+from ggmlgraph.training.run import Run
 
 
 def command(path: Path, output: Path, ctx: int | None) -> None:
     """Write a model as a folder that transformers loads: config, weights in float32, tokenizer."""
-    model = trained.find(path, ctx)
-    notes = exporthf.export(model, output)
+    with merging.plain(path) as merged:
+        model = trained.find(merged, ctx or Run.open(path).ctx)
+        notes = exporthf.export(model, output)
     ids = f"tokenizer {model.tokenizer.kind}" if model.tokenizer else "no tokenizer"
     say(f"{output}: {model.architecture}, {len(model.tensors)} tensors, {ids}")
     for note in notes:

@@ -10,7 +10,7 @@ from ggmlgraph.errors import UsageError
 from ggmlgraph.table.dialect import MAGIC
 
 WRITTEN = ("output", "target")  # names of arguments
-INTO_FOLDERS = ("train", "export-hf", "demo")  # which see to it that nothing there is written over
+INTO_FOLDERS = ("train", "finetune", "export-hf", "demo")  # which see to it that nothing there is written over
 STARTS = {"convert": MAGIC.to_bytes(4, "little"), "export-gguf": b"GGUF"}  # of the files that they write
 
 

@@ -21,7 +21,7 @@ from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import FormatError, GGError
 from ggmlgraph.files.regular import map_regular
-from ggmlgraph.graphfile import metadata
+from ggmlgraph.graphfile import lowrank, metadata
 from ggmlgraph.graphfile.dim import evaluate
 from ggmlgraph.graphfile.metadata import Metadata, Number, SizeExpressions
 from ggmlgraph.table.dialect import INPUT, LOSS, PARAM
@@ -142,6 +142,20 @@ def check_metadata(graph: CoreGraph, meta: Metadata) -> None:
             raise metadata.fault(f"exact: {name!r} is {graph.op(ids[name])}, of which {op} is no form")
     for name in meta.dropout:
         _check_dropout(graph, ids[name])
+    for name, adapter in meta.finetuned.adapters.items() if meta.finetuned else ():
+        _check_adapter(graph, name, adapter.rank)
+
+
+def _check_adapter(graph: CoreGraph, weight: str, rank: int) -> None:
+    """Its factors must fit the weight, as a product's or as a table's."""
+    shapes = [graph.shape(i, 2) for i in named(graph, (weight, *lowrank.names(weight)))]
+    rows, *_, columns = shapes[0]
+    fitting = [lowrank.shapes(lowrank.Weight(weight, kind, (rows, columns), ""), rank) for kind in lowrank.ALL_KINDS]
+    if tuple(shapes[1:]) not in fitting:
+        raise metadata.fault(
+            f"finetuned: {weight!r} is {list(shapes[0])}; no adapter of rank {rank} beside it has "
+            f"the shapes {list(shapes[1])} and {list(shapes[2])}"
+        )
 
 
 def _check_flags(graph: CoreGraph, tensor_id: int, flags: int) -> None:

@@ -2,7 +2,7 @@
 
 A checkpoint is a directory `step_NNNNNN/` with
 
-    weights.safetensors    the model's weights, float32, by name, trained or not
+    weights.safetensors    the model's weights, float32, by name, trained or not; of a fine-tuning run, those trained
     optimizer.safetensors  AdamW's moments of the trained ones, float32, "m.NAME" and "v.NAME"
     state.json             counters, the trainer's state, digests of the graph and of the values that stay in its file
                            (those of other types), size and SHA-256 of the other files
@@ -164,9 +164,11 @@ def check_names(runtime: Runtime) -> None:
 
 
 def _weights(runtime: Runtime) -> Arrays:
-    """Views of what a checkpoint holds, by name: all values in float32, so that it is a whole model."""
-    graph = runtime.graph
-    return {graph.name(i): runtime.input(graph.name(i)) for i in _kept(runtime) if graph.dtype(i) == "f32"}
+    """Views of what a checkpoint holds, by name: all values in float32, so that it is a whole model; of a graph that
+    fine-tunes another, which the run's graph file has whole, those that are trained."""
+    graph, some = runtime.graph, runtime.metadata.finetuned is not None
+    kept = (i for i in _kept(runtime) if graph.dtype(i) == "f32" and (graph.flags(i) & PARAM or not some))
+    return {graph.name(i): runtime.input(graph.name(i)) for i in kept}
 
 
 def base_digest(runtime: Runtime, names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -40,6 +40,8 @@ Factor = Annotated[float, msgspec.Meta(ge=0, le=MAX_FACTOR)]
 Expression = str | None
 LEAST_RATE, MOST_RATE = 2.0**-24, 1 - 2.0**-24  # of dropout: as float32 above 0 and below 1
 Rate = Annotated[float, msgspec.Meta(ge=LEAST_RATE, le=MOST_RATE)]
+LowRank = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+Alpha = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 Flags = Annotated[int, msgspec.Meta(ge=1, le=ALL_FLAGS)]
 
 
@@ -73,6 +75,34 @@ class ParamGroup(msgspec.Struct, frozen=True):
     decay: Factor = 1.0
 
 
+class Adapter(msgspec.Struct, frozen=True):
+    """Of one weight: rank and alpha of it, which together say by what its product is multiplied."""
+
+    rank: LowRank
+    alpha: Alpha
+
+
+class Finetuned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a graph differs from its base, of which it has all weights: what `ggmlgraph finetune` wrote.
+
+    Its checkpoints hold only what is trained.
+    """
+
+    base: str  # hash of the base's ops and weights
+    rank: LowRank | None = None  # as asked for; `adapters` has that of each weight. None: there are none
+    alpha: Alpha = 0.0
+    rslora: bool = False  # products are multiplied by alpha / sqrt(rank), else by alpha / rank
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0  # of what adapters are given
+    initializer: str = ""
+    adapters: dict[str, Adapter] = {}  # by name of the weight
+    frozen: tuple[str, ...] = ()  # what the base trains, and this graph does not
+
+    def scale(self, weight: str) -> float:
+        """What the product of a weight's adapter is multiplied by."""
+        adapter = self.adapters[weight]
+        return adapter.alpha / (math.sqrt(adapter.rank) if self.rslora else adapter.rank)
+
+
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """One file's metadata.
 
@@ -94,6 +124,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     corpus: str | None = None  # what to train on when no data is given, e.g. "builtin:sine"
     groups: Annotated[tuple[ParamGroup, ...], msgspec.Meta(max_length=MAX_GROUPS)] = ()  # the first that matches counts
     initializers: dict[str, str] = {}
+    finetuned: Finetuned | None = None  # None: it is no fine-tune of another graph
     flags: dict[str, Flags] = {}  # what is input, output, trained, the loss: in a dialect whose records do not say it
 
     def group_of(self, name: str) -> ParamGroup:
@@ -112,8 +143,13 @@ def _pad(text: bytes) -> bytes:
 
 def with_flags(data: bytes, flags: dict[str, int]) -> bytes:
     """The leaf's bytes with these flags and all else as it is, fields of later versions too."""
+    return updated(data, {"flags": flags})
+
+
+def updated(data: bytes, fields: dict[str, Any]) -> bytes:
+    """The leaf's bytes with other values of some fields."""
     decode(data)
-    return _pad(msgspec.json.encode(msgspec.json.decode(data) | {"flags": flags}))
+    return _pad(msgspec.json.encode(msgspec.json.decode(data) | fields))
 
 
 def fault(reason: str) -> FormatError:
@@ -146,6 +182,8 @@ def _texts(metadata: Metadata) -> Iterator[tuple[str, str]]:
     for field, value in msgspec.structs.asdict(metadata).items():
         if isinstance(value, str):
             yield field, value
+        elif isinstance(value, Finetuned):
+            yield from ((field, text) for text in (value.base, value.initializer, *value.adapters, *value.frozen))
         elif isinstance(value, tuple):
             yield from ((field, group.pattern) for group in value)
         elif isinstance(value, dict):

@@ -8,6 +8,7 @@ Tensors of a file are numbered leafs first, then nodes, in the order of `ggml_bu
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 import struct
@@ -223,3 +224,16 @@ def computation(records: Sequence[Record], root: int) -> list[tuple[Any, ...]]:
         return given, r.ne, r.op, r.unary, r.op_params.ljust(N_OP_PARAMS, b"\0"), src
 
     return [step(records[index]) for index in visited]
+
+
+def digest(records: Iterable[Record]) -> str:
+    """Hash of a graph's ops, wiring and values, whatever is trained of it; without leafs of ours, such as metadata."""
+    found = hashlib.sha256()
+    for record in records:
+        if record.name.startswith("ggmlgraph."):
+            continue
+        sizes = [record.ne, record.nb, record.src]
+        found.update(repr([record.name, record.type, record.op, record.unary, sizes, record.op_params]).encode())
+        for chunk in record.data() if record.data else ():
+            found.update(chunk)
+    return found.hexdigest()

@@ -23,14 +23,14 @@ MAX_SLACK = 1 << 40  # of size_eval, which a file may claim at will
 def rewrite(source: Path, target: Path, dialect: str, source_dialect: str) -> Order:
     """Write the graph of `source` to `target` in `dialect`; returns it as written."""
     graph, to = reader.read(source, source_dialect), DIALECTS[dialect]
-    placed = _place(graph, _move_flags(graph.records, to), to)
+    placed = _place(graph, move_flags(graph.records, to), to)
     slack = graph.size_eval - nodes_nbytes(graph.nodes)
     with replacing(target) as temporary, temporary.open("wb") as stream:
         writer.emit(stream, placed, to, min(max(slack, 0), MAX_SLACK))
     return placed
 
 
-def _move_flags(records: Sequence[Record], to: Dialect) -> list[Record]:
+def move_flags(records: Sequence[Record], to: Dialect) -> list[Record]:
     """The records with their flags; where `to` has none in records, the metadata leaf has them, a new one at need."""
     first: dict[str, int] = {}
     for i, record in enumerate(records):

@@ -27,7 +27,7 @@ def graph_of(path: Path, tell: Callable[[str], None]) -> Path:
     tell: is told what was made, and where it lies, the first time.
     Raises as `checkpoints.find` and `convert.convert`; GGError if the cache cannot be written.
     """
-    if not _is_foreign(path):
+    if not is_foreign(path):
         return path
     made = _place(path)
     if made.exists():
@@ -52,7 +52,8 @@ def graph_of(path: Path, tell: Callable[[str], None]) -> Path:
     return made
 
 
-def _is_foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
+    """Whether there is a checkpoint of another program, and no graph, run or checkpoint of ours."""
     if os.path.isdir(path):  # noqa: PTH112 (which takes any path)
         if rundir.is_checkpoint(path) or rundir.graph_path(path).exists():
             return False
