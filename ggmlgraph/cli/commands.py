@@ -19,7 +19,7 @@ from ggmlgraph.core import limits
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.generation.sampling import PENALISED, Sampling
 from ggmlgraph.table.dialect import DIALECTS, WRITTEN
-from ggmlgraph.training.config import KEPT_CHECKPOINTS, TrainConfig
+from ggmlgraph.training.config import TrainConfig
 
 GROUPED = {"how": Sampling, "limits": Limits}  # arguments of `command` that are made of options named as their fields
 PATH = click.Path(path_type=Path)
@@ -373,7 +373,26 @@ TRAIN = command(
         "--save-every",
         type=click.IntRange(0),
         default=TRAINING.save_every,
-        help=f"Steps between checkpoints, of which the newest {KEPT_CHECKPOINTS} are kept; 0: at the end only.",
+        help="Steps between checkpoints; 0: at the end only.",
+    ),
+    defaulting(
+        "--keep",
+        type=click.IntRange(1),
+        default=TRAINING.keep,
+        help="Checkpoints to keep, the newest; besides the one with the least validation loss, best.",
+    ),
+    option(
+        "--keep-every",
+        type=click.IntRange(0),
+        default=TRAINING.keep_every,
+        metavar="STEPS",
+        help="Keep the checkpoints of multiples of so many steps for good.",
+    ),
+    defaulting(
+        "--spikes",
+        type=click.Choice(["tell", "rollback"]),
+        default=TRAINING.spikes,
+        help="Losses that leap, several in a row: say so, or go back to the last checkpoint and past their data.",
     ),
     option("--prompt", help="What samples begin with."),
     defaulting(

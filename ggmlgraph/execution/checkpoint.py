@@ -15,18 +15,20 @@ before it changes the first weight. Used by the trainer, by training/run.py and 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
 
-from ggmlgraph.durable import making, sync
+from ggmlgraph.durable import making
 from ggmlgraph.errors import CheckpointError, GGError, UnsupportedError
 from ggmlgraph.files.regular import open_regular, read_regular
 from ggmlgraph.table.dialect import INPUT, PARAM
@@ -39,6 +41,8 @@ MAX_STATE_NBYTES = 64 << 20
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 RESERVED = "__metadata__"  # what safetensors calls its notes
 FILES = (WEIGHTS, OPTIMIZER)  # beside STATE, which lists them
+CHUNK = 1 << 18  # numbers that are looked at, then written, while they are in a cache
+_TYPES = {"<f4": "F32", "<i4": "I32", "|i1": "I8", "|u1": "U8"}  # safetensors' names of numpy's types
 
 MAX_SRC = 10  # of an op, those that it does not take included
 
@@ -72,54 +76,90 @@ class _Sealed(msgspec.Struct, frozen=True):
 # ---------------------------------------------------------------- writing
 
 
+class NotFiniteError(CheckpointError):
+    """A weight, or what the optimiser keeps, has values that are not finite: such a state is never saved."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is to hold. The arrays are views of the runtime's memory: to be written before it changes."""
+
+    arrays: dict[str, Arrays]  # by file
+    manifest: Manifest  # without what is known of the files when they are written
+
+
 def save(runtime: Runtime, directory: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint to `directory`, which must not exist yet.
 
     state: JSON values that `load` gives back. Raises CheckpointError if it cannot be written (disk full, no
-    permission) or if a weight is not finite; then nothing is left behind.
+    permission), NotFiniteError if a weight or the optimiser's state is not finite; then nothing is left behind.
     """
+    write(snapshot(runtime, state), directory)
+
+
+def snapshot(runtime: Runtime, state: dict[str, Any]) -> Snapshot:
+    """What `write` is to write of a runtime as it is now."""
     check_names(runtime)
+    weights = _weights(runtime)
+    manifest = Manifest(
+        graph=graph_digest(runtime),
+        base=base_digest(runtime, weights),
+        n_steps=runtime.n_steps,
+        sizes=runtime.sizes,
+        files={},
+        state=state,
+    )
+    return Snapshot({WEIGHTS: weights, OPTIMIZER: runtime.state()[1]}, manifest)
+
+
+def write(snapshot: Snapshot, directory: Path, copied: Callable[[], object] = lambda: None) -> None:
+    """As `save`. copied: called once the arrays are looked at no more, unless something is raised before."""
     if directory.exists():
         raise CheckpointError(f"{directory} exists already; checkpoints are never overwritten")
-    weights, moments = runtime.state()
-    for name, array in weights.items():
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"{name} has values that are not finite; not saved")
     try:
         with making(directory) as temporary:
-            _write(temporary, runtime, moments, state)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{directory}: cannot be written: {_reason(error)}") from None
+            for name, arrays in snapshot.arrays.items():
+                _write_arrays(temporary / name, arrays)
+            copied()
+            files = {name: _record(temporary / name) for name in snapshot.arrays}
+            manifest = msgspec.json.encode(msgspec.structs.replace(snapshot.manifest, files=files))
+            sealed = _Sealed(hashlib.sha256(manifest).hexdigest(), msgspec.Raw(manifest))
+            (temporary / STATE).write_bytes(msgspec.json.encode(sealed) + b"\n")
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be written: {error.strerror or error}") from None
 
 
-def _write(directory: Path, runtime: Runtime, moments: Arrays, state: dict[str, Any]) -> None:
-    weights, files = _weights(runtime), {}
-    for name, arrays in ((WEIGHTS, weights), (OPTIMIZER, moments)):
-        save_file(arrays, directory / name)  # writes from the arrays' own memory, without a copy
-        sync(directory / name)
-        files[name] = _record(directory / name)
-    manifest = msgspec.json.encode(
-        Manifest(
-            graph=graph_digest(runtime),
-            base=base_digest(runtime, weights),
-            n_steps=runtime.n_steps,
-            sizes=runtime.sizes,
-            files=files,
-            state=state,
-        )
-    )
-    sealed = _Sealed(hashlib.sha256(manifest).hexdigest(), msgspec.Raw(manifest))
-    (directory / STATE).write_bytes(msgspec.json.encode(sealed) + b"\n")
+def _write_arrays(path: Path, arrays: Arrays) -> None:
+    """Write a safetensors file. Its own writer would read each array twice, to be seen to be finite, and is slower."""
+    header, at = {}, 0
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # so that all are aligned
+    for name, array in ((name, arrays[name]) for name in order):
+        ends = [at, at := at + array.nbytes]
+        header[name] = {"dtype": _TYPES[array.dtype.str], "shape": list(array.shape), "data_offsets": ends}
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    with path.open("xb", buffering=0) as file:
+        _write_all(file, struct.pack("<Q", len(text)) + text)
+        for name in order:
+            values = arrays[name].reshape(-1)
+            for start in range(0, values.size, CHUNK):
+                chunk = values[start : start + CHUNK]
+                if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
+                    raise NotFiniteError(f"{name} has values that are not finite; not saved")
+                _write_all(file, chunk.data.cast("B"))
+
+
+def _write_all(file: FileIO, data: bytes | memoryview) -> None:
+    """A disk that is nearly full takes a part only; to go on then tells why."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _record(path: Path) -> FileRecord:
     file, size = open_regular(path)
     with file:
         return FileRecord(size, hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def graph_digest(runtime: Runtime) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +105,7 @@ class Runtime(Session):
         self.settings, self.threads, self.memory_limit = settings, threads, memory_limit
         self.accumulate, self.pools = accumulate, pools
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
+        self.before_update: Callable[[], object] | None = None  # waits for who still reads the weights
         feeder, pool = Feeder(model), pools.of(threads)
         divides = not feeder.has_weights
         programs = Programs(model, settings, pool, memory_limit, accumulate=accumulate, divides_loss=divides)
@@ -167,6 +168,8 @@ class Runtime(Session):
         train = self.programs.train
         correction = [1.0 - beta ** (self.n_steps + 1) for beta in betas]
         train.leaf(train.hyper)[...] = [lr, *betas, eps, weight_decay, clip, *correction]
+        if self.before_update:
+            self.before_update()
         train.run(train.n_gradient)
         grad_norm = float(np.sqrt(train.array(train.sum_sqr).item()))
         self.n_steps += math.isfinite(grad_norm)

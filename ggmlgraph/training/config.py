@@ -10,7 +10,6 @@ import msgspec
 
 from ggmlgraph.errors import UsageError
 
-KEPT_CHECKPOINTS = 3  # the newest ones
 BUILTIN = "builtin:"  # begins the names of texts that are no files (data/corpus.py)
 FINAL_LR = 0.1  # of the peak, where cosine and linear schedules end, as in nanoGPT
 
@@ -38,12 +37,15 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     eval_every: int = 50  # steps; 0: at the end only
     sample_every: int = 100
     save_every: int = 100
+    keep: int = 3  # newest checkpoints
+    keep_every: int = 0  # steps between checkpoints that are kept for good; 0: none
+    spikes: Literal["tell", "rollback"] = "tell"  # losses that leap, see watch.py
     prompt: str | None = None
     predict: int = 64  # tokens of a sample; 0: no samples
 
     def __post_init__(self) -> None:
         bounds = {"steps": 1, "batch": 1, "accumulate": 1, "ctx": 1, "warmup": 0, "eval_every": 0, "sample_every": 0,
-                  "save_every": 0, "predict": 0, "seed": 0}  # fmt: skip
+                  "save_every": 0, "keep": 1, "keep_every": 0, "predict": 0, "seed": 0}  # fmt: skip
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")

@@ -51,9 +51,16 @@ class MetricsFile:
     def write(self, metrics: StepMetrics) -> str | None:
         """Append a line; why it could not be written, or None."""
         self._pending += msgspec.json.encode(metrics) + b"\n"
-        return self._flush()
+        return self.flush()
 
-    def _flush(self) -> str | None:
+    def cut(self, last_step: int) -> None:
+        """Drop every line beyond `last_step`."""
+        lines = self._pending.splitlines(keepends=True)
+        self._pending = b"".join(line for line in lines if (_step_of(line) or 0) <= last_step)
+        self._file.truncate(_end_of(Path(self._file.name), last_step))
+
+    def flush(self) -> str | None:
+        """Write what could not be written before; why it still cannot, or None."""
         try:
             while self._pending:
                 written = self._file.write(self._pending)
@@ -64,14 +71,11 @@ class MetricsFile:
         return None
 
     def sync(self) -> None:
-        """Wait until the disk has every line. Raises CheckpointError."""
-        problem = self._flush()
+        """Wait until the disk has every line that was written. Raises CheckpointError."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            problem = error.strerror
-        if problem is not None:
-            raise CheckpointError(f"{self._file.name}: cannot be written: {problem}")
+            raise CheckpointError(f"{self._file.name}: cannot be written: {error.strerror}") from None
 
     def __enter__(self) -> MetricsFile:
         return self

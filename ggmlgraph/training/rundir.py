@@ -6,6 +6,7 @@
     run/metrics.jsonl   one line a step (metrics.py)
     run/events.jsonl    one line for whatever else happened (events.py)
     run/step_NNNNNN/    checkpoints (execution/checkpoint.py)
+    run/best            a link to the one with the least validation loss
     run/tokens/         the training text as token ids (data/tokens.py)
 
 Used by the training command; everyone else opens a run through run.py.
@@ -19,16 +20,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
-from ggmlgraph.durable import replacing
+from ggmlgraph.durable import replacing, sync
 from ggmlgraph.errors import CheckpointError, FormatError, GGError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.files.regular import read_regular
-from ggmlgraph.training.config import KEPT_CHECKPOINTS, TrainConfig
+from ggmlgraph.training.config import TrainConfig
 
 MAX_CONFIG_NBYTES, MAX_TOKENIZER_NBYTES = 1 << 20, 1 << 30
 MARKS = {"steps", "lr"}  # by which the options of a run are known
@@ -187,10 +189,48 @@ def set_aside(path: Path) -> Path:
     raise CheckpointError(f"{path}: too many damaged checkpoints beside it")
 
 
-def prune(run: Path) -> None:
-    """Delete all but the newest checkpoints, and what interrupted saves left. Call after a save succeeded."""
-    for path in [*steps(run)[KEPT_CHECKPOINTS:], *run.glob(".step_*.tmp")]:
+def put_name(run: Path, name: str, step: int) -> None:
+    """Make `run/NAME` lead to a checkpoint, which is then kept; to none if that is not there.
+
+    A link; where the file system has none, or is full, there is no name.
+    """
+    target, link = step_directory(run, step), run / name
+    with suppress(OSError):
+        if not target.exists():
+            link.unlink(missing_ok=True)
+        elif not (link.is_symlink() and link.readlink() == Path(target.name)):
+            temporary = run / f".{name}.tmp"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target.name)
+            temporary.replace(link)
+            sync(run)
+
+
+def prune(run: Path, keep: int, due_every: int, keep_every: int) -> None:
+    """Delete checkpoints, and what interrupted saves left; call after a save succeeded.
+
+    There stay: the newest; of those whose steps are multiples of `due_every`, or of all if that is 0, the `keep`
+    newest, and multiples of `keep_every` if that is not 0; and those that have a name.
+    """
+    found = steps(run)
+    due = [path for path in found if not due_every or step_of(path) % due_every == 0]
+    lasting = [path for path in found if keep_every and step_of(path) % keep_every == 0]
+    named = [run / path.readlink() for path in run.iterdir() if path.is_symlink()]
+    kept = {*found[:1], *due[:keep], *lasting, *named}
+    for path in found:
+        if path not in kept:
+            delete(path)
+    for path in run.glob(".step_*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def delete(path: Path) -> None:
+    """Delete a checkpoint: if that is interrupted, nothing half is left under its name."""
+    gone = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(OSError):
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,16 +19,20 @@ import msgspec
 
 from ggmlgraph.errors import CheckpointError, GGError
 from ggmlgraph.execution import checkpoint
+from ggmlgraph.execution.checkpoint import NotFiniteError
 from ggmlgraph.execution.feeder import Batch
 from ggmlgraph.execution.runtime import Runtime, StepResult
+from ggmlgraph.execution.saver import Saver
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console
 from ggmlgraph.training.events import EventsFile, Kind
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
-from ggmlgraph.training.rundir import RunDirectory, prune, step_directory
+from ggmlgraph.training.rundir import RunDirectory, delete, prune, put_name, step_directory, step_of, steps
 from ggmlgraph.training.stopping import StopRequest
+from ggmlgraph.training.watch import MOST_IN_A_ROW, Watch
 
-MAX_SKIPPED = 5  # updates in a row whose loss or gradient is not finite, before the run gives up
+MAX_ROLLBACKS = 3  # to the same checkpoint, before the run gives up
+BEST = "best"  # name of the checkpoint with the least validation loss
 MAX_UNSAVED = 3  # checkpoints in a row that cannot be saved, before the run gives up
 
 
@@ -34,11 +40,16 @@ class Progress(msgspec.Struct):
     """The counters of a run, part of every checkpoint."""
 
     step: int = 0  # steps done
-    n_samples: int = 0  # windows or samples seen, which is the position in the data
+    n_samples: int = 0  # windows or samples seen, or passed over, which is the position in the data
     n_tokens: int = 0
     n_skipped: int = 0  # updates skipped because loss or gradient was not finite
-    n_skipped_in_a_row: int = 0
     elapsed_s: float = 0.0
+    watch: Watch = msgspec.field(default_factory=Watch)
+    n_rollbacks: int = 0
+    rolled_back_to: int = 0  # step of the latest
+    n_rollbacks_there: int = 0  # in a row
+    best_step: int = 0  # of the checkpoint with the least validation loss, of those that were validated; 0: none was
+    best_val_loss: float | None = None
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -102,18 +113,36 @@ class Trainer:
         """
         path = self.run_directory.metrics_path
         self.happened("resume" if self.progress.step else "start", **facts or {})
-        with MetricsFile(path, self.progress.step) as metrics, StopRequest(console.acknowledge) as stop:
-            while self.progress.step < self.config.steps and not (stop.asked or console.is_gone):
-                self._one_step(console, metrics)
+        with (
+            MetricsFile(path, self.progress.step) as metrics,
+            StopRequest(console.acknowledge) as stop,
+            Saver(self.runtime) as self._saver,
+        ):
+            while not (stop.asked or console.is_gone) and not self._is_done(console, metrics):
+                reason = self._one_step(console, metrics)
+                reason = self._take_saved(console) or reason
+                if reason is not None:
+                    self._roll_back(reason, console, metrics)
+                    continue
                 if self._due(self.config.save_every):
                     self._save(console, metrics)
                 if not stop.asked:
                     self._tell_sample(console)
+            self._take_saved(console, wait=True)
             finished = self.progress.step >= self.config.steps
             if not finished and self.progress.step and not self._directory.exists():
                 self._save(console, metrics)
+                self._take_saved(console, wait=True)
         self.happened("end" if finished else "stop")
         return finished
+
+    def _is_done(self, console: Console, metrics: MetricsFile) -> bool:
+        """Whether the last step is done and its checkpoint, if it could be written, is there."""
+        if self.progress.step < self.config.steps:
+            return False
+        if (reason := self._take_saved(console, wait=True)) is not None:
+            self._roll_back(reason, console, metrics)
+        return self.progress.step >= self.config.steps
 
     def happened(self, kind: Kind, text: str = "", **facts: Any) -> None:
         """Keep an event of the step that was done last."""
@@ -130,7 +159,8 @@ class Trainer:
 
     # ------------------------------------------------------------ one step
 
-    def _one_step(self, console: Console, metrics: MetricsFile) -> None:
+    def _one_step(self, console: Console, metrics: MetricsFile) -> str | None:
+        """Do one, and tell it; why the run must go back, or None."""
         config, progress = self.config, self.progress
         started = time.perf_counter()
         lr = config.lr_at(progress.step + 1)
@@ -158,7 +188,9 @@ class Trainer:
             console.say(f"warning: {self.run_directory.metrics_path}: {problem}")
         self._problem = problem
         console.progress(line)
-        self._count_skipped(result, console)
+        if val_loss is not None and self._due(config.save_every) and val_loss < (progress.best_val_loss or math.inf):
+            progress.best_step, progress.best_val_loss = progress.step, val_loss
+        return self._what_is_wrong(result, console)
 
     def _tell_sample(self, console: Console) -> None:
         step, every = self.progress.step, self.config.sample_every
@@ -167,20 +199,83 @@ class Trainer:
             console.sample(step, text)
             self.happened("sample", text)
 
-    def _count_skipped(self, result: StepResult, console: Console) -> None:
-        progress = self.progress
-        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
-            progress.n_skipped_in_a_row = 0
-            return
-        progress.n_skipped += 1
-        progress.n_skipped_in_a_row += 1
-        console.say(f"warning: step {progress.step}: the gradient is not finite; the weights were left as they were")
-        self.happened("skip", "the gradient is not finite")
-        if progress.n_skipped_in_a_row >= MAX_SKIPPED:
+    def _what_is_wrong(self, result: StepResult, console: Console) -> str | None:
+        """Why the run must go back; None if it can go on, whatever the last step was."""
+        watch, step = self.progress.watch, self.progress.step
+        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+            self.progress.n_skipped += 1
+            too_many = watch.skipped()
+            console.say(f"warning: step {step}: the gradient is not finite; the weights were left as they were")
+            self.happened("skip", "the gradient is not finite")
+            return f"the gradient was not finite {MOST_IN_A_ROW} times in a row" if too_many else None
+        z = watch.leap(result.loss)
+        if z is None:
+            return None
+        if watch.n_leaps == 1:
+            told = f"the loss leaps to {result.loss:.4f}, {z:.1f} deviations above the median of the last steps"
+            console.say(f"warning: step {step}: {told}")
+            self.happened("spike", told, loss=result.loss, z=round(z, 2))
+        if not watch.has_leapt:
+            return None
+        if self.config.spikes == "rollback" and self._may_roll_back():
+            return f"the loss leapt {MOST_IN_A_ROW} times in a row"
+        watch.accept()
+        return None
+
+    # ------------------------------------------------------------ going back
+
+    def _roll_back(self, reason: str, console: Console, metrics: MetricsFile) -> None:
+        """Go on from the last good checkpoint, with other data than those after it, which are passed over.
+
+        The same happens to a run that was stopped and resumed meanwhile: only checkpoints that every run saves count.
+        Raises GGError if there is none, or if going back there did not help.
+        """
+        self._take_saved(console, wait=True)
+        before = self.progress
+        found = self._restored() if self._may_roll_back() else None
+        if found is None:
             raise GGError(
-                f"the gradient was not finite {MAX_SKIPPED} times in a row; try a lower --lr or --clip, from the last "
+                f"step {before.step}: {reason}; going back does not help: try a lower --lr or --clip, from the last "
                 "checkpoint with --resume auto"
             )
+        step = self.progress.step
+        self.progress.n_samples = before.n_samples
+        self.progress.elapsed_s = before.elapsed_s
+        self.progress.n_skipped = before.n_skipped
+        self.progress.n_rollbacks = before.n_rollbacks + 1
+        self.progress.n_rollbacks_there = before.n_rollbacks_there + 1 if before.rolled_back_to == step else 1
+        self.progress.rolled_back_to = step
+        told = f"{reason}: back to step {step}, past the data since"
+        console.say(f"warning: step {before.step}: {told}")
+        self._events.write("rollback", before.step, told, to=step)
+        for path in steps(self.run_directory.path):  # newest first: what is left if this is interrupted is a run's
+            if step_of(path) > step:
+                delete(path)
+        self._tidy(self.progress.best_step)
+        metrics.cut(step)
+
+    def _may_roll_back(self) -> bool:
+        progress = self.progress
+        newest = next(self._scheduled(), None)
+        is_same = newest is not None and step_of(newest) == progress.rolled_back_to
+        return newest is not None and not (is_same and progress.n_rollbacks_there >= MAX_ROLLBACKS)
+
+    def _scheduled(self) -> Iterator[Path]:
+        """The checkpoints of this run, newest first, that were due and whose last step was as it should be."""
+        every = self.config.save_every
+        for path in steps(self.run_directory.path):
+            if every and step_of(path) % every == 0:
+                with suppress(CheckpointError):
+                    if _state_of(path)[0].watch.is_calm:
+                        yield path
+
+    def _restored(self) -> Path | None:
+        """The checkpoint that the runtime is set back to; None if there is none that is good."""
+        for path in self._scheduled():
+            with suppress(CheckpointError):
+                self.resume(path)
+                return path
+        return None
 
     def evaluate(self) -> tuple[float | None, float | None]:
         """What `data.evaluate` finds; a loss that is not finite is None."""
@@ -190,26 +285,48 @@ class Trainer:
     # ------------------------------------------------------------ saving
 
     def _save(self, console: Console, metrics: MetricsFile) -> None:
-        """Write a checkpoint; what prevents it is said and training goes on.
+        """Begin to write a checkpoint, in the background; one that is being written comes first."""
+        self._take_saved(console, wait=True)
+        self._saving, progress = self.progress.step, self.progress
+        state = {"progress": msgspec.to_builtins(progress), "origin": msgspec.to_builtins(self.origin)}
+        tidy = partial(self._tidy, progress.best_step) if progress.watch.is_calm else None
+        if (problem := metrics.flush()) is not None:
+            self._not_saved(
+                CheckpointError(f"{self.run_directory.metrics_path}: cannot be written: {problem}"), console
+            )
+        else:
+            self._saver.start(self._directory, state, before=metrics.sync, after=tidy)
 
-        Raises CheckpointError if the last few could not be saved either: what is computed further would be lost.
+    def _take_saved(self, console: Console, *, wait: bool = False) -> str | None:
+        """Take note of a checkpoint that has been written; why the run must go back, or None.
+
+        What prevented one is said and training goes on. Raises CheckpointError if the last few could not be saved
+        either: what is computed further would be lost.
         """
         try:
-            metrics.sync()
-            state = {"progress": msgspec.to_builtins(self.progress), "origin": msgspec.to_builtins(self.origin)}
-            checkpoint.save(self.runtime, self._directory, state)
+            if self._saver.take(wait=wait):
+                self._n_unsaved = 0
+                self._events.write("checkpoint", self._saving)
+        except NotFiniteError as error:
+            return str(error)
         except CheckpointError as error:
-            self._n_unsaved += 1
-            console.say(f"warning: no checkpoint of step {self.progress.step}: {error}")
-            if self._n_unsaved >= MAX_UNSAVED:
-                raise CheckpointError(
-                    f"{MAX_UNSAVED} checkpoints in a row could not be saved: {error}; mend that, then go on from the "
-                    "last one that was, if any, with --resume auto"
-                ) from None
-        else:
-            self._n_unsaved = 0
-            self.happened("checkpoint")
-            prune(self.run_directory.path)
+            self._not_saved(error, console)
+        return None
+
+    def _not_saved(self, error: CheckpointError, console: Console) -> None:
+        self._n_unsaved += 1
+        console.say(f"warning: no checkpoint of step {self._saving}: {error}")
+        if self._n_unsaved >= MAX_UNSAVED:
+            raise CheckpointError(
+                f"{MAX_UNSAVED} checkpoints in a row could not be saved: {error}; mend that, then go on from the "
+                "last one that was, if any, with --resume auto"
+            ) from None
+
+    def _tidy(self, best_step: int) -> None:
+        """Name the best checkpoint and delete those that nobody asked to keep."""
+        config, run = self.config, self.run_directory.path
+        put_name(run, BEST, best_step)
+        prune(run, config.keep, config.save_every, config.keep_every)
 
 
 def origin_of(directory: Path) -> Origin:

@@ -62,12 +62,40 @@ def test_steps_are_ordered_by_number(tmp_path: Path) -> None:
     assert [p.name for p in rundir.steps(tmp_path)] == ["step_1000000", "step_999999", "step_000002"]
 
 
-def test_the_newest_three_checkpoints_stay(tmp_path: Path) -> None:
-    for step in range(5):
-        rundir.step_directory(tmp_path, step).mkdir()
+def kept(run: Path, keep: int, due_every: int = 0, keep_every: int = 0) -> list[int]:
+    rundir.prune(run, keep, due_every, keep_every)
+    return sorted(rundir.step_of(path) for path in rundir.steps(run))
+
+
+def make(run: Path, *numbers: int) -> Path:
+    for number in numbers:
+        rundir.step_directory(run, number).mkdir()
+    return run
+
+
+def test_the_newest_checkpoints_stay_and_what_a_killed_save_left_goes(tmp_path: Path) -> None:
     (tmp_path / ".step_000009.1.tmp").mkdir()
-    rundir.prune(tmp_path)
+    assert kept(make(tmp_path, 0, 1, 2, 3, 4), keep=3) == [2, 3, 4]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000002", "step_000003", "step_000004"]
+
+
+def test_checkpoints_of_stops_do_not_count_but_the_newest_stays(tmp_path: Path) -> None:
+    assert kept(make(tmp_path, 10, 13, 20, 21, 30, 33, 34), keep=2, due_every=10) == [20, 30, 34]
+
+
+def test_multiples_are_kept_for_good(tmp_path: Path) -> None:
+    assert kept(make(tmp_path, 10, 20, 30, 40, 50), keep=1, due_every=10, keep_every=20) == [20, 40, 50]
+
+
+def test_a_checkpoint_with_a_name_stays_until_another_has_it(tmp_path: Path) -> None:
+    make(tmp_path, 10, 20, 30)
+    rundir.put_name(tmp_path, "best", 10)
+    assert kept(tmp_path, keep=1) == [10, 30]
+    assert (tmp_path / "best").resolve() == tmp_path / "step_000010"
+    rundir.put_name(tmp_path, "best", 30)
+    assert kept(tmp_path, keep=1) == [30]
+    rundir.put_name(tmp_path, "best", 40)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000030"]
 
 
 def test_damaged_checkpoints_are_set_aside_side_by_side(tmp_path: Path) -> None:

@@ -307,11 +307,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(graph: Path, t
     run.runtime.set("output.weight", good)
     with file:
         run._one_step(console(), file)
-    assert (run.runtime.n_steps, run.progress.n_skipped, run.progress.n_skipped_in_a_row) == (1, 1, 0)
+    assert (run.runtime.n_steps, run.progress.n_skipped, run.progress.watch.n_skipped) == (1, 1, 0)
 
 
-def test_five_steps_in_a_row_that_are_not_finite_end_the_run(graph: Path, tmp_path: Path) -> None:
+def test_five_steps_in_a_row_that_are_not_finite_end_a_run_without_checkpoints(graph: Path, tmp_path: Path) -> None:
     run = trainer(graph, tmp_path / "run")
+    run.config = msgspec.structs.replace(run.config, save_every=0)
     run.runtime.set("output.weight", np.full((8, 16), np.nan, np.float32))
     with pytest.raises(GGError, match="5 times in a row"):
         run.run(console())
