@@ -39,6 +39,8 @@ _HOMES = {
     "orthogonal": "tracing.initializers", "residual": "tracing.initializers",
     "truncated_normal": "tracing.initializers", "uniform": "tracing.initializers",
     "xavier_normal": "tracing.initializers", "xavier_uniform": "tracing.initializers",
+    "arange": "tracing.constants", "constant": "tracing.constants", "einsum": "tracing.einsum",
+    "stop_gradient": "tracing.gradients",
     "flip": "tracing.indexing", "gather": "tracing.indexing",
     "argmax": "tracing.reductions", "argmin": "tracing.reductions", "cumsum": "tracing.reductions",
     "log_softmax": "tracing.reductions", "logsumexp": "tracing.reductions", "max": "tracing.reductions",

@@ -18,7 +18,6 @@ from ggmlgraph.table.ops import abs as abs
 from ggmlgraph.table.ops import acc as acc
 from ggmlgraph.table.ops import add as add
 from ggmlgraph.table.ops import add1 as add1
-from ggmlgraph.table.ops import arange as arange
 from ggmlgraph.table.ops import argsort as argsort
 from ggmlgraph.table.ops import clamp as clamp
 from ggmlgraph.table.ops import cont as cont
@@ -89,11 +88,15 @@ from ggmlgraph.table.ops import view as view
 from ggmlgraph.tracing.arithmetic import equal as equal
 from ggmlgraph.tracing.arithmetic import logical_not as logical_not
 from ggmlgraph.tracing.attention import attention as attention
+from ggmlgraph.tracing.constants import arange as arange
+from ggmlgraph.tracing.constants import constant as constant
 from ggmlgraph.tracing.convolution import conv1d as conv1d
 from ggmlgraph.tracing.convolution import conv2d as conv2d
 from ggmlgraph.tracing.convolution import conv_transpose1d as conv_transpose1d
 from ggmlgraph.tracing.convolution import conv_transpose2d as conv_transpose2d
 from ggmlgraph.tracing.dropout import dropout as dropout
+from ggmlgraph.tracing.einsum import einsum as einsum
+from ggmlgraph.tracing.gradients import stop_gradient as stop_gradient
 from ggmlgraph.tracing.indexing import flip as flip
 from ggmlgraph.tracing.indexing import gather as gather
 from ggmlgraph.tracing.initializers import from_array as from_array

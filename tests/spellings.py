@@ -56,9 +56,9 @@ class Spelling:
 def _values(rng: Any, name: str, shape: Shape) -> Any:
     if name.startswith("ids"):
         return rng.integers(0, N_IDS, shape, dtype=np.int32)
-    if name in NORMAL:  # no two of a case closer than gradients are taken
+    if name[0] in NORMAL:  # no two of a case closer than gradients are taken
         return (
-            rng.permutation(max(1, int(np.prod(shape)))).reshape(shape) * 0.17 - 1.5 + 0.013 * NORMAL.index(name)
+            rng.permutation(max(1, int(np.prod(shape)))).reshape(shape) * 0.17 - 1.5 + 0.013 * NORMAL.index(name[0])
         ).astype("f4")
     return rng.uniform(0.5, 2, shape).astype(np.float32)
 
@@ -86,7 +86,7 @@ def _arithmetic() -> Iterable[Spelling]:
 
 
 def _comparisons() -> Iterable[Spelling]:
-    for symbol in ("<", "<=", ">", ">="):
+    for symbol in ("<", "<=", ">", ">=", "==", "!="):
         for text in (f"x {symbol} y", f"x {symbol} 0", f"0.1 {symbol} x", f"x {symbol} x"):
             yield Spelling("Masks", text, text, {"x": BOX, "y": COLUMN}, has_gradient=False)
     yield Spelling("Masks", "gg.equal(x, y)", "np.equal(x, y)", {"x": BOX, "y": (5, 1)}, has_gradient=False)
@@ -146,6 +146,43 @@ FUNCTIONS["softmax"] = lambda x, axis: np.exp(x - _log_sum_exp(x, axis, keepdims
 FUNCTIONS["log_softmax"] = lambda x, axis: x - _log_sum_exp(x, axis, keepdims=True)
 
 
+def _products() -> Iterable[Spelling]:
+    sizes = {"b": 2, "h": 3, "i": 4, "j": 5, "k": 6, "q": 4, "d": 7}
+    texts = (
+        "ij->ji", "hij->jhi", "ij->", "ij->j", "hij", "bhij->hb", "ij,jk->ik", "ij,jk", "ij,jk->ki", "ji,jk->ik",
+        "ij,kj->ik", "ij,ij->", "ij,ij->ij", "ij,ij->i", "ij,j->i", "i,i->", "i,j->ij", "ij,kh->ikjh", "bij,bjk->bik",
+        "bij,jk->bik", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd", "bhij,hjk->bhik", "bhij,bhij->hb", "bhij,hj->bi",
+        "ijk,kjd->id", "ij,jk,kd->id", "ij,j,jk->ik", "ij,ik->i", "hij,hkj->ihk", "bi,bj->bij",
+    )  # fmt: skip
+    for text in texts:
+        names = [f"x{i}" for i in range(text.count(",") + 1)]
+        parts = text.partition("->")[0].split(",")
+        shapes = {name: tuple(sizes[c] for c in part) for name, part in zip(names, parts, strict=True)}
+        call = f'("{text}", {", ".join(names)})'
+        yield Spelling("Products", "gg.einsum" + call, "np.einsum" + call, shapes)
+    one: list[tuple[Shape, Shape]] = [
+        ((4, 5), (5, 3)), ((2, 4, 5), (5, 3)), ((2, 4, 5), (2, 5, 3)), ((4, 5), (2, 5, 3)), ((2, 1, 4, 5), (3, 5, 2)),
+        ((1, 4, 5), (3, 5, 2)), ((4, 5), (5,)), ((5,), (5, 3)), ((5,), (5,)), ((2, 4, 5), (5,)), ((5,), (2, 5, 3)),
+    ]  # fmt: skip
+    for x, y in one:
+        yield Spelling("Products", "x @ y", "x @ y", {"x": x, "y": y})
+    yield Spelling("Products", "x @ y.T", "x @ y.T", {"x": (4, 5), "y": (3, 5)})
+
+
+def _constants() -> Iterable[Spelling]:
+    for values in ("2.5", "[1, 0.5, -2]", "np.eye(5, 7)", "[[True], [False], [True], [True], [False]]"):
+        ours = f"x * gg.constant({values})"
+        shape: Shape = (5, 3) if values.startswith("[1") else BOX
+        yield Spelling("Constants", ours, f"x * np.asarray({values})", {"x": shape})
+    yield Spelling("Constants", "gg.gather(x, gg.constant([2, 0]))", "np.take(x, [2, 0], axis=0)", {"x": BOX})
+    for call in ("5", "2, 9", "9, 2, -2", "0, 1, 0.1", "0.5, 4"):
+        text = f"arange({call})"
+        yield Spelling("Constants", f"x[:, None] * gg.{text}", f"x[:, None] * np.{text}", {"x": (3,)})
+    yield Spelling("Constants", 'gg.gather(x, gg.arange(1, 5, 2, dtype="i32"))', "x[np.arange(1, 5, 2)]", {"x": BOX})
+    yield Spelling("Constants", "ids.float(4)", "ids.astype(float)", {"ids": (2, 3)}, has_gradient=False)
+    yield Spelling("Constants", "gg.stop_gradient(x)", "x", {"x": BOX}, has_gradient=False)
+
+
 def _reductions() -> Iterable[Spelling]:
     box: dict[str, Shape] = {"x": (2, 3, 4, 5)}
     for name in ("sum", "mean", "var", "max", "min"):
@@ -183,6 +220,8 @@ SPELLINGS: tuple[Spelling, ...] = (
     *_comparisons(),
     *_indices(),
     *_layouts(),
+    *_products(),
+    *_constants(),
     *_reductions(),
     *_selections(),
 )

@@ -66,7 +66,7 @@ def _head(path: Path, dialect: str, runtime: Runtime) -> Iterator[str]:
         yield f"text        {meta.corpus}"
     for op in sorted(set(meta.exact.values())):
         n = sum(other == op for other in meta.exact.values())
-        yield f"exact       {op} in {n} nodes; the file says what ggml has, an approximation"
+        yield f"exact       {op} in {n} nodes; the file says what ggml has for it"
     for rate, n in sorted(Counter(meta.dropout.values()).items()):
         yield f"dropout     {rate:g} in {n} nodes, in training"
 

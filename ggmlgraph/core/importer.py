@@ -197,7 +197,7 @@ def _check_sizes(
     name, t, op = graph.name(tensor_id), graph.tensor(tensor_id), TABLE.get(graph.op(tensor_id))
     if exprs.s is not None:
         _check_number(graph, tensor_id, exprs.s, sizes)
-    is_free = (op.sized or op is TABLE["scale"]) if op else (t.flags | flags) & INPUT
+    is_free = (op.sized or op is TABLE["scale"] or _counts(graph, tensor_id)) if op else (t.flags | flags) & INPUT
     if not is_free:
         raise metadata.fault(f"exprs: the size of {name!r} is not free: it is {op.name if op else 'no input'}")
     for expr, n in zip(exprs.ne, t.ne, strict=True):
@@ -206,6 +206,12 @@ def _check_sizes(
     is_view = op is TABLE["view"]
     if exprs.offset is not None and not (is_view and value(exprs.offset) == graph.view_offset(tensor_id)):
         raise metadata.fault(f"exprs: {name!r} is no view at {exprs.offset!r}")
+
+
+def _counts(graph: CoreGraph, tensor_id: int) -> bool:
+    """Whether a node is 0, 1, 2, ...: an arange that stops at its size."""
+    words = [_word(x) for x in (0.0, graph.shape(tensor_id)[0], 1.0)]
+    return graph.op(tensor_id) == "arange" and graph.op_params(tensor_id)[:3] == words
 
 
 def _check_number(graph: CoreGraph, tensor_id: int, number: Number, sizes: Mapping[str, int]) -> None:
@@ -237,6 +243,8 @@ def resized(graph: CoreGraph, exprs: Mapping[int, SizeExpressions], sizes: Mappi
         ne += [old[i] if e is None else size(e) for i, e in enumerate(each.ne)]
         low, high = graph.op_params(tensor_id)[:2]
         low = low if each.s is None else _word(each.s.at(sizes))
+        if graph.op(tensor_id) == "arange" and each.ne[0] is not None:
+            high = _word(size(each.ne[0]))  # where it stops
         words.append(low & 0xFFFFFFFF | high << 32 if each.offset is None else offset(each.offset))
     at = ", ".join(f"{name} {value}" for name, value in sizes.items())
     where = lambda node: f"at {at}: {graph.name(node) if node >= 0 else ''} "  # noqa: E731

@@ -41,7 +41,7 @@ def resize(
 
 
 def refine(graph: CoreGraph, tensor_id: int, op: str) -> None:
-    """Name the exact form of an op that ggml approximates."""
+    """Name the exact form of an op that ggml approximates, or what one of ggml's stands for."""
     call(lib.gg_refine, graph.handle, tensor_id, op.encode(), where=lambda _: "metadata: ")
 
 

@@ -118,7 +118,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, Feed] = {}  # of each kind at most one
     ranks: dict[str, Rank] = {}  # axes of named tensors, which a file of ggml's does not count
     exprs: dict[str, SizeExpressions] = {}
-    exact: dict[str, str] = {}  # op of ours that the file approximates by an op of ggml
+    exact: dict[str, str] = {}  # op of ours that an op of ggml's in the file approximates or stands for
     dropout: dict[str, Rate] = {}  # a reshape that changes nothing: at what rate training drops elements there
     where: dict[str, str] = {}  # "file.py:41", the call that made the node
     corpus: str | None = None  # what to train on when no data is given, e.g. "builtin:sine"

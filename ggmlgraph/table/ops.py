@@ -465,6 +465,11 @@ def reshape(a: Tensor, shape: Shape) -> Tensor:
     """The same elements in `shape`; a must be contiguous."""
 
 
+@op("RESHAPE", exact=True, shape="reshape", view=True, kernel=None, dense=("a",), no_gradient=True)
+def stop_gradient(a: Tensor, shape: Shape) -> Tensor:
+    """The same elements, through which no gradient passes."""
+
+
 @op("VIEW", shape="view", view=True, kernel=None, vjp=lambda g, y, a: (view_back(g, y, a),))
 def view(a: Tensor, offset: Offset, shape: Shape) -> Tensor:
     """A window of a's memory: `shape` elements from byte `offset` on, with strides of their own."""

@@ -25,6 +25,7 @@ BROADCASTING = ("add", "sub", "mul", "div")
 REFLECTED = {
     "add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__", "power": "__rpow__",
     "less": "__gt__", "less_equal": "__ge__", "greater": "__lt__", "greater_equal": "__le__",
+    "equal": "__eq__", "not_equal": "__ne__",
 }  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def operand(like: Tensor, value: Any, what: str) -> Tensor:
     if value is None:
         got = "None; is a return missing in what gave it?"
     elif hasattr(value, "__array__"):
-        got = f"an array {tuple(value.shape)} of numpy's; x.graph.array(values) makes a constant of float32 or int32"
+        got = f"an array {tuple(value.shape)} of numpy's; gg.constant(array) makes a tensor of it"
     else:
         got = f"{value!r:.80}"
     raise TypeError(f"{like.graph.here()}: {what}: {like!r} and {got}")
@@ -173,11 +174,28 @@ def reflected_power(x: Tensor, base: Any) -> Tensor:
     return ops.exp(mul(x, math.log(base)))
 
 
-def matrix(a: Tensor, b: Any) -> Tensor:
-    """The right operand of a @ b. Raises TypeError for what is no tensor."""
+def matmul(a: Tensor, b: Any) -> Tensor:
+    """a @ b: the last axis of a with the last but one of b, or the only one; what is in front broadcasts."""
     if is_number(b):
         raise TypeError(f"{a.graph.here()}: @: {a!r} and {b!r}; a number multiplies by *")
-    return operand(a, b, "@")
+    b = operand(a, b, "@")
+    if len(a.shape) == 1:
+        y = matmul(a.reshape(1, *a.shape), b)
+        return y if len(y.shape) == 1 else y.reshape(*y.shape[:-2], y.shape[-1])
+    if len(b.shape) == 1:
+        y = matmul(a, b.reshape(*b.shape, 1))
+        return y.reshape(*y.shape[:-1])
+    batch = broadcast(a.shape[:-2], b.shape[:-2])
+    if a.shape[-1] != b.shape[-2] or batch is None:
+        what = f"the {a.shape[-1]} columns of a are not the {b.shape[-2]} rows of b"
+        what = "the axes in front do not broadcast" if batch is None else what
+        raise ShapeError(f"{a.graph.here()}: @: {what}: a = {a!r}, b = {b!r}")
+    a = with_rows(repeated(a, (*batch, *a.shape[-2:])))
+    node = b.graph.nodes[b.id]
+    columns = type(b)(b.graph, node.src[0]) if node.op is TABLE["transpose"] else b.T.cont()
+    if any(not is_one(n) for n in b.shape[:-2]):
+        columns = repeated(columns, (*batch, *columns.shape[-2:]))
+    return ops.mul_mat(with_rows(columns), a)
 
 
 # ---------------------------------------------------------------- masks: 1 where it is so, else 0; no gradient

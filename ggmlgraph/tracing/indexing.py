@@ -16,6 +16,7 @@ from ggmlgraph.errors import ShapeError
 from ggmlgraph.graphfile.dim import Dim
 from ggmlgraph.table import ops
 from ggmlgraph.table.op import TABLE
+from ggmlgraph.tracing.constants import arange
 from ggmlgraph.tracing.layout import axis_of, moved
 from ggmlgraph.tracing.tensor import Tensor
 
@@ -143,7 +144,6 @@ def gather(x: Tensor, ids: Tensor, axis: int = 0) -> Tensor:
 
 
 def flip(x: Tensor, axis: int) -> Tensor:
-    """x with the elements of an axis in reverse order. The axis's size is part of the file."""
+    """x with the elements of an axis in reverse order."""
     axis = axis_of(x, axis)
-    n = x.shape[axis]
-    return gather(x, x.graph.array(np.arange(int(n) - 1, -1, -1, dtype=np.int32)), axis)
+    return gather(x, arange(x.shape[axis] - 1, -1, -1, dtype="i32"), axis)

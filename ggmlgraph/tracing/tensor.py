@@ -108,7 +108,7 @@ class Tensor(Operand):
         return arithmetic.reflected_power(self, other)
 
     def __lt__(self, other: Any) -> Tensor:
-        """Comparisons give masks: float32, 1 where it is so, else 0. For `==` see gg.equal."""
+        """Comparisons give masks: float32, 1 where it is so, else 0."""
         return arithmetic.less(self, other)
 
     def __le__(self, other: Any) -> Tensor:
@@ -120,6 +120,14 @@ class Tensor(Operand):
     def __ge__(self, other: Any) -> Tensor:
         return arithmetic.greater_equal(self, other)
 
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return arithmetic.equal(self, other)
+
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
+        return arithmetic.logical_not(arithmetic.equal(self, other))
+
+    __hash__ = object.__hash__  # of the handle, as torch has it
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **_: Any) -> Tensor:
         """What numpy calls for `np.float32(2) * x`, and for what it cannot do with a tensor."""
         name = arithmetic.REFLECTED.get(ufunc.__name__)
@@ -128,13 +136,9 @@ class Tensor(Operand):
         instead = f"gg.{ufunc.__name__}" if ufunc.__name__ in TABLE else "a function of gg"
         raise TypeError(f"{self.graph.here()}: np.{ufunc.__name__} takes no tensor, {self!r}; {instead} does")
 
-    def __matmul__(self, other: Tensor) -> Tensor:
-        """self (..., n, k) @ other (..., k, m) -> (..., n, m); `x @ w.T` costs no copy of w."""
-        other = arithmetic.matrix(self, other)
-        node = self.graph.nodes[other.id]
-        if node.op is TABLE["transpose"]:
-            return ops.mul_mat(Tensor(self.graph, node.src[0]), self)
-        return ops.mul_mat(other.T.cont(), self)
+    def __matmul__(self, other: Any) -> Tensor:
+        """self (..., n, k) @ other (..., k, m) -> (..., n, m), as numpy's; `x @ w.T` costs no copy of w."""
+        return arithmetic.matmul(self, other)
 
     # -- layout
 
@@ -184,6 +188,13 @@ class Tensor(Operand):
     def swapaxes(self, one: int, other: int) -> Tensor:
         """Two axes swapped; no copy."""
         return _home("layout").swapaxes(self, one, other)  # type: ignore[no-any-return]
+
+    def float(self, n: int | None = None) -> Tensor:
+        """Float32 numbers of int32 ids of 0 to n - 1, each checked against n when it runs; of float32 itself.
+
+        ggml converts no int32: it is row number id of 0, 1, 2, ... n is at most 2^24.
+        """
+        return _home("constants").as_floats(self, n)  # type: ignore[no-any-return]
 
     # -- reductions: over one axis, several, or all; see reductions.py
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -41,6 +42,17 @@ if TYPE_CHECKING:
 SHADOW_SIZES = (1009, 1013)  # primes, so that a product of named sizes has one factorisation
 MAX_NAME_NBYTES = 63  # of a tensor, as in ggml
 RESERVED = ("__metadata__",)  # names that files of weights have for something else
+
+
+_TRACED: ContextVar[Graph | None] = ContextVar("traced", default=None)
+
+
+def being_traced(what: str) -> Graph:
+    """The graph that a model's function is writing, for calls without a tensor. Raises UsageError outside of one."""
+    graph = _TRACED.get()
+    if graph is None:
+        raise UsageError(f"{here()}: {what} is called outside of a function that gg.trace traces")
+    return graph
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,11 @@ def trace(
     for name, each in taken.inputs.items():
         feed = name if name in ("tokens", "targets") and each == TOKENS else ""
         inputs.append(graph.input(name, sizes_of(each, name, sizes, config, where), each.dtype, feed=feed, where=where))
-    result = loss(Params(graph), *inputs, *([config] if taken.takes_config else []))
+    outer = _TRACED.set(graph)
+    try:
+        result = loss(Params(graph), *inputs, *([config] if taken.takes_config else []))
+    finally:
+        _TRACED.reset(outer)
     scalar, outputs = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
     graph.rename(_scalar(scalar, loss, where).id, "loss", LOSS | OUTPUT)
     _name_outputs(graph, outputs, where)
@@ -273,6 +289,8 @@ class Graph:
     def constant(self, name: str, values: NDArray[Any]) -> Tensor:
         """A leaf of these values, float32 or int32, neither trained nor fed; the same one when asked for again."""
         if name in self._names:
+            if self.nodes[self._names[name]].values is None:
+                raise UsageError(f"{self.here()}: the name {name!r} was taken at {self.nodes[self._names[name]].where}")
             return Tensor(self, self._names[name])
         dtype, stored = ("i32", "<i4") if values.dtype == np.int32 else ("f32", "<f4")
         return self._leaf(name, values.shape, dtype, 0, self.here(), values=values.astype(stored).tobytes())
@@ -290,7 +308,7 @@ class Graph:
         """A constant of these values, float32 or int32; the same one for equal ones."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._arrays:
-            self._arrays[key] = self.constant(f"const.{len(self._arrays)}.{'x'.join(map(str, values.shape))}", values)
+            self._arrays[key] = self.constant(f"array.{len(self._arrays)}.{'x'.join(map(str, values.shape))}", values)
         return self._arrays[key]
 
     def _leaf(self, name: str, shape: tuple[int, ...], dtype: str, flags: int, where: str, **rest: Any) -> Tensor:
@@ -496,7 +514,7 @@ class Graph:
         op = self.nodes[node].op
         if node in self.numbers:
             return SizeExpressions(s=self.numbers[node])
-        if self._shadow is None or (op is not None and not op.sized):
+        if self._shadow is None or (op is not None and not op.sized and op.name != "arange"):
             return None
         pairs = zip(self.core.shape(node, 4), self._shadow.shape(node, 4), strict=True)
         symbols = [self._symbol(*pair) for pair in pairs]

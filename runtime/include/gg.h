@@ -89,7 +89,7 @@ gg_graph *gg_import(const uint8_t *bytes, int64_t size, const char *dialect, con
 gg_graph *gg_import_mapped(uint8_t *bytes, int64_t size, const char *dialect, const gg_limits *limits, gg_error *err);
 /* The one dialect in which the whole file is valid; NULL if there is none, or if two disagree on what it means. */
 const char *gg_identify(const uint8_t *bytes, int64_t size, const gg_limits *limits, gg_error *err);
-/* Name the exact form of an op that ggml only approximates, e.g. gelu -> gelu_erf. */
+/* Name the exact form of an op that ggml approximates, e.g. gelu -> gelu_erf, or what it stands for. */
 int32_t gg_refine(gg_graph *g, int32_t id, const char *op, gg_error *err);
 
 /* ---- graph to graph ---- */

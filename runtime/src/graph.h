@@ -62,7 +62,7 @@ typedef struct gg_op_info {
     bool           by_row;     /* a row of the result follows from the same row of each source */
     bool           no_gradient;
     bool           has_kernel;
-    bool           exact;      /* ggml approximates it; the file shows another op of the same ggml_op */
+    bool           exact;      /* the file shows another op of the same ggml_op, which approximates or stands for it */
     int32_t        ggml;       /* the op as a file shows it: for an exact form, the row it refines; else its own */
     gg_shape_rule *shape;
     gg_work       *work;

@@ -52,7 +52,8 @@ static int32_t copy_node(gg_rebuild *r, int32_t id, resized to)
     for (int k = 0; k < GG_MAX_SRC; k++) src[k] = t.src[k] < 0 ? -1 : r->map[t.src[k]];
     if (t.op == GG_OP_VIEW && !follow_strides(&t, gg_at(r->in, t.src[0]), gg_at(r->out, src[0]), nb))
         return gg_fail(r->err, GG_ERR_UNSUPPORTED, id, "view %s cannot follow its resized source", t.name);
-    if (to.ne && (t.op == GG_OP_VIEW || t.op == GG_OP_SCALE)) memcpy(t.op_params, &to.words, sizeof to.words);
+    if (to.ne && (t.op == GG_OP_VIEW || t.op == GG_OP_SCALE || t.op == GG_OP_ARANGE))
+        memcpy(t.op_params, &to.words, sizeof to.words);
     const int64_t *ne = !gg_ops[t.op].sized ? NULL : to.ne ? to.ne : t.ne;
     if (t.op == GG_OP_RESHAPE && !to.ne && gg_same_shape(&t, gg_at(r->in, t.src[0]))) ne = gg_at(r->out, src[0])->ne;
     int32_t copy = gg_node(r->out, t.op, t.n_src, src, t.op_params, ne, t.op == GG_OP_VIEW ? nb : NULL, r->err);

@@ -42,7 +42,7 @@ def refused(case: tuple[Any, str]) -> None:
 def test_a_slip_is_told_in_a_line_with_the_operands(check_each: Callable[..., None]) -> None:
     x = r"%x f32\[batch,ctx,16\]"
     cases: list[tuple[Any, str]] = [
-        (lambda x, w: x + np.ones(16), rf"\+: {x} and an array \(16,\) of numpy's; x\.graph\.array\(values\) makes"),
+        (lambda x, w: x + np.ones(16), rf"\+: {x} and an array \(16,\) of numpy's; gg\.constant\(array\) makes"),
         (lambda x, w: np.ones(16) * x, rf"\*: {x} and an array \(16,\) of numpy's"),
         (lambda x, w: x - forget_return(x), rf"-: {x} and None; is a return missing"),
         (lambda x, w: x / "2", rf"/: {x} and '2'"),
@@ -97,5 +97,15 @@ def test_broadcasting_keeps_sizes_expressions(tmp_path: Any) -> None:
     assert "f32[3,batch,ctx,16] = div(" in str(graph)
 
 
-def test_a_tensor_is_itself_alone() -> None:
-    trace_of(lambda x, w: x if x == x and x != x * 1.0 and x in {x: 0} else None)
+def test_equality_is_a_mask_and_a_tensor_can_be_a_key() -> None:
+    graph = trace_of(lambda x, w: {x: x == w.reshape(3, 1, 1, 1)}[x] + (x != 0))
+    assert "f32[3,batch,ctx,16] = step(" in str(graph)
+
+
+def test_products_of_sizes_that_do_not_fit_are_told_as_numpy_counts() -> None:
+    with pytest.raises(GGError, match=r"@: the 16 columns of a are not the 3 rows of b: a = %x f32.*b = %w f32\[3,1\]"):
+        trace_of(lambda x, w: x @ w)
+    with pytest.raises(
+        GGError, match=r"@: the axes in front do not broadcast: a = %\d+ f32\[3,1,3\], b = %\d+ f32\[2,3,1\]"
+    ):
+        trace_of(lambda x, w: gg.repeat(w.T.cont(), (3, 1, 3)) @ gg.repeat(w, (2, 3, 1)))

@@ -52,7 +52,7 @@ def test_a_slip_is_told_in_a_line_with_the_tensor(check_each: Callable[..., None
         (lambda x: gg.softmax(x, axis="a"), f"axis 'a' of {x}"),
         (lambda x: gg.cumsum(x, 5), f"axis 5 of {x}"),
         (lambda x: gg.where(x > 0, x, None), "where: .* and None; is a return missing"),
-        (lambda x: gg.where(x > 0, np.ones(16), x), "where: .* an array .* x.graph.array"),
+        (lambda x: gg.where(x > 0, np.ones(16), x), "where: .* an array .* gg.constant"),
     ]
     check_each(cases, check)
 
