@@ -11,6 +11,7 @@ that `ggmlgraph --help` stays fast; type checkers read `__init__.pyi`, which `ma
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -57,10 +58,22 @@ def __getattr__(name: str) -> Any:
     if name == "__all__":
         return [*_HOMES, *_ops()]
     if name in _HOMES:
-        return getattr(import_module(f"ggmlgraph.{_HOMES[name]}"), name)
+        return _public(name)
     if name in _ops():
         return getattr(import_module("ggmlgraph.table.ops"), name)
-    raise AttributeError(f"module 'ggmlgraph' has no attribute {name!r}{_why(name)}")
+    if name.startswith("__"):
+        raise AttributeError(f"module 'ggmlgraph' has no attribute {name!r}")
+    here = import_module("ggmlgraph.errors").here
+    raise AttributeError(f"{here()}: module 'ggmlgraph' has no attribute {name!r}{_why(name)}")
+
+
+@cache
+def _public(name: str) -> Any:
+    """A name of ours; functions that models call check how they are called."""
+    found = getattr(import_module(f"ggmlgraph.{_HOMES[name]}"), name)
+    if not _HOMES[name].startswith("tracing.") or isinstance(found, type):
+        return found
+    return import_module("ggmlgraph.tracing.calls").checked(found)
 
 
 def _ops() -> list[str]:

@@ -88,13 +88,19 @@ class CheckpointError(GGError):
 def here() -> str:
     """ "file.py:41": where the user's own code is being executed, a model's of ours too."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_ours(frame.f_code.co_filename):
+    while frame is not None and (is_ours(frame.f_code.co_filename) or _is_numpys(frame)):
         frame = frame.f_back
     return "?" if frame is None else f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
+def _is_numpys(frame: FrameType) -> bool:
+    """Whether numpy's own code is being executed, which asks a tensor about itself."""
+    return str(frame.f_globals.get("__name__", "")).startswith("numpy.")
+
+
 @cache
-def _is_ours(filename: str) -> bool:
+def is_ours(filename: str) -> bool:
+    """Whether a file is the package's, and no model of it."""
     path = Path(filename)
     return PACKAGE in path.parents and PACKAGE / "models" not in path.parents
 

@@ -33,8 +33,8 @@ class Pools:
 
 
 class Programs:
-    """Programs of one graph at one size. parts: micro-batches of a step, in whose number a loss without weights of its
-    own is divided, and slots, within which the graph adds them up."""
+    """Programs of one graph at one size. accumulate: micro-batches of a step, in whose number a loss without weights
+    of its own is divided."""
 
     def __init__(
         self,
@@ -43,12 +43,11 @@ class Programs:
         pool: Pool,
         memory_limit: int | None,
         *,
-        parts: tuple[int, int],
+        accumulate: int,
         divides_loss: bool,
     ) -> None:
         self._model, self._settings, self._pool, self._memory_limit = model, settings, pool, memory_limit
-        accumulate, slots = parts
-        self._accumulate, self._divisor = accumulate // slots, accumulate if divides_loss else 1
+        self._accumulate, self._divisor = accumulate, accumulate if divides_loss else 1
         self._forward: OrderedDict[tuple[str, ...], Program] = OrderedDict()  # the latest used last
         self.made: TrainProgram | None = None  # the training program, once there is one
 

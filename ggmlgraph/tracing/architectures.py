@@ -16,10 +16,9 @@ import math
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +27,7 @@ from typing import Any, TypeVar
 from ggmlgraph import models
 from ggmlgraph.errors import GGError, ShapeError, UsageError
 from ggmlgraph.files.regular import open_regular
+from ggmlgraph.tracing.slips import PLACED, meant
 from ggmlgraph.tracing.tracer import trace
 
 Result = TypeVar("Result")
@@ -180,9 +180,9 @@ def _blame(path: Path, work: Callable[[], Result]) -> Result:
         frames = traceback.extract_tb(error.__traceback__)
         inside = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         where = f"{path}:{inside[-1].lineno}" if inside else str(path)
-        fields = getattr(getattr(error, "obj", None), "__dataclass_fields__", {})  # of a config
-        meant = _meant(error.name, fields) if isinstance(error, AttributeError) and error.name else ""
-        raise GGError(f"{where}: {type(error).__name__}: {error}{meant}") from error
+        raise GGError(
+            str(error) if PLACED.match(str(error)) else f"{where}: {type(error).__name__}: {error}"
+        ) from error
 
 
 # ---------------------------------------------------------------- config
@@ -217,13 +217,7 @@ def parse_fields(model: Architecture, assignments: Sequence[str]) -> dict[str, A
 
 def _no_field(model: Architecture, name: str, types: Mapping[str, Any]) -> UsageError:
     known = ", ".join(types) or "none"
-    return UsageError(f"{model.name} has no field {name!r}; its fields are: {known}{_meant(name, types)}")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    """What a misspelt name may have been meant for."""
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return UsageError(f"{model.name} has no field {name!r}; its fields are: {known}{meant(name, types)}")
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:

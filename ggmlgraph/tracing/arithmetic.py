@@ -16,6 +16,7 @@ from ggmlgraph.errors import ShapeError
 from ggmlgraph.graphfile.dim import Dim
 from ggmlgraph.table import ops
 from ggmlgraph.table.op import TABLE, Op
+from ggmlgraph.tracing.calls import shown
 
 if TYPE_CHECKING:
     from ggmlgraph.tracing.tensor import Tensor
@@ -40,13 +41,7 @@ def operand(like: Tensor, value: Any, what: str) -> Tensor:
         return like.graph.number(value)
     if getattr(value, "graph", None) is not None:
         return value  # type: ignore[no-any-return]
-    if value is None:
-        got = "None; is a return missing in what gave it?"
-    elif hasattr(value, "__array__"):
-        got = f"an array {tuple(value.shape)} of numpy's; gg.constant(array) makes a tensor of it"
-    else:
-        got = f"{value!r:.80}"
-    raise TypeError(f"{like.graph.here()}: {what}: {like!r} and {got}")
+    raise TypeError(f"{like.graph.here()}: {what}: {like!r} and {shown(value)}")
 
 
 # ---------------------------------------------------------------- broadcasting

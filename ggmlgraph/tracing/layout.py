@@ -10,9 +10,10 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-from ggmlgraph.errors import ShapeError
+from ggmlgraph.errors import ShapeError, here
 from ggmlgraph.table import ops
 from ggmlgraph.tracing.arithmetic import is_one
+from ggmlgraph.tracing.calls import shown
 from ggmlgraph.tracing.tensor import Tensor
 
 
@@ -103,6 +104,8 @@ def split(x: Tensor, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
         if parts < 1 or n % parts:
             raise ShapeError(f"{x.graph.here()}: split: axis {axis} of {x!r} in {parts} equal parts")
         parts = [i * (n // parts) for i in range(1, parts)]
+    if not isinstance(parts, Sequence) or not all(isinstance(place, int) for place in parts):
+        raise TypeError(f"{here()}: split: {parts!r:.80} is no number of parts, and no list of places")
     bounds = [0, *parts, n]
     key = (slice(None),) * axis
     return [x[(*key, slice(begin, end))] for begin, end in pairwise(bounds)]
@@ -137,9 +140,8 @@ def _tensors(tensors: Any, what: str) -> list[Tensor]:
     given = list(tensors) if isinstance(tensors, list | tuple) else [tensors]
     first = next((x for x in given if isinstance(x, Tensor)), None)
     if first is None or not isinstance(tensors, list | tuple):
-        here = first.graph.here() + ": " if first is not None else ""
-        raise TypeError(f"{here}{what} takes a list of tensors, as {what}([a, b], axis=0), not {tensors!r:.80}")
+        raise TypeError(f"{here()}: {what} takes a list of tensors, as {what}([a, b], axis=0), not {tensors!r:.80}")
     for x in given:
         if not isinstance(x, Tensor):
-            raise TypeError(f"{first.graph.here()}: {what} takes tensors, got {x!r:.80} beside {first!r}")
+            raise TypeError(f"{here()}: {what} takes tensors, got {shown(x)} beside {first!r}")
     return given

@@ -7,12 +7,14 @@ with the same shape, and then is the same parameter: tied weights, or a part tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NoReturn
 
-from ggmlgraph.errors import ShapeError, UsageError
+from ggmlgraph.errors import ShapeError, here
 from ggmlgraph.table import ops
 from ggmlgraph.table.dialect import OUTPUT
 from ggmlgraph.tracing import convolution, losses
+from ggmlgraph.tracing.calls import checked_methods
 from ggmlgraph.tracing.initializers import Initializer, normal, ones, zeros
 from ggmlgraph.tracing.tensor import Tensor
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 STD = 0.02  # of weight matrices (Radford et al. 2019)
 
 
+@checked_methods
 class Params:
     """The parameters of one scope of a graph."""
 
@@ -29,6 +32,13 @@ class Params:
         self.graph = graph
         self.scope = scope
         self._shared, self._trained = shared, trained
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # Python's own questions
+            raise AttributeError(name)
+        close = get_close_matches(name, [each for each in dir(Params) if each[0] != "_"], 1)
+        meant = f"did you mean {close[0]}?" if close else f"p / {name!r} is a scope, p({name!r}, *shape) a parameter"
+        raise AttributeError(f"{here()}: a p has no {name!r}; {meant}")
 
     def __truediv__(self, scope: str) -> Params:
         return Params(self.graph, self._path(scope), shared=self._shared, trained=self._trained)
@@ -69,7 +79,6 @@ class Params:
 
     def embedding(self, name: str, ids: Tensor, n_vocab: int, n_embd: int, init: Initializer | None = None) -> Tensor:
         """int32 (batch, ctx) -> (batch, ctx, n_embd): rows of the table `name`.weight (n_vocab, n_embd)."""
-        self._check("embedding", name, ids)
         table = self(f"{name}.weight", n_vocab, n_embd, init=init)
         rows = ops.get_rows(table, ids.reshape(-1))
         return rows.reshape(*ids.shape, n_embd)
@@ -78,7 +87,6 @@ class Params:
         self, name: str, x: Tensor, n_out: int, *, bias: bool = False, init: Initializer | None = None
     ) -> Tensor:
         """(..., n) -> (..., n_out): x @ `name`.weight (n_out, n) transposed, plus `name`.bias if asked for."""
-        self._check("linear", name, x)
         y = ops.mul_mat(self(f"{name}.weight", n_out, x.shape[-1], init=init), x)
         return y + self(f"{name}.bias", n_out, init=zeros()) if bias else y
 
@@ -99,7 +107,6 @@ class Params:
         """`gg.conv1d` of signals (batch, n_in, length), `gg.conv2d` of images (batch, n_in, height, width), with
         `name`.weight (n_out, n_in / groups, kernel) or (n_out, n_in / groups, kernel, kernel) and, if asked for,
         `name`.bias (n_out,). Raises as they do."""
-        self._check("conv", name, x)
         n_axes = len(x.shape) - 2
         if n_axes not in (1, 2) or groups < 1 or x.shape[1] % groups:
             what = f"{x!r} is no signals (batch, n_in, length) or images of {groups} groups"
@@ -111,22 +118,14 @@ class Params:
 
     def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
         """RMSNorm over the last axis with gain `name`.weight."""
-        self._check("rms_norm", name, x)
         normed = ops.rms_norm(x, eps)
         return normed * self(f"{name}.weight", x.shape[-1], init=ones())
 
     def layer_norm(self, name: str, x: Tensor, eps: float, *, bias: bool = True) -> Tensor:
         """LayerNorm over the last axis with gain `name`.weight and, unless not wanted, bias `name`.bias."""
-        self._check("layer_norm", name, x)
         normed = ops.norm(x, eps)
         scaled = normed * self(f"{name}.weight", x.shape[-1], init=ones())
         return scaled + self(f"{name}.bias", x.shape[-1], init=zeros()) if bias else scaled
-
-    def _check(self, layer: str, name: str, x: object) -> None:
-        """Raise UsageError for an operand that is no tensor."""
-        if not isinstance(x, Tensor):
-            got = "None; is a return missing in what gave it?" if x is None else f"{x!r:.80}"
-            raise UsageError(f"{self.graph.here()}: {layer} {self._path(name)} takes a tensor, got {got}")
 
     # -- inputs every language model has
 

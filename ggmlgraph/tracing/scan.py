@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ggmlgraph.errors import ShapeError, UsageError
+from ggmlgraph.errors import here as place
+from ggmlgraph.tracing.calls import shown
 from ggmlgraph.tracing.layout import stack
 from ggmlgraph.tracing.tensor import Tensor
 
@@ -42,12 +44,15 @@ def scan(f: Callable[[C, X], tuple[C, Y]], init: C, xs: X) -> tuple[C, Y]:
 
 
 def _place(xs: Any) -> str:
-    """Where the model is. Raises TypeError for what is no tensor."""
-    for x in _all(xs):
+    """Where scan was called. Raises TypeError for what is no tensor."""
+    where = place()
+    given = _all(xs)
+    if not given:
+        raise TypeError(f"{where}: scan: xs is an empty tuple")
+    for x in given:
         if not isinstance(x, Tensor):
-            raise TypeError(f"scan: xs {xs!r:.80} is no tensor and no tuple of tensors")
-        return x.graph.here()
-    raise TypeError("scan: xs is an empty tuple")
+            raise TypeError(f"{where}: scan: xs takes a tensor or a tuple of tensors, got {shown(x)}")
+    return where
 
 
 def _all(tensors: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ggmlgraph.errors import here
 from ggmlgraph.table import ops
 from ggmlgraph.tracing import arithmetic
 from ggmlgraph.tracing.tensor import Tensor
@@ -40,19 +41,26 @@ def maximum(a: Any, b: Any) -> Tensor:
     for infinities.
     """
     if arithmetic.is_number(b):
-        return _clamped(a, float(b), math.inf)
+        return _clamped(_tensor(a, b), float(b), math.inf)
     if arithmetic.is_number(a):
-        return maximum(b, a)
+        return maximum(_tensor(b, a), a)
     return where(a > b, a, b)
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of each two elements, as `maximum`."""
     if arithmetic.is_number(b):
-        return _clamped(a, -math.inf, float(b))
+        return _clamped(_tensor(a, b), -math.inf, float(b))
     if arithmetic.is_number(a):
-        return minimum(b, a)
+        return minimum(_tensor(b, a), a)
     return where(a < b, a, b)
+
+
+def _tensor(value: Any, other: Any) -> Tensor:
+    """The value. Raises TypeError where neither of the two is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{here()}: neither {other!r:.40} nor {value!r:.40} is a tensor")
+    return value
 
 
 def _clamped(x: Tensor, low: float, high: float) -> Tensor:

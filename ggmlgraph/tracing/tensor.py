@@ -7,14 +7,16 @@ Every method is an op or a few of them. A tensor has a shape and a dtype but no 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ggmlgraph.core.boundary import ggml_axes
-from ggmlgraph.errors import ShapeError
+from ggmlgraph.errors import ShapeError, here
 from ggmlgraph.table import ops
-from ggmlgraph.table.op import TABLE, Op, Operand
+from ggmlgraph.table.op import Op, Operand
 from ggmlgraph.tracing import arithmetic
+from ggmlgraph.tracing.calls import checked_methods
 
 if TYPE_CHECKING:
     from ggmlgraph.tracing.tracer import Graph
@@ -26,11 +28,24 @@ def _home(name: str) -> Any:
 
 
 _NO_VALUES = (
-    "a tensor has no values while the graph is being traced, so {what} cannot depend on them; "
-    "Python control flow may use shapes and the config, data-dependent choices need ops"
+    "a tensor has no values while the graph is being traced, so {what} cannot depend on them: {x!r}; "
+    "Python control flow may use shapes and the config, {instead}"
 )
+_CHOICE = "gg.where(mask, a, b) chooses between elements"
+_NUMBER = "a tensor of one number takes part in arithmetic as it is"
+_LOOP = "x[i] takes a part, and gg.scan goes through them"
+_INSTEAD = {  # of methods that others have
+    "transpose": "x.permute(...) or x.swapaxes(i, j)", "view": "x.reshape(...)", "t": "x.T", "mT": "x.T",
+    "size": "x.shape", "dim": "len(x.shape)", "ndim": "len(x.shape)", "matmul": "x @ y", "mm": "x @ y", "bmm": "x @ y",
+    "detach": "gg.stop_gradient(x)", "astype": "ids.float(n)", "to": "ids.float(n)", "pow": "x ** y",
+    "expand": "gg.repeat(x, shape)", "tile": "gg.repeat(x, shape)", "take": "gg.gather(x, ids, axis)",
+    "masked_fill": "gg.where(mask, value, x)", "chunk": "gg.split(x, n, axis)", "ravel": "x.flatten()",
+    "clamp": "gg.clamp(x, low, high)", "clip": "gg.clamp(x, low, high)", "item": "rt.get(name) after a run",
+    "numpy": "rt.get(name) after a run", "backward": "gg.Runtime(graph), which differentiates",
+}  # fmt: skip
 
 
+@checked_methods
 class Tensor(Operand):
     """A node of `graph`; immutable."""
 
@@ -43,7 +58,12 @@ class Tensor(Operand):
         object.__setattr__(self, "id", tensor_id)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a tensor is immutable; cannot set {name}")
+        raise AttributeError(f"{here()}: a tensor is immutable; cannot set {name} of {self!r}")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # Python's own questions
+            raise AttributeError(name)
+        raise AttributeError(f"{here()}: {self!r} has no {name!r}{_meant(name)}")
 
     def bind(self, op: Op, operands: list[Any], params: dict[str, Any]) -> Tensor:
         if op.name in arithmetic.BROADCASTING:
@@ -128,13 +148,38 @@ class Tensor(Operand):
 
     __hash__ = object.__hash__  # of the handle, as torch has it
 
+    def __invert__(self) -> Tensor:
+        """Masks combine: ~ not, & and, | or."""
+        return arithmetic.logical_not(self)
+
+    def __and__(self, other: Any) -> Tensor:
+        return arithmetic.mul(self, other)
+
+    def __or__(self, other: Any) -> Tensor:
+        return ops.step(arithmetic.add(self, other))
+
+    def __abs__(self) -> Tensor:
+        return ops.abs(self)
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, keywords: Any) -> NoReturn:
+        self._no_numpy(function.__name__)
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        self._no_numpy("array")
+
+    def _no_numpy(self, name: str) -> NoReturn:
+        import ggmlgraph as gg
+
+        ours = {"concatenate": "concat", "take": "gather", "clip": "clamp", "absolute": "abs"}.get(name, name)
+        instead = f"gg.{ours}" if ours in dir(gg) else "a function of gg"
+        raise TypeError(f"{here()}: np.{name} takes no tensor, {self!r}; {instead} does")
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **_: Any) -> Tensor:
         """What numpy calls for `np.float32(2) * x`, and for what it cannot do with a tensor."""
         name = arithmetic.REFLECTED.get(ufunc.__name__)
-        if method == "__call__" and name and len(inputs) == 2 and inputs[1] is self:
-            return getattr(self, name)(inputs[0])  # type: ignore[no-any-return]
-        instead = f"gg.{ufunc.__name__}" if ufunc.__name__ in TABLE else "a function of gg"
-        raise TypeError(f"{self.graph.here()}: np.{ufunc.__name__} takes no tensor, {self!r}; {instead} does")
+        if method != "__call__" or not name or len(inputs) != 2 or inputs[1] is not self:
+            self._no_numpy(ufunc.__name__)
+        return getattr(self, name)(inputs[0])  # type: ignore[no-any-return]
 
     def __matmul__(self, other: Any) -> Tensor:
         """self (..., n, k) @ other (..., k, m) -> (..., n, m), as numpy's; `x @ w.T` costs no copy of w."""
@@ -142,15 +187,19 @@ class Tensor(Operand):
 
     # -- layout
 
-    def reshape(self, *shape: int) -> Tensor:
-        """The same elements in `shape`, one size of which may be -1. A tensor that is not contiguous is copied."""
-        return ops.reshape(self.contiguous(), shape=shape)
+    def reshape(self, *shape: int | Sequence[int]) -> Tensor:
+        """The same elements in `shape`, numbers or one tuple, one size of which may be -1.
 
-    def permute(self, *axes: int) -> Tensor:
-        """Axis i of the result is axis axes[i] of this; no copy."""
-        if sorted(axes) != list(range(len(self.shape))):
-            raise ShapeError(f"{self.graph.here()}: permute{axes} is not a permutation of the axes of {self!r}")
-        return ops.permute(self._whole(), *ggml_axes(axes))
+        A tensor that is not contiguous is copied.
+        """
+        return ops.reshape(self.contiguous(), shape=_numbers(shape))
+
+    def permute(self, *axes: int | Sequence[int]) -> Tensor:
+        """Axis i of the result is axis axes[i] of this, numbers or one tuple; no copy."""
+        order = _numbers(axes)
+        if not all(isinstance(axis, int) for axis in order) or sorted(order) != list(range(len(self.shape))):
+            raise ShapeError(f"{here()}: permute{order} is not a permutation of the axes of {self!r}")
+        return ops.permute(self._whole(), *ggml_axes(order))
 
     @property
     def T(self) -> Tensor:
@@ -232,17 +281,46 @@ class Tensor(Operand):
 
     # -- what a tensor cannot do
 
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        what = "gg.where(mask, value, x) and gg.concat make others"
+        raise TypeError(f"{here()}: a tensor is immutable, {self!r}; {what}")
+
+    def __floordiv__(self, other: Any) -> NoReturn:
+        raise TypeError(f"{here()}: ggml rounds no numbers, so // and % are of sizes alone: {self!r} and {other!r:.80}")
+
+    __mod__ = __rmod__ = __rfloordiv__ = __floordiv__
+
     def __bool__(self) -> NoReturn:
-        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="`if`, `and`, `or`, `not`"))
+        raise TypeError(
+            f"{self.graph.here()}: " + _NO_VALUES.format(what="`if`, `and`, `or`, `not`", x=self, instead=_CHOICE)
+        )
 
     def __float__(self) -> NoReturn:
-        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="float()"))
+        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="float()", x=self, instead=_NUMBER))
 
     def __int__(self) -> NoReturn:
-        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="int()"))
+        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="int()", x=self, instead=_NUMBER))
 
     def __iter__(self) -> NoReturn:
-        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="iteration"))
+        raise TypeError(f"{self.graph.here()}: " + _NO_VALUES.format(what="iteration", x=self, instead=_LOOP))
 
     def __len__(self) -> NoReturn:
-        raise TypeError(f"{self.graph.here()}: a tensor has no len(); use .shape")
+        raise TypeError(f"{self.graph.here()}: a tensor has no len(); use .shape: {self!r}")
+
+
+def _numbers(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Numbers that were given one by one, or as one tuple or list."""
+    one = given[0] if len(given) == 1 else None
+    return tuple(one) if isinstance(one, tuple | list) else given
+
+
+def _meant(name: str) -> str:
+    """What a method that there is not may have been meant for."""
+    import ggmlgraph as gg
+
+    if name in _INSTEAD:
+        return f"; there is {_INSTEAD[name]}"
+    close = get_close_matches(name, [each for each in dir(Tensor) if each[0] != "_"], 1, 0.75)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there is gg.{name}(x)" if name in dir(gg) else ""

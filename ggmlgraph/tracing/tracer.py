@@ -33,6 +33,7 @@ from ggmlgraph.tracing import export
 from ggmlgraph.tracing.initializers import Initializer
 from ggmlgraph.tracing.inputs import TOKENS, signature, sizes_of
 from ggmlgraph.tracing.params import Params
+from ggmlgraph.tracing.slips import told
 from ggmlgraph.tracing.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def trace(
     Raises ShapeError with file, line and both operands where the model's shapes do not fit, UsageError for a parameter
     of the function that says nothing of what it is.
     """
+    if not callable(loss):
+        raise UsageError(f"{here()}: trace: the loss is {loss!r:.80}, not a function of (p, input, ..., config)")
     code = getattr(loss, "__code__", None)
     where = f"{short(code.co_filename)}:{code.co_firstlineno}" if code else _title(loss)
     taken = signature(loss, where)
@@ -102,6 +105,10 @@ def trace(
     outer = _TRACED.set(graph)
     try:
         result = loss(Params(graph), *inputs, *([config] if taken.takes_config else []))
+    except Exception as error:
+        if (instead := told(error, config)) is None:
+            raise
+        raise instead.with_traceback(error.__traceback__) from None
     finally:
         _TRACED.reset(outer)
     scalar, outputs = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
@@ -240,6 +247,8 @@ class Graph:
         if not isinstance(initializer, Initializer):
             what = f"{initializer!r:.80} is no initializer such as gg.normal(0.02), gg.zeros() or gg.ones()"
             raise UsageError(f"{self.here()}: parameter {name}: {what}")
+        if not shape:
+            raise ShapeError(f"{self.here()}: parameter {name} has no sizes; p({name!r}, 1) is one number")
         if not all(isinstance(n, int) for n in shape):
             raise ShapeError(f"{self.here()}: parameter {name}: {shape!r:.80} is no shape of whole numbers")
         if any(isinstance(n, Dim) for n in shape):
@@ -339,7 +348,8 @@ class Graph:
         try:
             node = self.core.node(op, src, params, shape, strides[0] if strides else None)
         except GGError as error:
-            message = f"{self.here()}: {op.name}: {error}: {self._operands(op, src)}{asked}"
+            hint = "; ids.float(n) makes numbers of ids" if str(error).endswith("must be float32, not i32") else ""
+            message = f"{self.here()}: {op.name}: {error}{hint}: {self._operands(op, src)}{asked}"
             raise type(error)(message, code=error.code) from None
         if self._shadow is not None:
             try:

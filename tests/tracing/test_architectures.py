@@ -92,7 +92,7 @@ WRONG_FILES = {
     "an initialiser that is a text": (MODEL.replace("c.n_embd)", "c.n_embd, init='zeros')"), "m.py:11: parameter"),
     "an initialiser not called": (MODEL.replace("c.n_embd)", "c.n_embd, init=gg.normal)"), "m.py:11: parameter"),
     "an initialiser that is 0": (MODEL.replace("c.n_embd)", "c.n_embd, init=0)"), "m.py:11: parameter"),
-    "a size that is no whole number": (MODEL.replace("c.n_embd)", "8.5)"), "m.py:11: parameter"),
+    "a size that is no whole number": (MODEL.replace("c.n_embd)", "8.5)"), "m.py:11: embedding: n_embd is 8.5"),
     "a size below 1": (MODEL.replace("c.n_embd)", "0)"), "m.py:11: token_embd.weight"),
     "a name that is a control character": (MODEL.replace('"token_embd"', '"\\x1b[31m"'), "m.py:11: '\\x1b[31m"),
     "a name that is too long": (MODEL.replace('"token_embd"', '"t" * 64'), "m.py:11: the name ttt"),
@@ -169,7 +169,7 @@ def test_a_misspelt_field_names_the_nearest(capsys: pytest.CaptureFixture[str]) 
     for words, reason in (
         (["llama", "n_layre=1"], "llama has no field 'n_layre'; its fields are: n_vocab, "),
         (["llama", "n_layre=1"], "; did you mean n_layer?"),
-        (["m.py"], "AttributeError: 'Config' object has no attribute 'n_emb'; did you mean n_embd?"),
+        (["m.py"], "m.py:11: Config has no field 'n_emb'; its fields are: n_vocab, n_embd; did you mean n_embd?"),
     ):
         assert run(["export", *words, "-o", "g.bin"]) in (1, 2)
         assert reason in capsys.readouterr().err

@@ -157,7 +157,7 @@ def test_what_fits_not_is_one_line_with_the_models_place() -> None:
         (ShapeError, "k = .* and v = .* differ", {"v": (2, 7, 4, 8)}),
         (ShapeError, "3 heads of k = .* do not divide the 4 of q", {"k": (2, 8, 3, 8), "v": (2, 8, 3, 8)}),
         (UsageError, "window is 0, not a whole number", {"window": 0}),
-        (UsageError, "window is 2.5", {"window": 2.5}),
+        (TypeError, "window is 2.5, not a whole number", {"window": 2.5}),
         (UsageError, "window of the last 4 positions is of causal attention", {"window": 4, "causal": False}),
         (UsageError, "soft_cap is -1.0, not a number above 0", {"soft_cap": -1.0}),
         (UsageError, "scale is inf", {"scale": math.inf}),

@@ -96,7 +96,7 @@ def test_a_slip_is_told_in_a_line(check_each: Callable[..., None]) -> None:
         (lambda x, _: x + gg.constant(x), r"constant: %\d+ f32\[batch,ctx,16\] is a tensor already"),
         (lambda x, _: gg.arange(0), r"arange\(0, 0, 1\): 0 numbers, not 1 to 16777216"),
         (lambda x, _: gg.arange(1, 5, 0), r"arange\(1, 5, 0\): not finite numbers and a step that is not 0"),
-        (lambda x, _: gg.arange(x), r"arange\(0, %\d+ f32.*: not finite numbers"),
+        (lambda x, _: gg.arange(float("inf")), r"arange\(0, inf, 1\): not finite numbers"),
         (lambda x, _: gg.arange(0, 2, 0.5, dtype="i32"), r"arange\(0, 2, 0.5\): int32 are whole numbers"),
         (lambda x, _: gg.arange(4, dtype="f64"), r"arange\(0, 4, 1\): dtype is 'f64'"),
         (lambda x, _: gg.arange(1, x.shape[1], dtype="i32"), r"arange\(1, 8, 1\): int32 that depend on batch or ctx"),

@@ -33,7 +33,7 @@ def test_a_slip_is_told_in_a_line(check_each: Callable[..., None]) -> None:
         (lambda x, w: gg.einsum("...i,ij", x, w), r"no '\.\.\.': give each axis a letter"),
         (lambda x, w: gg.einsum("bti,ij->bk", x, w), "the result's 'k' is in no operand"),
         (lambda x, w: gg.einsum("bti,jk->btijk", x, w), "a product of .* has the axes 'btijk', more than 4"),
-        (lambda x, w: gg.einsum(x, w), r'it is called as einsum\("ij,jk->ik", x, y\)'),
+        (lambda x, w: gg.einsum("ij,jk"), r'it is called as einsum\("ij,jk->ik", x, y\)'),
         (lambda x, w: gg.einsum("b?i,ij", x, w), "axes are letters"),
     ]
     check_each(cases, check)

@@ -82,7 +82,7 @@ FIXED: dict[str, tuple[Body, str]] = {
     "a branch for shorter texts": (lambda p, x, b, t: gg.relu(x) if t < 10 else x, "the model is another graph"),
     "as many layers as positions": (lambda p, x, b, t: _layers(x, t), "the model is another graph"),
     "a shape of ints": (lambda p, x, b, t: x.reshape(int(b * t), 4).reshape(b, t, 4), "reshape"),
-    "one size alone": (lambda p, x, b, t: _only(x, t, 16), "the model cannot be traced: only 16"),
+    "one size alone": (lambda p, x, b, t: _only(x, t, 16), "only 16"),
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_declarations_that_contradict_are_one_line_with_both_places(check_each: 
         "one axis": (lambda p, x: x * p("w", 4, init=gg.xavier_normal()), "parameter w: xavier_normal.* two axes"),
         "orthogonal": (lambda p, x: x * p("w", 4, init=gg.orthogonal()), "parameter w: orthogonal.* needs two axes"),
         "array": (lambda p, x: x * p("w", 4, init=gg.from_array([1, 2])), r"w: from_array: the array is \[2\], the"),
-        "no operand": (lambda p, x: p.linear("a", None, 2), "linear a takes a tensor, got None; is a return missing"),
+        "no operand": (lambda p, x: p.linear("a", None, 2), "linear: x is None; is a return missing"),
         "none of an op": (lambda p, x: gg.mul_mat(x, None), "mul_mat takes tensors, got None; is a return missing"),
         "no image": (lambda p, x: p.conv("c", x, 2, 3), r"conv c: %x f32\[batch,4\] is no signals"),
         "groups": (lambda p, x: p.conv("c", x.reshape(3, 4, 1), 2, 1, groups=3), "or images of 3 groups"),

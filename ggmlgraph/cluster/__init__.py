@@ -1,1 +1,0 @@
-"""Many processes that train one model: mpi (uniform machines, in step)."""
