@@ -97,6 +97,7 @@ release: $(VENV)/installed wheel
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/ops.py > docs/ops.md
+	$(BIN)/python docs/language.py > docs/language.md
 	$(BIN)/python docs/ops.py internal > docs/internal-ops.md
 	$(BIN)/python docs/api.py > docs/api.md
 	$(BIN)/python docs/errors.py > docs/errors.md

@@ -14,6 +14,10 @@ HEAD = """# Python API
 
 Made from the docstrings by `make docs`. `import ggmlgraph as gg`; the ops that ggml has are in [ops.md](ops.md).
 """
+SHOWN = {  # of classes with methods for the package alone
+    "Graph": ("check_gradient", "save"),
+    "Tensor": tuple(name for name in dir(gg.Tensor) if name not in ("bind", "graph", "id")),
+}
 SECTIONS = {  # by the module where a name is defined, the first that fits
     "Writing a model": ("tracing.tracer", "tracing.params", "tracing.tensor", "tracing.inputs", "graphfile.dim"),
     "Parameters": ("tracing.initializers",),
@@ -47,7 +51,8 @@ def _entry(name: str, what: Any) -> Iterator[str]:
             plain = member.__func__ if isinstance(member, classmethod | staticmethod) else member
             plain = plain.fget if isinstance(plain, property) else plain
             own = str(getattr(plain, "__module__", "")).startswith("ggmlgraph.")
-            if not attribute.startswith("_") and inspect.isfunction(plain) and own:
+            shown = not attribute.startswith("_") and attribute in SHOWN.get(name, (attribute,))
+            if shown and inspect.isfunction(plain) and own:
                 call = attribute if isinstance(member, property) else _call(attribute, plain)
                 yield f"- **`.{call}`** {_one_paragraph(plain)}"
         yield ""

@@ -4,8 +4,8 @@
     graph.save("graph.bin")
     with gg.Runtime(graph, threads=2) as rt: ...
 
-Public is what `dir(ggmlgraph)` lists: the names below, and the ops that ggml has. They are imported when first used, so
-that `ggmlgraph --help` stays fast; type checkers read `__init__.pyi`, which `make docs` writes.
+Public is what `dir(ggmlgraph)` lists: the names below, and the ops that models are written with. They are imported when
+first used, so that `ggmlgraph --help` stays fast; type checkers read `__init__.pyi`, which `make docs` writes.
 """
 
 from __future__ import annotations
@@ -77,16 +77,19 @@ def _public(name: str) -> Any:
 
 
 def _ops() -> list[str]:
-    """The ops of the table that ggml has, and so a file can."""
-    import_module("ggmlgraph.table.ops")
-    table = import_module("ggmlgraph.table.op").TABLE
-    return [name for name, op in table.items() if op.ggml is not None and name not in _HOMES]
+    """The ops of the table that models are written with."""
+    return [name for names in import_module("ggmlgraph.table.ops").PURPOSES.values() for name in names]
 
 
 def _why(name: str) -> str:
     """What a name that is not public might have been meant for."""
-    if name in import_module("ggmlgraph.table.op").TABLE:
-        return ": it is an op of the runtime's own, which ggml has not, so no model can be written with it"
+    ops = import_module("ggmlgraph.table.ops")
+    op = import_module("ggmlgraph.table.op").TABLE.get(name)
+    if op and name in ops.WRITTEN:
+        return f": a model says {ops.WRITTEN[name]}"
+    if op:
+        what = "ggml has not" if op.ggml is None else "gradients and the like are made of"
+        return f": it is an op of the runtime's own, which {what}, so no model can be written with it"
     close = get_close_matches(name, [*_HOMES, *_ops()], 1)
     return f": did you mean {close[0]!r}?" if close else ""
 

@@ -8,6 +8,7 @@ case has one.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,10 +86,44 @@ def _arithmetic() -> Iterable[Spelling]:
         yield Spelling("Arithmetic", text, text, {"x": BOX} if "x" in text else {"a": BOX, "b": ROW})
 
 
+def _functions() -> Iterable[Spelling]:
+    alike = ("exp", "sin", "cos", "tanh", "abs")
+    pairs = [
+        *((f"gg.{name}(x)", f"np.{name}(x)") for name in alike),
+        ("gg.log(a)", "np.log(a)"), ("gg.sqrt(a)", "np.sqrt(a)"), ("gg.sqr(x)", "np.square(x)"),
+        ("gg.sgn(x)", "np.sign(x)"), ("gg.step(x)", "np.heaviside(x, 0)"),
+        ("gg.clamp(x, -0.7, 1)", "np.clip(x, -0.7, 1)"),
+        ("gg.relu(x)", "np.maximum(x, 0)"), ("gg.leaky_relu(x, 0.1)", "np.maximum(x, 0.1 * x)"),
+        ("gg.elu(x)", "np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)"), ("gg.sigmoid(x)", "1 / (1 + np.exp(-x))"),
+        ("gg.silu(x)", "x / (1 + np.exp(-x))"), ("gg.gelu_quick(x)", "x / (1 + np.exp(-1.702 * x))"),
+        ("gg.gelu(x)", "0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))"),
+        ("gg.gelu_erf(x)", "0.5 * x * (1 + erf(x / 2**0.5))"),
+        ("gg.hardsigmoid(x)", "np.clip((x + 3) / 6, 0, 1)"), ("gg.hardswish(x)", "x * np.clip((x + 3) / 6, 0, 1)"),
+    ]  # fmt: skip
+    for ours, numpys in pairs:
+        shapes = {"a": BOX} if "(a)" in ours else {"x": BOX}
+        yield Spelling("Functions", ours, numpys, shapes, has_gradient="sgn" not in ours and "step" not in ours)
+    rows = {"x": (3, 4, 7)}
+    for name, numpys in {
+        "gg.norm(x, 1e-5)": "(x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)",
+        "gg.rms_norm(x, 1e-5)": "x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)",
+        "gg.soft_max(x)": "softmax(x, -1)",
+        "gg.repeat(x, (6, 4, 14))": "np.tile(x, (2, 1, 2))",
+    }.items():
+        yield Spelling("Functions", name, numpys, rows)
+    yield Spelling("Functions", "gg.mul_mat(w, x)", "x @ w.T", {"w": (5, 7), "x": (3, 4, 7)})
+    yield Spelling("Functions", "gg.get_rows(x, ids)", "x[ids]", {"x": (4, 5), "ids": (6,)})
+    yield Spelling("Functions", "gg.argsort(x)", "np.argsort(x, -1)", {"x": (3, 7)}, has_gradient=False)
+    yield Spelling("Functions", "gg.diag(x)", "x * np.eye(7)", {"x": (3, 1, 7)})
+
+
 def _comparisons() -> Iterable[Spelling]:
     for symbol in ("<", "<=", ">", ">=", "==", "!="):
         for text in (f"x {symbol} y", f"x {symbol} 0", f"0.1 {symbol} x", f"x {symbol} x"):
             yield Spelling("Masks", text, text, {"x": BOX, "y": COLUMN}, has_gradient=False)
+    for ours, numpys in {"~(x > y)": "~(x > y)", "(x > y) & (x < 1)": "(x > y) & (x < 1)"}.items():
+        yield Spelling("Masks", ours, numpys, {"x": BOX, "y": COLUMN}, has_gradient=False)
+    yield Spelling("Masks", "(x > y) | (x < 0)", "(x > y) | (x < 0)", {"x": BOX, "y": COLUMN}, has_gradient=False)
     yield Spelling("Masks", "gg.equal(x, y)", "np.equal(x, y)", {"x": BOX, "y": (5, 1)}, has_gradient=False)
     yield Spelling("Masks", "gg.equal(x, x)", "np.equal(x, x)", {"x": BOX}, has_gradient=False)
     yield Spelling("Masks", "gg.logical_not(x > y)", "~(x > y)", {"x": BOX, "y": BOX}, has_gradient=False)
@@ -128,6 +163,10 @@ def _layouts() -> Iterable[Spelling]:
     for text in ("1", "(1, 2)", "((0, 1), (0, 2))", "((1, 0), (0, 0))", "((2, 1), (1, 3))"):
         yield Spelling("Layout", f"gg.pad(x, {text})", f"np.pad(x, {text})", {"x": (3, 5)})
     box = {"x": (2, 3, 4, 5)}
+    yield Spelling("Layout", "x.reshape(6, -1)", "x.reshape(6, -1)", box)
+    yield Spelling("Layout", "x.permute(2, 0, 3, 1)", "x.transpose(2, 0, 3, 1)", box)
+    yield Spelling("Layout", "x.T", "x.swapaxes(-2, -1)", box)
+    yield Spelling("Layout", "x.cont()", "x.copy()", box)
     yield Spelling("Layout", "x.flatten()", "x.reshape(-1)", box)
     yield Spelling("Layout", "x.flatten(1, 2)", "x.reshape(2, 12, 5)", box)
     yield Spelling("Layout", "x.flatten(-2)", "x.reshape(2, 3, 20)", box)
@@ -141,6 +180,7 @@ def _log_sum_exp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return np.log(np.exp(x).sum(axis=axis, keepdims=keepdims))
 
 
+FUNCTIONS["erf"] = np.vectorize(math.erf)
 FUNCTIONS["logsumexp"] = _log_sum_exp
 FUNCTIONS["softmax"] = lambda x, axis: np.exp(x - _log_sum_exp(x, axis, keepdims=True))
 FUNCTIONS["log_softmax"] = lambda x, axis: x - _log_sum_exp(x, axis, keepdims=True)
@@ -217,6 +257,7 @@ def _selections() -> Iterable[Spelling]:
 
 SPELLINGS: tuple[Spelling, ...] = (
     *_arithmetic(),
+    *_functions(),
     *_comparisons(),
     *_indices(),
     *_layouts(),
@@ -225,6 +266,75 @@ SPELLINGS: tuple[Spelling, ...] = (
     *_reductions(),
     *_selections(),
 )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What numpy has no function for: torch's, `torch.nn.functional` as `F`, over the same arrays, if it has one."""
+
+    section: str
+    ours: str
+    torchs: str
+    shapes: dict[str, Shape]
+
+
+IMAGES, SIGNALS, HEADS = {"x": (2, 4, 6, 7)}, {"x": (2, 4, 9)}, (2, 5, 3, 8)
+LAYERS: tuple[Layer, ...] = (
+    Layer("Windows", "gg.conv1d(x, w, b, stride=2, padding=1)", "F.conv1d(x, w, b, stride=2, padding=1)",
+          SIGNALS | {"w": (5, 4, 3), "b": (5,)}),
+    Layer("Windows", "gg.conv2d(x, w, groups=2)", "F.conv2d(x, w, groups=2)", IMAGES | {"w": (6, 2, 3, 3)}),
+    Layer("Windows", "gg.conv_transpose1d(x, w, stride=2)", "F.conv_transpose1d(x, w, stride=2)",
+          SIGNALS | {"w": (4, 5, 3)}),
+    Layer("Windows", "gg.conv_transpose2d(x, w, stride=2)", "F.conv_transpose2d(x, w, stride=2)",
+          IMAGES | {"w": (4, 5, 3, 3)}),
+    Layer("Windows", "gg.max_pool1d(x, 3)", "F.max_pool1d(x, 3)", SIGNALS),
+    Layer("Windows", "gg.avg_pool1d(x, 3)", "F.avg_pool1d(x, 3)", SIGNALS),
+    Layer("Windows", "gg.max_pool2d(x, 2)", "F.max_pool2d(x, 2)", IMAGES),
+    Layer("Windows", "gg.avg_pool2d(x, (2, 3))", "F.avg_pool2d(x, (2, 3))", IMAGES),
+    Layer("Normalisation", "gg.group_norm(x, 2, g, b)", "F.group_norm(x, 2, g, b)", IMAGES | {"g": (4,), "b": (4,)}),
+    Layer("Attention", "gg.attention(q, k, v)",
+          "F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)"
+          ".transpose(1, 2)", {"q": HEADS, "k": HEADS, "v": HEADS}),
+    Layer("Attention", "gg.attention(q, k, v, causal=False, mask=m)",
+          "F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), m).transpose(1, 2)",
+          {"q": HEADS, "k": HEADS, "v": HEADS, "m": (5, 5)}),
+    Layer("Attention", "gg.diag_mask_inf(x)", "x.masked_fill(torch.ones(5, 7).triu(1).bool(), -torch.inf)", {"x": BOX}),
+    Layer("Attention", "gg.rope(q, ids, n_dims=8)", "", {"q": HEADS, "ids": (5,)}),
+    Layer("Products", "gg.mul_mat_id(w, x, ids)", "(w[ids] @ x[..., None])[..., 0]",
+          {"w": (4, 5, 7), "x": (6, 2, 7), "ids": (6, 2)}),
+    Layer("Layout", "gg.upscale(x, (4, 6))", "F.interpolate(x[None, None], (4, 6))[0, 0]", {"x": (2, 3)}),
+    Layer("Constants", "gg.timestep_embedding(t, 8)", "", {"t": (6,)}),
+    Layer("Training", "gg.dropout(x, 0.1)", "F.dropout(x, 0.1, training=False)", {"x": BOX}),
+    Layer("Training", "gg.stop_gradient(x)", "x.detach()", {"x": BOX}),
+    Layer("Loops", "gg.scan(lambda c, x: (c * 0.9 + x, c), y, z)[1]", "", {"y": (7,), "z": (5, 7)}),
+    Layer("Reductions", "gg.count_equal(ids, ids2)", "(ids == ids2).sum()", {"ids": (6,), "ids2": (6,)}),
+    Layer("Losses", "gg.cross_entropy(x, ids)", "F.cross_entropy(x, ids.long())", {"x": (6, 4), "ids": (6,)}),
+    Layer("Losses", "gg.cross_entropy(x, ids, label_smoothing=0.1)",
+          "F.cross_entropy(x, ids.long(), label_smoothing=0.1)", {"x": (6, 4), "ids": (6,)}),
+    Layer("Losses", "gg.mse(x, y)", "F.mse_loss(x, y)", {"x": BOX, "y": BOX}),
+    Layer("Losses", "gg.huber(x, y)", "F.huber_loss(x, y)", {"x": BOX, "y": BOX}),
+    Layer("Losses", "gg.bce(x, t)", "F.binary_cross_entropy_with_logits(x, t)", {"x": BOX, "t": BOX}),
+    Layer("Losses", "gg.kl(x, gg.softmax(y))",
+          'F.kl_div(F.log_softmax(x, -1), F.softmax(y, -1), reduction="batchmean")', {"x": BOX, "y": BOX}),
+)  # fmt: skip
+
+
+def ops_written(ours: str, shapes: dict[str, Shape]) -> list[str]:
+    """The ops of ggml that an expression writes into the file, over parameters and ids of these shapes."""
+    names: list[str] = []
+
+    def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor) -> gg.Tensor:
+        given = {}
+        for name, shape in shapes.items():
+            ids = name.startswith("ids")
+            given[name] = p.graph.input(name, shape, "i32", feed="") if ids else p(name, *shape)
+        first = len(p.graph.nodes)
+        eval(ours, {"gg": gg, "np": np}, given)
+        names.extend(op.unary or op.ggml or "" for node in p.graph.nodes[first:] if (op := node.op))
+        return p("none", 1) * 1.0
+
+    gg.trace(loss, batch=1, ctx=1)
+    return names
 
 
 # ---------------------------------------------------------------- all of them as one graph

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from places import ROOT
 from test_floors import FLOORS
@@ -16,6 +19,7 @@ DOCS = ROOT / "docs"
 
 
 PAGES = {
+    "language": ["language.py"],
     "ops": ["ops.py"],
     "internal-ops": ["ops.py", "internal"],
     "api": ["api.py"],
@@ -50,3 +54,14 @@ def test_internals_list_the_floors_from_the_top_with_every_module() -> None:
         named = set(re.findall(r"`([^`]+)`", listed))
         there = {module.stem for module in path.glob("*.py")} - {"__init__"}
         assert named <= there and (named == there or " and one a " in listed), folder
+
+
+def test_the_lines_beside_those_of_others_train(tmp_path: Path) -> None:
+    page = (DOCS / "from-others.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(re.findall(r"## Here\n\n```python\n(.*?)```", page, re.S)[0], names)
+    gg.trace(names["loss"], batch=2, ctx=8).save(tmp_path / "graph.bin")
+    tokens = np.arange(32, dtype=np.int32).reshape(4, 8)
+    with gg.Runtime(tmp_path / "graph.bin", threads=1, batch=4) as rt:
+        losses = [rt.step((tokens, tokens), lr=1e-2).loss for _ in range(20)]
+    assert losses[-1] < losses[0] / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import ggmlgraph as gg
 from ggmlgraph.cli.main import run
 from ggmlgraph.cli.terminal import shown
 from ggmlgraph.models import llama
+from ggmlgraph.table import ops
 from ggmlgraph.table.op import TABLE
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 
@@ -44,6 +46,17 @@ def test_ops_that_ggml_has_not_are_not_public_and_say_so() -> None:
     for name in internal:
         with pytest.raises(AttributeError, match=f"'{name}': it is an op of the runtime's own"):
             getattr(gg, name)
+
+
+def test_every_op_of_ggml_is_called_by_a_name_or_said_otherwise_or_is_no_models() -> None:
+    listed = [name for names in ops.PURPOSES.values() for name in names]
+    assert len(listed) == len(set(listed)) and {*listed, *ops.WRITTEN} <= set(TABLE)
+    assert not set(listed) & set(ops.WRITTEN)
+    rest = {name for name, op in TABLE.items() if op.ggml} - {*listed, *ops.WRITTEN, *PUBLIC}
+    not_written = {"dup", "cpy", "opt_step_adamw", "soft_cross_entropy_grad"}
+    assert {name for name in rest if not name.endswith("_back")} == not_written
+    with pytest.raises(AttributeError, match=r"test_surface.py:\d+: .*'permute': a model says a.permute"):
+        getattr(gg, "permute")  # noqa: B009
 
 
 def test_a_name_that_is_wrong_is_answered_with_the_nearest() -> None:
@@ -121,6 +134,9 @@ def test_objects_say_what_they_are_in_one_line_and_in_a_notebook() -> None:
         for notebook in (graph._repr_html_(), runtime._repr_html_()):
             assert "<script>" not in notebook
             assert "10,416 parameters" in notebook
+        assert "<td>batch</td><td>2</td>" in notebook
+        assert "<td>token_embd.weight</td><td>[256, 16]</td><td>4,096</td>" in notebook
+        assert re.search(r"<td>memory, training</td><td>\d\.\d\d MiB</td>", notebook)
     assert repr(runtime).endswith(", closed>")
 
 

@@ -6,6 +6,7 @@ Used by `Runtime` and, through it, by decoding and by whoever looks into a graph
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from ggmlgraph import machine
 from ggmlgraph.core import passes
@@ -108,6 +109,14 @@ class Programs:
         return program
 
     # ------------------------------------------------------------ memory
+
+    def memory(self) -> Iterator[tuple[str, int]]:
+        """Bytes of the weights, inputs and optimiser state, and of each program that has been made, besides."""
+        made: list[tuple[str, Program]] = [] if self.made is None else [("training", self.made)]
+        made += [(", ".join(outputs), program) for outputs, program in self._forward.items()]
+        yield "weights and inputs", self._model.graph.held_nbytes()
+        for what, program in made:
+            yield what, program.cost().own_nbytes
 
     def check(self, program: Program) -> None:
         """Raises MemoryLimitError if a program does not fit, not even where those unused longest make room."""

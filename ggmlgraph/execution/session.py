@@ -82,11 +82,13 @@ class Session:
         return f"<{type(self).__name__} {self.summary()}{', closed' if self.closed else ''}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the sizes, and the parameters with theirs."""
+        """For notebooks: the sizes; the memory of what has been made to run; the parameters with their sizes."""
+        sizes = [(name, str(value), "") for name, value in self.model.sizes.items()]
+        memory = [(f"memory, {what}", f"{nbytes / 2**20:,.2f} MiB", "") for what, nbytes in self.programs.memory()]
         shapes = {name: self.graph.shape(self.graph.find(name)) for name in self.model.params}
+        params = [(name, str(list(shape)), f"{math.prod(shape):,}") for name, shape in shapes.items()]
         rows = "".join(
-            f"<tr><td>{escape(name)}</td><td>{list(shape)}</td><td>{math.prod(shape):,}</td></tr>"
-            for name, shape in shapes.items()
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in (*sizes, *memory, *params)
         )
         return f"<details><summary><code>{escape(repr(self))}</code></summary><table>{rows}</table></details>"
 

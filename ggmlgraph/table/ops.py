@@ -1014,3 +1014,30 @@ def opt_step_adamw(
     weight_decay: float,
 ) -> Tensor:
     """ggml's AdamW update number `iteration` in place, with rate alpha; adamw is the one that training uses."""
+
+
+# ---------------------------------------------------------------- what models are written with
+
+PURPOSES: dict[str, tuple[str, ...]] = {  # public names, `gg.NAME`; what else ggml has, models say as below, if at all
+    "Functions of elements": ("abs", "clamp", "cos", "exp", "log", "sgn", "sin", "sqr", "sqrt", "step"),
+    "Activations": (
+        "elu", "gelu", "gelu_erf", "gelu_quick", "hardsigmoid", "hardswish", "leaky_relu", "relu", "sigmoid", "silu",
+        "tanh",
+    ),
+    "Products": ("mul_mat", "mul_mat_id"),
+    "Reductions": ("count_equal",),
+    "Indexing and layout": ("argsort", "diag", "get_rows", "repeat", "upscale"),
+    "Normalisation": ("norm", "rms_norm"),
+    "Attention": ("diag_mask_inf", "rope", "soft_max"),
+    "Constants": ("timestep_embedding",),
+}  # fmt: skip
+WRITTEN: dict[str, str] = {
+    "acc": "gg.pad and +", "add": "a + b", "add1": "a + b", "cont": "a.cont()",
+    "conv_transpose_1d": "gg.conv_transpose1d",
+    "conv_transpose_2d": "gg.conv_transpose2d", "diag_mask_zero": "gg.tril(a)", "div": "a / b",
+    "flash_attn_ext": "gg.attention", "im2col": "gg.conv1d or gg.conv2d", "mul": "a * b", "neg": "-a",
+    "out_prod": "b.T @ a", "permute": "a.permute(...)", "pool_1d": "gg.max_pool1d or gg.avg_pool1d",
+    "pool_2d": "gg.max_pool2d or gg.avg_pool2d", "reshape": "a.reshape(...)", "scale": "a * s",
+    "set": "gg.concat or gg.where", "soft_cross_entropy": "gg.cross_entropy", "sub": "a - b",
+    "sum_rows": "a.sum(-1, keepdims=True)", "transpose": "a.T", "view": "a[...]",
+}  # fmt: skip

@@ -152,7 +152,11 @@ def model_name(function: Callable[..., Any]) -> str:
 
 
 class Graph:
-    """The nodes of a model in creation order, which is topological order; index = id."""
+    """What `trace` gives: the nodes of a model in creation order, which is topological order; index = id.
+
+    `print(graph)` shows a line per node, with the place of its call. nodes: `Node`s. sizes: the named sizes, batch and
+    ctx. fixed: why it can be run at these alone, if so, which `save` finds out.
+    """
 
     def __init__(self, sizes: dict[str, int], types: Mapping[str, str] | None = None) -> None:
         for name, value in sizes.items():
@@ -471,6 +475,7 @@ class Graph:
         return here()
 
     def label(self, node: int) -> str:
+        """ "%attn_q.weight", or by its number."""
         return f"%{self.nodes[node].name or node}"
 
     def describe(self, node: int) -> str:

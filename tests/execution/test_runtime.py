@@ -127,7 +127,7 @@ WEIGHTS = {  # from scores: (how a model may write attention weights, whether th
     "shifted mask": (lambda s: gg.soft_max(gg.diag_mask_inf(s, n_past=3)), True),
     "negative scale": (lambda s: gg.soft_max(gg.diag_mask_inf(s * -0.4)), False),
     "read by its name": (lambda s: gg.soft_max(gg.diag_mask_inf(s)).named("weights"), False),
-    "not a softmax": (lambda s: gg.relu(gg.diag_mask_zero(s)), False),
+    "not a softmax": (lambda s: gg.relu(gg.tril(s)), False),
 }
 
 

@@ -132,7 +132,7 @@ def normed_over_ctx(x: Any) -> Any:
 
 
 def summed_over_ctx(x: Any) -> Any:
-    return x + gg.sum_rows(x.permute(0, 2, 1).cont()).permute(0, 2, 1).cont()
+    return x + x.permute(0, 2, 1).cont().sum(-1, keepdims=True).permute(0, 2, 1).cont()
 
 
 def products_of_positions(x: Any) -> Any:
@@ -180,7 +180,7 @@ def test_attention_to_later_positions_is_refused(tmp_path: Path) -> None:
 def halves(x: Any) -> Any:
     """Ops that act on each position alone, in ways a model may write them."""
     left, right = x[..., :16].cont(), x[..., 16:].cont()
-    return gg.concat([gg.silu(right), left * left], axis=-1) + gg.soft_max(x) * gg.sum_rows(gg.sqr(x))
+    return gg.concat([gg.silu(right), left * left], axis=-1) + gg.soft_max(x) * gg.sqr(x).sum(-1, keepdims=True)
 
 
 def test_ops_that_act_on_each_position_alone_are_not_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_shape_error_names_the_line_and_both_operands() -> None:
     ("body", "told"),
     [
         (lambda p, x: gg.rms_norm(x, "small"), "rms_norm: eps is 'small', not a number"),
-        (lambda p, x: gg.scale(x, x), r"scale: s is %\d+ f32\[batch,ctx,16\], not a number"),
+        (lambda p, x: ops.scale(x, x), r"scale: s is %\d+ f32\[batch,ctx,16\], not a number"),
         (lambda p, x: gg.diag_mask_inf(x, 0.5), "diag_mask_inf: n_past is 0.5, not a whole number"),
         (lambda p, x: x.reshape(2.5, -1), r"reshape: \(2.5, -1\) is no shape of whole numbers"),
         (lambda p, x: gg.repeat(x, 3), "repeat: 3 is no shape of whole numbers"),
@@ -169,7 +169,7 @@ def test_name_taken_twice_raises() -> None:
 
 
 def test_op_without_derivative_is_named_before_training() -> None:
-    graph = trace_of(lambda p, x: gg.silu_back(x, x))
+    graph = trace_of(lambda p, x: ops.silu_back(x, x))
     with pytest.raises(UnsupportedError, match=r"test_tracer\.py:\d+: no derivative for silu_back"):
         graph.check_gradient()
 
