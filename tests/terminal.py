@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, 80 columns wide, for tests of what it then shows and of what closing it does."""
+"""A command on a terminal of its own, for tests of what it then shows and of what closing it does."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ os.execv(sys.executable, [sys.executable, "-P", "-c", main, *sys.argv[3:]])
 class Terminal:
     """`ggmlgraph` with these arguments; ignored: a signal that its caller has it ignore."""
 
-    def __init__(self, arguments: list[str], ignored: int = 0, **environment: str) -> None:
+    def __init__(self, arguments: list[str], ignored: int = 0, columns: int = COLUMNS, **environment: str) -> None:
         self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, COLUMNS, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
         inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs), str(int(ignored)), *arguments],

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "ggmlgraph"
 FLOORS = (  # from the top; docs/internals.md prints them
     "cli",
     "library",
+    "cluster",
     "finetuning",
     "interchange",
     "generation",

@@ -5,10 +5,12 @@ The graph it is made of stays as it is. Used by `programs.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggmlgraph.core import passes
 from ggmlgraph.core.graph import CoreGraph
@@ -54,6 +56,31 @@ class TrainProgram(Program):
         graph.set_flags(self.sum_sqr, graph.flags(self.sum_sqr) | OUTPUT)
         self.key = graph.find(DROPOUT_KEY)
         super().__init__(graph, pool, settings.isa, settings.matmul_precision)
+
+    @property
+    def n_values(self) -> int:
+        """Number of values that have a gradient."""
+        return sum(math.prod(self.graph.shape(param)) for param in self.params.values())
+
+    def gradients(self, into: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Copy the gradients, as the last run left them, one behind the other in the parameters' order."""
+        for part, gradient in self._gradients(into):
+            part[...] = gradient
+        return into
+
+    def set_gradients(self, values: NDArray[np.float32]) -> None:
+        """Put others in their place, for what updates the parameters."""
+        for part, gradient in self._gradients(values):
+            gradient[...] = part
+
+    def _gradients(self, flat: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Parts of `flat`, each with the gradient that it is of."""
+        begin = 0
+        for param in self.params.values():
+            gradient = self.array(passes.gradient_of(self.graph, param))
+            part = flat[begin : begin + gradient.size]
+            begin += gradient.size
+            yield part.reshape(gradient.shape), gradient
 
     def drop(self, seed: int, step: int, part: int) -> None:
         """What is dropped from now on: another mask for each step and each of its micro-batches, 0, 1, ..."""

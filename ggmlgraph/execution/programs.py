@@ -34,8 +34,8 @@ class Pools:
 
 
 class Programs:
-    """Programs of one graph at one size. accumulate: micro-batches of a step, in whose number a loss without weights
-    of its own is divided."""
+    """Programs of one graph at one size. parts: micro-batches of a step, in whose number a loss without weights of its
+    own is divided, and slots, within which the graph adds them up."""
 
     def __init__(
         self,
@@ -44,11 +44,12 @@ class Programs:
         pool: Pool,
         memory_limit: int | None,
         *,
-        accumulate: int,
+        parts: tuple[int, int],
         divides_loss: bool,
     ) -> None:
         self._model, self._settings, self._pool, self._memory_limit = model, settings, pool, memory_limit
-        self._accumulate, self._divisor = accumulate, accumulate if divides_loss else 1
+        accumulate, slots = parts
+        self._accumulate, self._divisor = accumulate // slots, accumulate if divides_loss else 1
         self._forward: OrderedDict[tuple[str, ...], Program] = OrderedDict()  # the latest used last
         self.made: TrainProgram | None = None  # the training program, once there is one
 

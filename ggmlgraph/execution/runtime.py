@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph import machine
 from ggmlgraph.core import limits, passes
@@ -32,6 +33,7 @@ from ggmlgraph.execution.program import Settings
 from ggmlgraph.execution.programs import Pools, Programs
 from ggmlgraph.execution.roles import Roles
 from ggmlgraph.execution.session import Session, in_turn
+from ggmlgraph.execution.slots import Alone, Block, Ranks, TreeSum, slots_of
 from ggmlgraph.execution.turns import Turns
 from ggmlgraph.tracing.tracer import Graph
 
@@ -48,12 +50,13 @@ class Runtime(Session):
     """One graph file at one batch and context.
 
     graph: a traced graph, or the path of graph.bin, in any dialect. threads: default every processor this process may
-    use. batch, ctx: default the sizes at export. accumulate: micro-batches per step. fusions: names in FUSIONS of the
-    patterns that become one op. matmul_precision: "float32", or "bf16": matrix products round their operands to
-    bfloat16 and add in float32, as torch.set_float32_matmul_precision names it; the fused attention computes in float32
-    either way. limits: the largest graph to take from the file. mapped: weights lie in the file instead of in memory of
-    their own, so nothing may change it meanwhile; what is written into them stays here. seed: of what dropout drops in
-    training.
+    use. batch, ctx: default the sizes at export. accumulate: micro-batches per step. slots: into how many equal parts
+    they are divided, which `ranks` share; what a step does depends on the slots, not on the ranks (slots.py). fusions:
+    names in FUSIONS of the patterns that become one op. matmul_precision: "float32", or "bf16": matrix products round
+    their operands to bfloat16 and add in float32, as torch.set_float32_matmul_precision names it; the fused attention
+    computes in float32 either way. limits: the largest graph to take from the file. mapped: weights lie in the file
+    instead of in memory of their own, so nothing may change it meanwhile; what is written into them stays here. seed:
+    of what dropout drops in training.
 
     Any thread may call; one call goes on at a time, others wait for it, also those of a runtime made by `at`. While one
     runs, other Python threads go on. A forked process goes on with a copy. Arrays that look into the graph's memory
@@ -71,6 +74,8 @@ class Runtime(Session):
         batch: int | None = None,
         ctx: int | None = None,
         accumulate: int = 1,
+        slots: int = 1,
+        ranks: Ranks | None = None,
         memory_limit: int | None = None,
         dialect: str = "auto",
         fusions: Collection[str] = frozenset(passes.FUSIONS),
@@ -88,6 +93,7 @@ class Runtime(Session):
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
         with _file_of(graph) as path:
             model = open_graph(path, dialect, limits, roles, mapped=mapped).at(batch, ctx)
+        self.slots, self.ranks = slots, ranks or Alone()
         self._begin(model, settings, threads, memory_limit, accumulate, Pools(), Turns())
 
     def _begin(
@@ -102,19 +108,24 @@ class Runtime(Session):
     ) -> None:
         if not isinstance(accumulate, int) or accumulate < 1:
             raise UsageError(f"accumulate {accumulate} is not a whole number from 1 on")
+        if not isinstance(self.slots, int) or self.slots < 1 or accumulate % self.slots:
+            raise UsageError(f"slots {self.slots} do not divide the {accumulate} micro-batches of a step")
+        if self.slots < self.ranks.size:
+            raise UsageError(f"{self.ranks.size} ranks for {self.slots} slots: each needs at least one")
         self.settings, self.threads, self.memory_limit = settings, threads, memory_limit
         self.accumulate, self.pools = accumulate, pools
         self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
         self.before_update: Callable[[], object] | None = None  # waits for who still reads the weights
         feeder, pool = Feeder(model), pools.of(threads)
         divides = not feeder.has_weights
-        programs = Programs(model, settings, pool, memory_limit, accumulate=accumulate, divides_loss=divides)
+        programs = Programs(model, settings, pool, memory_limit, parts=(accumulate, self.slots), divides_loss=divides)
         super().__init__(model, feeder, programs, turns)
 
-    def at(self, batch: int | None = None, ctx: int | None = None, accumulate: int = 1) -> Runtime:
-        """The same weights at another batch or context, default as here."""
+    def at(self, batch: int | None = None, ctx: int | None = None, accumulate: int = 1, slots: int = 1) -> Runtime:
+        """The same weights at another batch or context, default as here; slots are shared with the same ranks."""
         other = object.__new__(Runtime)
         other.seed = self.seed
+        other.slots, other.ranks = slots, self.ranks if slots > 1 else Alone()
         model = self.model.at(batch, ctx)
         other._begin(model, self.settings, self.threads, self.memory_limit, accumulate, self.pools, self.turns)
         return other
@@ -130,17 +141,33 @@ class Runtime(Session):
     @in_turn
     def backward(self, batch: Batch) -> float:
         """Gradients of one batch, no update; returns the loss. `gradient` then reads them."""
-        train, loss = self.programs.train, 0.0
+        train = self.programs.train
         arrays = self._feeder.by_name(batch, train.graph)
-        for k in range(self.accumulate):
+        losses = [self._slot(arrays, slot) for slot in slots_of(self.ranks.rank, self.ranks.size, self.slots)]
+        self._last = train
+        if self.slots == 1:
+            return losses[0]
+        train.set_gradients(self.ranks.total(self._sums, self.slots))
+        self._sums.clear()
+        return math.fsum(self.ranks.gathered(losses))
+
+    def _slot(self, arrays: Mapping[str, ArrayLike], slot: int) -> float:
+        """Run the micro-batches of one slot; its share of the loss."""
+        train, n, loss = self.programs.train, self.accumulate // self.slots, 0.0
+        for k in range(slot * n, (slot + 1) * n):
             if train.keep >= 0:
-                train.leaf(train.keep)[...] = float(k > 0)
+                train.leaf(train.keep)[...] = float(k > slot * n)
             train.drop(self.seed, self.n_steps, k)
             self._feeder.feed(self._feeder.part(arrays, k, self.accumulate), None, self.accumulate)
             train.run(0, train.n_gradient)
             loss += float(train.array(train.share).item())
-        self._last = train
+        if self.slots > 1:
+            self._sums.add(Block(0, slot), train.gradients(self._sums.buffer()))
         return loss
+
+    @cached_property
+    def _sums(self) -> TreeSum:
+        return TreeSum(self.programs.train.n_values)
 
     @in_turn
     def step(

@@ -1,4 +1,4 @@
-"""What a person sees of a run: on terminals of 80 columns, on dumb ones, in pipes."""
+"""What a person sees of a run: on terminals of any width, on dumb ones, without colour, in tmux, in pipes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import errno
 import io
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from terminal import COLUMNS, Terminal
+from terminal import Terminal
 
 import ggmlgraph as gg
 from ggmlgraph.models import llama
 from ggmlgraph.tokenizers.plain import BytesTokenizer
 from ggmlgraph.training.console import Console, Rate, shown_sample
 from ggmlgraph.training.metrics import StepMetrics
+from ggmlgraph.training.trend import Trend
 
 STEPS, EVERY = 40, 8
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -37,35 +41,90 @@ def options(graph: Path, run: Path) -> list[str]:
             "--sample-every", "10", "--predict", "40", "--threads", "1", "-o", str(run)]  # fmt: skip
 
 
-def on_terminal(graph: Path, run: Path, kind: str) -> str:
-    with Terminal(options(graph, run), TERM=kind) as terminal:
+def on_terminal(graph: Path, run: Path, kind: str, columns: int = 80, **environment: str) -> str:
+    with Terminal(options(graph, run), columns=columns, TERM=kind, **environment) as terminal:
         return terminal.read().replace("\r\n", "\n")
 
 
-def lines_that_stay(shown: str) -> list[str]:
-    """What a terminal shows in the end: rich writes the live line and erases it again."""
-    lines, row = [""], 0
-    for piece in re.split("(\x1b\\[[0-9;?]*[A-Za-z]|\r|\n)", shown):
-        if piece == "\n":
-            row += 1
-            lines += [""] * (row == len(lines))
-        elif piece == "\x1b[1A":
-            row -= 1
-        elif piece == "\x1b[2K":
-            lines[row] = ""
-        elif not piece.startswith(("\x1b", "\r")):
-            lines[row] += piece
-    return lines
+class Screen:
+    """What a terminal shows after each time that its cursor is where a line is written: lines, and all of the past."""
+
+    def __init__(self, shown: str) -> None:
+        self.lines, self.pictures, row = [""], [], 0
+        for piece in re.split("(\x1b\\[[0-9;?]*[A-Za-z]|\r|\n)", shown):
+            if piece == "\n":
+                row += 1
+                self.lines += [""] * (row == len(self.lines))
+            elif piece == "\x1b[1A":
+                row -= 1
+            elif piece == "\x1b[2K":
+                self.pictures.append("\n".join(self.lines))
+                self.lines[row] = ""
+            elif not piece.startswith(("\x1b", "\r")):
+                self.lines[row] += piece
+
+    @property
+    def live(self) -> set[str]:
+        """Lines that were seen and are gone."""
+        seen = {line for picture in self.pictures for line in picture.splitlines()}
+        return {line for line in seen - set(self.lines) if re.search("[━─]|^loss ", line)}
 
 
-def test_every_line_of_progress_on_80_columns_tells_when_it_ends(graph: Path, tmp_path: Path) -> None:
-    shown = on_terminal(graph, tmp_path / "run", "xterm")
-    live = [
-        part for part in re.split("\x1b\\[[0-9;?]*[A-Za-z]|\r|\n", shown) if part.startswith("step ") and "loss" in part
-    ]
-    assert len(live) >= STEPS
-    assert [part for part in live if "ETA" not in part[:COLUMNS]] == []
-    assert [part for part in live if len(part) > COLUMNS and "val" not in part] == []
+@pytest.mark.parametrize("columns", [12, 40, 80, 200])
+def test_a_bar_that_says_when_it_ends_and_a_curve_of_the_loss_fit_the_terminal(
+    graph: Path, tmp_path: Path, columns: int
+) -> None:
+    live = Screen(on_terminal(graph, tmp_path / "run", "xterm", columns)).live
+    bars, curves = ({line for line in live if line.startswith(each)} for each in (("━", "─"), "loss "))
+    assert curves
+    assert [line for line in live if len(line) >= columns] == []
+    if columns >= 40:
+        assert bars
+        assert [line for line in bars if not re.search(r" \d+%  ETA \d+:\d\d  step +\d+/40$", line)] == []
+        assert any(re.search("[▁▂▃▄▅▆▇█]{3}", line) for line in curves)
+    if columns >= 80:
+        assert any(re.search(r" [\d,]+ tokens/s  grad \d", line) for line in curves)
+    if columns == 200:
+        assert any(line.endswith("of peak") for line in curves)
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_colours_are_for_those_who_want_them(graph: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    shown = on_terminal(graph, tmp_path / "run", **{"kind": environment.pop("TERM", "xterm"), **environment})
+    colours = re.findall("\x1b\\[(?:[0-9]+;)*3[0-9](?:;[0-9]+)*m", shown)
+    assert bool(colours) == ("\x1b" in shown and not environment)
+
+
+def test_a_terminal_without_signs_has_a_bar_of_those_it_has(graph: Path, tmp_path: Path) -> None:
+    environment = {"PYTHONIOENCODING": "ascii:backslashreplace", "PYTHONUTF8": "0"}
+    shown = on_terminal(graph, tmp_path / "run", "xterm", **environment)
+    assert not re.search("[━─▁▂▃▄▅▆▇█]", shown)
+    assert re.search(r"#+-*  +\d+%  ETA", ESCAPE.sub("", shown))
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="want: no tmux on PATH")
+def test_tmux_shows_the_bar_and_keeps_the_validations(graph: Path, tmp_path: Path) -> None:
+    arguments = options(graph, tmp_path / "run")
+    arguments[arguments.index("--steps") + 1] = "100000"
+    main = shlex.join([sys.executable, "-P", "-c", "from ggmlgraph.cli.main import main; main()", *arguments])
+    tmux = ["tmux", "-S", str(tmp_path / "socket"), "-f", "/dev/null"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TMUX")}
+
+    def ask(*words: str) -> str:
+        return subprocess.run([*tmux, *words], capture_output=True, text=True, check=True, env=environment).stdout
+
+    ask("new-session", "-d", "-x", "80", "-y", "24", main)
+    try:
+        shown, deadline = "", time.monotonic() + 60
+        while not re.search(r"val .*\n(.*\n)*[━─]", shown) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            shown = ask("capture-pane", "-p")
+    finally:
+        ask("kill-server")
+    lines = shown.rstrip("\n").splitlines()
+    assert re.fullmatch(r"[━─]+ +\d+%  ETA \d[\d:]+  step +\d+/100000", lines[-2])
+    assert re.match(r"loss \d\.\d{4} [▁▂▃▄▅▆▇█]+ ", lines[-1])
+    assert all(line[0] not in "━─" for line in lines[:-2] if line)  # what is live leaves nothing behind
 
 
 @pytest.mark.parametrize("kind", ["xterm", "dumb", "pipe"])
@@ -78,7 +137,7 @@ def test_every_validation_has_a_line_that_stays_and_no_other_line_has_its_number
         shown = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     else:
         shown = on_terminal(graph, tmp_path / "run", kind)
-    kept = [int(found[1]) for line in lines_that_stay(shown) if (found := re.match(r"step +(\d+)/\d+ .* val ", line))]
+    kept = [int(found[1]) for line in Screen(shown).lines if (found := re.match(r"step +(\d+)/\d+ .* val ", line))]
     assert kept == list(range(EVERY, STEPS + 1, EVERY))
     assert re.search(r"step +\d+/\d+ +ETA \d+:\d\d", shown)
 
@@ -179,3 +238,20 @@ def test_a_number_of_an_earlier_validation_is_not_shown_again(
             )  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert ["val" in line for line in lines] == ["right" in line for line in lines] == [True, False, False]
+
+
+def test_a_curve_of_a_line_shows_where_no_loss_was_finite() -> None:
+    trend = Trend()
+    for step in range(10):
+        trend.add(None if step == 4 else 10.0 - step)
+    assert trend.drawn(20) == "██▇▆×▄▃▂▂▁"
+    assert trend.drawn(0) == ""
+
+
+def test_a_curve_of_a_line_keeps_its_shape_however_long_the_run_is() -> None:
+    trend = Trend()
+    for step in range(100_000):
+        trend.add(10.0 - step / 10_000)
+    assert list(trend.drawn(10)) == sorted(trend.drawn(10), reverse=True)
+    assert trend.drawn(10)[0] == "█"
+    assert 128 <= len(trend.drawn(1000)) <= 256
