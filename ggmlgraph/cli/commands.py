@@ -50,14 +50,21 @@ def command(name: str, *params: click.Parameter, short: str, help: str) -> click
     return click.Command(name, params=list(params), short_help=short, help=help, callback=_work(name))
 
 
-def _work(name: str) -> Callable[..., Any]:
+def group(name: str, *commands: click.Command, short: str) -> click.Group:
+    """Commands under one name: the work of COMMAND is `COMMAND_command` in the module cli/NAME.py."""
+    for each in commands:
+        each.callback = _work(name, f"{each.name}_command")
+    return click.Group(name, short_help=short, help=short, commands={each.name or "": each for each in commands})
+
+
+def _work(name: str, function: str = "command") -> Callable[..., Any]:
     def work(**options: Any) -> Any:
         outputs.check(name, options)
         for group, kind in GROUPED.items():
             names = [field.name for field in fields(kind)]
             if options.keys() >= set(names):
                 options[group] = kind(**{each: options.pop(each) for each in names})
-        return import_module(f"ggmlgraph.cli.{name.replace('-', '_')}").command(**options)
+        return getattr(import_module(f"ggmlgraph.cli.{name.replace('-', '_')}"), function)(**options)
 
     return work
 
@@ -301,8 +308,19 @@ TRAIN = command(
     option(
         "--data",
         multiple=True,
-        metavar="FILE",
-        help="UTF-8 text, or builtin:NAME; repeat for several files.  [default: the text the graph names]",
+        metavar="SOURCE",
+        help="Text of any kind that `data prepare` reads, or a token store; repeat for several.  "
+        "[default: the text the graph names]",
+    ),
+    option("--val-data", multiple=True, metavar="SOURCE", help="Validate on this.  [default: the last tenth]"),
+    option(
+        "--mix", multiple=True, metavar="NAME=WEIGHT:SOURCE", help="Instead of --data: one of several texts, by weight."
+    ),
+    option(
+        "--proportions",
+        type=click.Choice(["llama", "redpajama"]),
+        help="Weights of the parts of --mix that have none: commoncrawl, c4, github, wikipedia, books, arxiv, "
+        "stackexchange.",
     ),
     defaulting("-o", "--output", type=PATH, default=Path("run"), help="The run directory."),
     option(
@@ -555,23 +573,110 @@ EVAL = command(
 
 # ---------------------------------------------------------------- the rest
 
-TOKENIZER = click.Group(
+SPLIT = defaulting(
+    "--split",
+    type=click.Choice(["file", "blank-line", "line"]),
+    default="file",
+    help="What of a plain text is a document: the file, what blank lines part (CC-100), or a line.",
+)
+FIELD = option("--field", help="Of JSON lines or parquet: the text's name.  [default: text, or what it must be]")
+MAX_BAD = defaulting(
+    "--max-bad",
+    type=click.IntRange(0),
+    default=0,
+    help="Pass over so many records without text, places that are not UTF-8 and damaged files, and tell them.",
+)
+SOURCES = argument("sources", "SOURCE...", nargs=-1, required=True)
+TOKENIZER_FILE = option("--tokenizer", type=PATH, required=True, help="A sentencepiece model, tokenizer.json, …")
+
+TOKENIZER = group(
     "tokenizer",
-    short_help="Train a tokenizer.",
-    help="Train a tokenizer.",
-    commands={
-        "train": click.Command(
-            "train",
-            params=[
-                argument("sources", "FILE...", nargs=-1, required=True),
-                option("-o", "--output", type=NEW_FILE, required=True, help="The sentencepiece model to write."),
-                defaulting("--n-vocab", type=click.IntRange(1), default=4096, help="Number of ids."),
-                defaulting("--model", type=click.Choice(["bpe", "unigram"]), default="bpe"),
-            ],
-            help="Train a sentencepiece model on UTF-8 texts (or builtin:NAME). Every text round-trips through it.",
-            callback=_work("tokenizer"),
-        )
-    },
+    command(
+        "train",
+        SOURCES,
+        option("-o", "--output", type=NEW_FILE, required=True, help="The sentencepiece model to write."),
+        defaulting("--n-vocab", type=click.IntRange(1), default=4096, help="Number of ids."),
+        defaulting("--model", type=click.Choice(["bpe", "unigram"]), default="bpe"),
+        option("--special", multiple=True, help="A control token, such as <|end|>. May be given several times."),
+        defaulting(
+            "--character-coverage",
+            type=click.FloatRange(0.5, 1.0),
+            default=0.9995,
+            help="Share of the text's characters that get ids; the others are spelt as bytes. 1: all, and no bytes.",
+        ),
+        SPLIT,
+        FIELD,
+        MAX_BAD,
+        short="Train a sentencepiece model.",
+        help="Train a sentencepiece model on what `data prepare` reads too. Every text round-trips through it.",
+    ),
+    command(
+        "encode",
+        TOKENIZER_FILE,
+        argument("sources", "[SOURCE]...", nargs=-1),
+        SPLIT,
+        FIELD,
+        short="Print the ids of texts.",
+        help="Print the ids of each document of the sources, or of standard input, as a line.",
+    ),
+    command(
+        "decode",
+        TOKENIZER_FILE,
+        argument("ids", "[ID]...", nargs=-1),
+        short="Print the text of ids.",
+        help="Print the text of ids, given or on standard input.",
+    ),
+    command(
+        "stats",
+        TOKENIZER_FILE,
+        SOURCES,
+        SPLIT,
+        FIELD,
+        AS_JSON,
+        short="Measure how a tokenizer spells texts.",
+        help="Measure how a tokenizer spells texts: tokens and bytes a character, ids used, characters without an id.",
+    ),
+    short="Train a tokenizer, use it, measure it.",
+)
+
+DATA = group(
+    "data",
+    command(
+        "prepare",
+        SOURCES,
+        option("-o", "--output", type=PATH, required=True, help="The token store, a folder, to write."),
+        option("--tokenizer", type=PATH, help="A sentencepiece model, tokenizer.json, …  [default: bytes]"),
+        SPLIT,
+        FIELD,
+        option("--end", metavar="TOKEN|none", help="After each document.  [default: the tokenizer's end of text]"),
+        option("--deduplicate", is_flag=True, help="Leave out documents of the same words as an earlier one."),
+        MAX_BAD,
+        option("--processes", type=click.IntRange(1, 256), help="[default: all processors]"),
+        short="Make a token store of texts.",
+        help="""Make a token store of texts, for `train --data`.
+
+        A SOURCE is a file, a folder, a pattern such as 'wiki/*.jsonl.zst', - for standard input, or builtin:NAME: text,
+        JSON lines or parquet, plain or compressed by gzip, xz or zstd. What was killed goes on when it is called again.
+        """,
+    ),
+    command(
+        "stats",
+        argument("path", "STORE"),
+        option("--verify", is_flag=True, help="Read all of it, and compare it with its sums."),
+        AS_JSON,
+        short="Show what a token store has.",
+        help="Show what a token store has; also one of Megatron, llm.c, datatrove or nanoGPT.",
+    ),
+    command(
+        "show",
+        argument("path", "STORE"),
+        defaulting("--first", type=int, default=1, help="The first document to show."),
+        defaulting("-n", "n", type=click.IntRange(1), default=1, help="How many."),
+        option("--ids", is_flag=True, help="Show ids, not text."),
+        short="Show documents of a token store.",
+        help="Show documents of a token store.",
+    ),
+    short="Make token stores of texts.",
 )
 
 DOCTOR = command(
@@ -594,6 +699,6 @@ COMMANDS = {
     each.name: each
     for each in (
         MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, FINETUNE, MERGE, REPORT, DASH, GENERATE, CHAT, EVAL,
-        INSPECT, DRAW, REWRITE, BENCH, TOKENIZER, DOCTOR, DEMO,
+        INSPECT, DRAW, REWRITE, BENCH, DATA, TOKENIZER, DOCTOR, DEMO,
     )
 }  # fmt: skip

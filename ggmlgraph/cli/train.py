@@ -23,8 +23,6 @@ from ggmlgraph.cli.terminal import say
 from ggmlgraph.core.levels import peak_flops
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.arrays import ArrayData
-from ggmlgraph.data.text import TextData
-from ggmlgraph.data.tokens import TokenFile, keep, prepare, reopen
 from ggmlgraph.errors import CheckpointError, DataError, GGError, MemoryLimitError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.namedgraph import LOGITS
@@ -42,7 +40,8 @@ from ggmlgraph.training.console import Console, Rate, duration, shown_sample
 from ggmlgraph.training.metrics import check_ours
 from ggmlgraph.training.run import files_of, roles_of
 from ggmlgraph.training.rundir import RunDirectory
-from ggmlgraph.training.trainer import Trainer, origin_of
+from ggmlgraph.training.texts import text_data
+from ggmlgraph.training.trainer import Trainer
 
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 
@@ -137,8 +136,8 @@ def _open(
         words = " ".join(f"--input {name}=FILE.npy" for name in runtime.inputs)
         raise UsageError(f"{graph} takes no text: give {words or '--input NAME=FILE.npy'}")
     batch, ctx = runtime.window
-    data = asked.data or ((runtime.metadata.corpus,) if runtime.metadata.corpus else ())
-    if not data:
+    data = asked.data or ((runtime.metadata.corpus,) if runtime.metadata.corpus and not asked.mix else ())
+    if not data and not asked.mix:
         raise UsageError("no text to train on: give --data FILE")
     return msgspec.structs.replace(asked, batch=batch, ctx=ctx, data=data), runtime
 
@@ -168,9 +167,7 @@ def _train(
         return
     chosen = _tokenizer(runtime, run, start, tokenizer)
     makes_text = runtime.graph.find(LOGITS) >= 0
-    tokens = None if anew or start is None else _tokens_of(start, chosen, run)
-    tokens = tokens or prepare(config.data, chosen, run.tokens_path)
-    data = TextData(tokens, config.ctx, config.seed, n_vocab=runtime.n_vocab)
+    data, told = text_data(config, chosen, run.tokens_path, n_vocab=runtime.n_vocab, start=start, anew=anew)
     generator = Generator(runtime, chosen) if config.predict and makes_text else None
     needs = _memory(runtime, config, generator)
     prompt = _prompt(config, runtime, chosen)
@@ -185,9 +182,6 @@ def _train(
         trainer.resume(start)
     if runtime.tokenizer_bytes() is None:
         run.put_tokenizer(chosen.to_bytes())
-    told = f"text     {tokens.name}: {data.n_train:,} tokens to train on, {data.n_val:,} to validate"
-    if tokens.header.n_unknown:
-        told += f"; {tokens.header.unknown:.2%} of the tokens are unknown to the tokenizer"
     if not _run(run, graph, trainer, start, told, needs):
         return
     if makes_text:
@@ -250,15 +244,6 @@ def _facts(trainer: Trainer, rate: Rate) -> dict[str, str | int | float]:
         "flops_per_token": rate.flops / rate.tokens,
         "peak_flops": rate.peak,
     }  # fmt: skip
-
-
-def _tokens_of(start: Path, tokenizer: Tokenizer, run: RunDirectory) -> TokenFile | None:
-    """What the run was trained on so far, so that it needs its text no more; None if that is not there."""
-    digest = origin_of(start).data
-    for folder in (run.tokens_path, start.absolute().parent / run.tokens_path.name):
-        if tokens := reopen(folder, digest, tokenizer):
-            return tokens if folder == run.tokens_path else keep(tokens, run.tokens_path)
-    return None
 
 
 def _tokenizer(runtime: Runtime, run: RunDirectory, start: Path | None, path: Path | None) -> Tokenizer:

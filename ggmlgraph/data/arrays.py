@@ -65,6 +65,7 @@ class ArrayData:
         if self.answers is not None:
             self._check_targets(runtime.graph.shape(runtime.graph.find(self.answers), 4)[-1])
         self.digest, self.order = self._digest(), order.VERSION
+        self.bits_per_nat: float | None = None  # samples are no text
 
     @property
     def name(self) -> str:

@@ -35,6 +35,7 @@ class BatchData:
         self._next = 0  # the step of the element that the iterator gives next
         self._first = self._arrays(0)
         self.digest, self.order = _digest(self._first), order.VERSION
+        self.bits_per_nat: float | None = None  # samples are no text
 
     def batch(self, step: int, n: int) -> dict[str, NDArray[Any]]:
         """The inputs of a step; how many samples there are is up to who makes them, and the runtime checks it.

@@ -1,7 +1,7 @@
-"""Text in: where training text comes from, read as a stream.
+"""One text: a plain UTF-8 file or `builtin:NAME`, read as a stream.
 
-A source is a path of a plain UTF-8 file or `builtin:NAME`. A byte-order mark at the start is skipped;
-everything else, CRLF included, is text as it stands. Used by `data` (tokenising) and `tokenizers` (training one).
+A byte-order mark at the start is skipped; everything else, CRLF included, is text as it stands. Used by whoever reads
+what a person wrote, and by sources.py, which finds what models are trained on, for the builtin texts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -86,10 +86,7 @@ def open_source(spec: str | Path) -> TextSource:
     says.
     """
     if isinstance(spec, str) and spec.startswith("builtin:"):
-        text = _BUILTINS.get(spec.removeprefix("builtin:"))
-        if text is None:
-            raise UsageError(f"{spec}: no such corpus; there are " + ", ".join(f"builtin:{name}" for name in _BUILTINS))
-        data = text().encode()
+        data = builtin(spec)
         return TextSource(spec, lambda: io.BytesIO(data))
     path = Path(spec)
     source = open_file(path)
@@ -123,10 +120,12 @@ def open_file(path: Path) -> TextSource:
     return TextSource(str(path), lambda: open_regular(path)[0])
 
 
-def lines_of(specs: Iterable[str | Path]) -> Iterator[str]:
-    """The lines of several sources, one after the other. All are opened before the first is read; raises as they do."""
-    opened = [open_source(spec) for spec in specs]
-    return (line for source in opened for line in source.lines())
+def builtin(spec: str) -> bytes:
+    """The text of builtin:NAME, in UTF-8. Raises UsageError."""
+    text = _BUILTINS.get(spec.removeprefix("builtin:"))
+    if text is None:
+        raise UsageError(f"{spec}: no such corpus; there are " + ", ".join(f"builtin:{name}" for name in _BUILTINS))
+    return text().encode()
 
 
 def sine_levels(start: int, n: int) -> NDArray[np.int32]:

@@ -1,4 +1,4 @@
-"""Training data from text: windows of a token file.
+"""Training data from text: windows of a token store.
 
 Which windows make up a batch is a pure function of the seed and the batch's number, so the position in the data is a
 counter and a resumed run sees what the uninterrupted one would have seen. Used by `ggmlgraph train --data`; arrays.py
@@ -7,15 +7,16 @@ is the same for numpy files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.data import order
-from ggmlgraph.data.numbers import Numbers
 from ggmlgraph.data.order import permute
-from ggmlgraph.data.tokens import HEADER_NBYTES, TokenFile
+from ggmlgraph.data.store import TokenStore
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.philox import philox
@@ -29,14 +30,25 @@ Windows = NDArray[np.int32]  # (n, ctx)
 class TextData:
     """Windows of ctx + 1 tokens: the first ctx are the input, the last ctx the targets.
 
-    The end of the text is for validation: val_fraction of the tokens, at most 2**20, at least one window. The rest is
-    for training: in every epoch a random start, windows at stride ctx from there, in a random order.
+    The end of the text is for validation: val_fraction of the tokens, at most 2**20, at least one window; or another
+    store, up to so many. The rest is for training: in every epoch a random start, windows at stride ctx from there, in
+    a random order. `bits_per_nat` turns the loss that was evaluated last into bits per byte of text, None if it cannot.
     """
 
     def __init__(
-        self, tokens: TokenFile, ctx: int, seed: int, *, n_vocab: int | None, val_fraction: float = 0.1
+        self,
+        tokens: TokenStore,
+        ctx: int,
+        seed: int,
+        *,
+        n_vocab: int | None,
+        val_fraction: float = 0.1,
+        validation: TokenStore | None = None,
+        nbytes: NDArray[np.int64] | None = None,
+        stream: str = "data",
     ) -> None:
-        """`n_vocab` is the model's, None if that is not known.
+        """n_vocab: the model's, None if that is not known. nbytes: of UTF-8 that each id stands for. stream: of random
+        bits, for data of which several are read at a time.
 
         Raises DataError for too few tokens or ids the model does not have; UsageError.
         """
@@ -44,18 +56,24 @@ class TextData:
             raise UsageError(f"ctx must be at least 1, not {ctx}")
         if not 0 < val_fraction < 1:
             raise UsageError(f"the validation fraction must be between 0 and 1, not {val_fraction}")
-        n_tokens, window = tokens.header.n_tokens, ctx + 1
-        if n_tokens < 2 * window:
-            raise DataError(
-                f"{tokens.name} has {n_tokens} tokens; ctx {ctx} needs at least {2 * window}, a window each for "
-                "training and validation"
-            )
-        self.name, self.ctx, self.seed, self.n_vocab = tokens.name, ctx, seed, n_vocab
-        self.digest, self.order = tokens.header.digest, order.VERSION
-        self._check_ids(tokens.header.max_id)
-        self.n_val = min(max(window, min(int(n_tokens * val_fraction), _MAX_VALIDATION)), n_tokens - window)
-        self.n_train = n_tokens - self.n_val
-        self._ids = Numbers(tokens.path, HEADER_NBYTES, np.dtype(tokens.header.dtype))
+        window = ctx + 1
+        self.name, self.ctx, self.seed, self.n_vocab, self.stream = tokens.name, ctx, seed, n_vocab, stream
+        self.digest, self.order = tokens.digest, order.VERSION
+        self.bits_per_nat: float | None = None
+        self._tokens, self._nbytes = tokens, nbytes
+        self._validation, self._val_start = tokens, 0
+        if validation is None:
+            self._check_length(tokens, 2 * window, ", a window each for training and validation")
+            n_val = min(int(tokens.n_tokens * val_fraction), _MAX_VALIDATION)
+            self.n_val = min(max(window, n_val), tokens.n_tokens - window)
+            self.n_train = self._val_start = tokens.n_tokens - self.n_val
+        else:
+            self._check_length(tokens, window, " to train on")
+            self._check_length(validation, window, " to validate")
+            self._validation, self.n_train = validation, tokens.n_tokens
+            self.n_val = min(validation.n_tokens, _MAX_VALIDATION)
+            self.digest = blake2b(f"{tokens.digest} {validation.digest}".encode(), digest_size=16).hexdigest()
+        self._check_ids(max((-1 if each.max_id is None else each.max_id) for each in (tokens, self._validation)))
         # One window fewer than fits leaves ctx starts or more to choose from, and makes every epoch equally long.
         self.windows_per_epoch = max(1, (self.n_train - ctx) // ctx)
         self._n_offsets = self.n_train - self.windows_per_epoch * ctx
@@ -69,12 +87,16 @@ class TextData:
 
         Each is a function of its number and the seed, and of nothing else. Epochs follow one another.
         """
-        epochs, places = np.divmod(np.arange(first, first + n), self.windows_per_epoch)
-        starts = np.empty(n, np.int64)
+        return self.numbered(np.arange(first, first + n))
+
+    def numbered(self, numbers: NDArray[np.int64]) -> tuple[Windows, Windows]:
+        """The windows of the run with these numbers."""
+        epochs, places = np.divmod(numbers, self.windows_per_epoch)
+        starts = np.empty(len(numbers), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             starts[here] = self._window_starts(int(epoch), places[here])
-        return self._windows(starts)
+        return self._windows(self._tokens, starts)
 
     def validation_batches(self, batch_size: int, max_tokens: int) -> Iterator[tuple[Windows, Windows, int]]:
         """The first windows of the validation part, side by side, at most max_tokens but at least one window.
@@ -87,7 +109,7 @@ class TextData:
             n_rows = min(batch_size, n_windows - first)
             starts = np.zeros(batch_size, np.int64)
             starts[:n_rows] = np.arange(first, first + n_rows) * self.ctx
-            tokens, targets = self._windows(self.n_train + starts)
+            tokens, targets = self._windows(self._validation, self._val_start + starts)
             yield tokens, targets, n_rows
 
     def evaluate(self, runtime: Runtime) -> tuple[float, None]:
@@ -96,7 +118,7 @@ class TextData:
         A loss without weights takes whole batches only: what fills up the last one could not be left out of it.
         """
         batch, ctx = runtime.window
-        losses, counts = [], []
+        losses, counts, n_bytes = [], [], 0
         for tokens, targets, n_rows in self.validation_batches(batch, EVAL_TOKENS):
             if runtime.has_loss_weights:
                 weights = np.zeros((batch, ctx), np.float32)
@@ -110,21 +132,30 @@ class TextData:
             else:
                 break
             counts.append(n_rows)
+            n_bytes += 0 if self._nbytes is None else int(self._nbytes[targets[:n_rows]].sum())
+        self.bits_per_nat = sum(counts) * ctx / (math.log(2) * n_bytes) if n_bytes else None
         return float(np.average(losses, weights=counts)), None
 
     def _window_starts(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """First tokens of the windows at the given places of an epoch's order."""
-        bits = philox(self.seed, f"data epoch {epoch}")
+        bits = philox(self.seed, f"{self.stream} epoch {epoch}")
         offset = int(bits.random_raw()) % self._n_offsets
         return offset + self.ctx * permute(places, self.windows_per_epoch, bits, self.order)
 
-    def _windows(self, starts: NDArray[np.int64]) -> tuple[Windows, Windows]:
-        windows = self._ids.at(starts, self.ctx + 1).astype(np.int32)
-        self._check_ids(int(windows.max(initial=-1)))  # again: the file may have changed since its header was written
+    def _windows(self, tokens: TokenStore, starts: NDArray[np.int64]) -> tuple[Windows, Windows]:
+        found = tokens.at(starts, self.ctx + 1)
+        self._check_ids(int(found.max(initial=-1)))  # again: of some stores that is not known before
+        if found.min(initial=0) < 0:
+            raise DataError(f"{tokens.name} has token id {found.min()}")
+        windows = found.astype(np.int32)
         return windows[:, :-1].copy(), windows[:, 1:].copy()
 
+    def _check_length(self, tokens: TokenStore, least: int, what: str) -> None:
+        if tokens.n_tokens < least:
+            raise DataError(f"{tokens.name} has {tokens.n_tokens} tokens; ctx {self.ctx} needs at least {least}{what}")
+
     def _check_ids(self, max_id: int) -> None:
-        if self.n_vocab is not None and max_id >= self.n_vocab:
+        if max_id >= (1 << 31 if self.n_vocab is None else self.n_vocab):
             raise DataError(
                 f"{self.name} has token id {max_id}, the model's n_vocab is {self.n_vocab}: "
                 "use the tokenizer the model was exported with"

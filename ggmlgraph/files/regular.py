@@ -40,7 +40,7 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     with file:
         if size > most:
             raise FormatError(f"{os.fspath(path)}: {size} bytes, at most {most} are read")
-        return file.read(most)
+        return file.read(size)
 
 
 def map_regular(path: str | os.PathLike[str], access: int = mmap.ACCESS_READ) -> mmap.mmap | bytes:

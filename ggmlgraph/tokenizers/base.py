@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Self
 
 import msgspec
@@ -15,6 +15,7 @@ from ggmlgraph.errors import DataError, FormatError
 from ggmlgraph.tokenizers.settings import Settings
 
 Ids = NDArray[np.int32]
+Segment = tuple[str, str]  # the character before it, "" at the begin of a text; text that is encoded by itself
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -43,12 +44,24 @@ class Tokenizer(ABC):
     def n_vocab(self) -> int:
         """Number of ids."""
 
-    @abstractmethod
     def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
         """Ids of a text that comes in chunks, in bounded memory; where the chunks are cut does not change the ids.
 
         Raises DataError for text that has no ids, with the character's position in the whole text.
         """
+        for segments in self.segments(chunks):
+            yield from self.encode_segments(segments)
+
+    @abstractmethod
+    def segments(self, chunks: Iterable[str]) -> Iterator[list[Segment]]:
+        """A text cut into segments whose ids, one after the other, are the text's, so that others can encode them.
+
+        Raises as `encode_stream`.
+        """
+
+    @abstractmethod
+    def encode_segments(self, segments: Sequence[Segment]) -> list[Ids]:
+        """The ids of each segment."""
 
     @abstractmethod
     def piece(self, token: int) -> bytes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
 from ggmlgraph.errors import FormatError, UnsupportedError
 from ggmlgraph.tokenizers import pipeline, spm
-from ggmlgraph.tokenizers.base import Ids, Tokenizer, checked, encodable
+from ggmlgraph.tokenizers.base import Ids, Segment, Tokenizer, checked, encodable
 
 _MIN_SEGMENT, _MAX_SEGMENT = 4096, 65536  # characters
 _LETTER_THEN_SPACE = re.compile(f"[^\\W\\d_][ {spm.SPACE}]")
@@ -57,15 +57,18 @@ class HuggingFaceTokenizer(Tokenizer):
     def token_named(self, name: str) -> int | None:
         return self.json.file.tokens().get(name)
 
-    def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
+    def segments(self, chunks: Iterable[str]) -> Iterator[list[Segment]]:
         before, rest = "", ""  # the character before the rest, and text not encoded yet
         for chunk in chunks:
             rest += encodable(chunk)
             while self._may_cut and (cut := self._cut(rest)) is not None:
-                yield self._ids(before, rest[:cut])
+                yield [(before, rest[:cut])]
                 before, rest = rest[cut - 1], rest[cut:]
         if rest:
-            yield self._ids(before, rest)
+            yield [(before, rest)]
+
+    def encode_segments(self, segments: Sequence[Segment]) -> list[Ids]:
+        return [self._ids(before, text) for before, text in segments]
 
     @cached_property
     def _may_cut(self) -> bool:

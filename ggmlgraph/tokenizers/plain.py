@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggmlgraph.errors import DataError, FormatError, UsageError
-from ggmlgraph.tokenizers.base import Ids, Tokenizer, checked, code_points, encodable, named
+from ggmlgraph.tokenizers.base import Ids, Segment, Tokenizer, checked, code_points, encodable, named
 
 
 class BytesTokenizer(Tokenizer):
@@ -16,9 +17,11 @@ class BytesTokenizer(Tokenizer):
     kind = "bytes"
     n_vocab = 256
 
-    def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
-        for text in chunks:
-            yield np.frombuffer(encodable(text).encode(), np.uint8).astype(np.int32)
+    def segments(self, chunks: Iterable[str]) -> Iterator[list[Segment]]:
+        return ([("", encodable(text))] for text in chunks)
+
+    def encode_segments(self, segments: Sequence[Segment]) -> list[Ids]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for _, text in segments]
 
     def piece(self, token: int) -> bytes:
         return bytes([checked(token, self)])
@@ -54,20 +57,26 @@ class CharsTokenizer(Tokenizer):
     def n_vocab(self) -> int:
         return len(self.alphabet)
 
-    def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
+    def segments(self, chunks: Iterable[str]) -> Iterator[list[Segment]]:
         start = 0
         for text in chunks:
             codes = code_points(encodable(text))
-            place = np.searchsorted(self._sorted, codes).clip(max=self.n_vocab - 1)
-            unknown = np.flatnonzero(self._sorted[place] != codes)
+            unknown = np.flatnonzero(self._sorted[self._places(codes)] != codes)
             if unknown.size:
                 at = int(unknown[0])
                 raise DataError(
                     f"character {named(text[at])} at position {start + at} is not in the tokenizer's alphabet",
                     offset=start + at,
                 )
-            yield self._order[place]
+            yield [("", text)]
             start += len(text)
+
+    def encode_segments(self, segments: Sequence[Segment]) -> list[Ids]:
+        return [self._order[self._places(code_points(text))] for _, text in segments]
+
+    def _places(self, codes: NDArray[np.uint32]) -> NDArray[np.intp]:
+        """Where each code point would be in the sorted alphabet."""
+        return np.searchsorted(self._sorted, codes).clip(max=self.n_vocab - 1)
 
     def piece(self, token: int) -> bytes:
         return self.alphabet[checked(token, self)].encode()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ggmlgraph.errors import FormatError
 from ggmlgraph.tokenizers import spm
-from ggmlgraph.tokenizers.base import Ids, Tokenizer, checked, code_points, encodable
+from ggmlgraph.tokenizers.base import Ids, Segment, Tokenizer, checked, code_points, encodable
 
 _MIN_SEGMENT, _MAX_SEGMENT, _WINDOW = 4096, 65536, 256  # characters
 _STAND_INS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))]  # noncharacters, private use
@@ -48,7 +48,7 @@ class SentencePieceTokenizer(Tokenizer):
     def n_vocab(self) -> int:
         return len(self.model.pieces)
 
-    def encode_stream(self, chunks: Iterable[str]) -> Iterator[Ids]:
+    def segments(self, chunks: Iterable[str]) -> Iterator[list[Segment]]:
         rest, before = "", ""  # text not encoded yet, and the character before it
         for chunk in chunks:
             rest += encodable(chunk)
@@ -58,9 +58,9 @@ class SentencePieceTokenizer(Tokenizer):
                 before, start = rest[cut - 1], cut
             rest = rest[start:]
             if segments:
-                yield self._encode_segments(segments)
+                yield segments
         if rest:
-            yield self._encode_segments([(before, rest)])
+            yield [(before, rest)]
 
     @cached_property
     def specials(self) -> Mapping[str, int]:
@@ -106,8 +106,8 @@ class SentencePieceTokenizer(Tokenizer):
         pairs = np.unique(_pairs("\0".join(pieces).replace(spm.SPACE, " ")))
         return pairs if pairs.size else np.zeros(1, np.uint64)
 
-    def _encode_segments(self, segments: Sequence[tuple[str, str]]) -> Ids:
-        """Ids of (character before, text) segments, one after the other.
+    def encode_segments(self, segments: Sequence[Segment]) -> list[Ids]:
+        """The ids of each segment.
 
         Alone, a segment would be taken for a whole text and get the space that some models put in front of one; so
         it is encoded after the character before it, whose ids are then dropped.
@@ -116,9 +116,9 @@ class SentencePieceTokenizer(Tokenizer):
         rows = self._processor.encode([text for text, _ in escaped])
         parts = []
         for (before, _), (text, stand_in), row in zip(segments, escaped, rows, strict=True):
-            n_before = len(self._processor.encode(text[: len(before)]))
+            n_before = len(self._processor.encode(text[: len(before)])) if before else 0
             parts.append(self._unescape(np.array(row, np.int32), stand_in)[n_before:])
-        return np.concatenate(parts)
+        return parts
 
     def _escape(self, text: str) -> tuple[str, str]:
         """`text` with U+2581 replaced by a stand-in, a character neither in the text nor in any piece; the stand-in.

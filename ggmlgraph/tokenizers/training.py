@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,18 +20,26 @@ _LOWEST = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
 
 def train_tokenizer(
-    lines: Iterable[str], out: str | Path, model: Literal["bpe", "unigram"] = "bpe", n_vocab: int = 4096
+    lines: Iterable[str],
+    out: str | Path,
+    model: Literal["bpe", "unigram"] = "bpe",
+    n_vocab: int = 4096,
+    *,
+    special: Sequence[str] = (),
+    character_coverage: float = 0.9995,
 ) -> SentencePieceTokenizer:
     """Train a sentencepiece model on lines of text, write it to `out` (complete or not at all) and return it.
 
     Every text round-trips through the result:
-    - byte_fallback: characters outside the vocabulary become bytes, never <unk>;
+    - byte_fallback: characters outside the vocabulary become bytes, never <unk>; with a character_coverage of 1 there
+      are no bytes, and what the text does not have is <unk>;
     - identity normalisation and remove_extra_whitespaces=False: NFKC and the merging of spaces lose text;
     - add_dummy_prefix=False: encode(a) and encode(b) joined decode to a + b, so a prompt can be continued and a corpus
       cut anywhere, and a word after a line feed is spelt like one at the start of a text. llama.cpp's SPM
       follows it through `tokenizer.ggml.add_space_prefix`;
     - the space is required in the vocabulary, which a text without spaces (Japanese) would leave out.
-    Beyond 2 million lines an even, repeatable sample is used. The same text gives the same file.
+    `special` names control tokens, which no text is encoded as. Beyond 2 million lines an even, repeatable sample is
+    used. The same text gives the same file.
 
     Raises UsageError if n_vocab does not fit the text, saying what would; DataError for text without anything to learn.
     """
@@ -48,8 +56,9 @@ def train_tokenizer(
             model_writer=serialized,
             model_type=model,
             vocab_size=n_vocab,
-            byte_fallback=True,
-            character_coverage=0.9995,
+            byte_fallback=character_coverage < 1,
+            character_coverage=character_coverage,
+            control_symbols=list(special),
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,

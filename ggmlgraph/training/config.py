@@ -10,7 +10,7 @@ import msgspec
 
 from ggmlgraph.errors import UsageError
 
-BUILTIN = "builtin:"  # begins the names of texts that are no files (data/corpus.py)
+BUILTIN, STDIN = "builtin:", "-"  # texts that are no files (data/sources.py)
 FINAL_LR = 0.1  # of the peak, where cosine and linear schedules end, as in nanoGPT
 
 
@@ -18,6 +18,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a run; `run/config.json` holds them."""
 
     data: tuple[str, ...] = ()
+    val_data: tuple[str, ...] = ()
+    mix: tuple[str, ...] = ()  # NAME=WEIGHT:SOURCE, or NAME:SOURCE with proportions, instead of data
+    proportions: Literal["llama", "redpajama"] | None = None
     input: tuple[str, ...] = ()  # NAME=FILE.npy, instead of a text
     targets: str | None = None  # FILE.npy
     params: tuple[str, ...] = ()  # see execution/roles.py
@@ -60,7 +63,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The same options with the files named by absolute paths."""
         return msgspec.structs.replace(
             self,
-            data=tuple(each if each.startswith(BUILTIN) else str(Path(each).absolute()) for each in self.data),
+            data=tuple(map(_absolute, self.data)),
+            val_data=tuple(map(_absolute, self.val_data)),
+            mix=tuple(f"{part}:{_absolute(spec)}" for part, _, spec in (each.partition(":") for each in self.mix)),
             input=tuple(f"{name}={Path(path).absolute()}" for name, _, path in (x.partition("=") for x in self.input)),
             targets=self.targets and str(Path(self.targets).absolute()),
         )
@@ -83,3 +88,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         left = 0.5 * (1 + math.cos(math.pi * done)) if self.schedule == "cosine" else 1 - done
         return self.lr * (FINAL_LR + (1 - FINAL_LR) * left)
+
+
+def _absolute(spec: str) -> str:
+    """What a source of text is called from anywhere."""
+    return spec if spec.startswith(BUILTIN) or spec == STDIN else str(Path(spec).absolute())

@@ -113,6 +113,8 @@ class Console:
         parts.append(f"loss {_number(m.loss)}")
         if m.val_loss is not None:
             parts.append(f"val {m.val_loss:.4f}")
+        if m.val_bits_per_byte is not None:
+            parts.append(f"{m.val_bits_per_byte:.4f} bits/byte")
         if m.val_accuracy is not None:
             parts.append(f"right {m.val_accuracy:.1%}")
         return [*parts, *self._speed(m)]

@@ -27,6 +27,7 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tokens_per_s: float
     elapsed_s: float  # of training, over all resumes
     val_loss: float | None = None  # after the update; absent where not evaluated
+    val_bits_per_byte: float | None = None  # the same, whatever the tokenizer; absent where the data are no text
     val_accuracy: float | None = None  # share of answers that are right, where the data are samples with targets
 
 

@@ -7,7 +7,7 @@
     run/events.jsonl    one line for whatever else happened (events.py)
     run/step_NNNNNN/    checkpoints (execution/checkpoint.py)
     run/best            a link to the one with the least validation loss
-    run/tokens/         the training text as token ids (data/tokens.py)
+    run/tokens/         the training text as token ids (data/store.py)
 
 Used by the training command; everyone else opens a run through run.py.
 """

@@ -65,6 +65,7 @@ class TrainingData(Protocol):
     """What a run is trained on: a text (data/text.py) or numpy files (data/arrays.py)."""
 
     digest: str  # of the content: the same wherever it lies
+    bits_per_nat: float | None  # of the text that was evaluated last: bits per byte = loss times this
     order: int  # version of the order in which samples come (data/order.py); a resumed run keeps its own
 
     def samples(self, first: int, n: int) -> Batch:
@@ -182,6 +183,7 @@ class Trainer:
             tokens_per_s=round(n_tokens / seconds, 1),
             elapsed_s=round(progress.elapsed_s, 3),
             val_loss=val_loss,
+            val_bits_per_byte=_product(val_loss, self.data.bits_per_nat),
             val_accuracy=val_accuracy,
         )
         if (problem := metrics.write(line)) is not None and problem != self._problem:
@@ -343,6 +345,10 @@ def _state_of(directory: Path) -> tuple[Progress, Origin]:
         return progress, origin
     except (msgspec.ValidationError, KeyError, TypeError, ValueError):
         raise CheckpointError(f"{directory} was not written by a training run") from None
+
+
+def _product(loss: float | None, factor: float | None) -> float | None:
+    return None if loss is None or factor is None else loss * factor
 
 
 def _finite(value: float) -> float | None:

@@ -21,8 +21,8 @@ from report import save, show
 from workloads import W1
 
 import ggmlgraph as gg
+from ggmlgraph.data.prepare import prepared
 from ggmlgraph.data.text import TextData
-from ggmlgraph.data.tokens import prepare
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -134,7 +134,7 @@ def main(out: Path, threads: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         graph = Path(directory) / "graph.bin"
         gg.trace(W1.loss, W1.config, W1.batch, W1.ctx).save(graph)
-        tokens = prepare([str(TEXT)], load_tokenizer(TOKENIZER), Path(directory))
+        tokens = prepared([str(TEXT)], load_tokenizer(TOKENIZER), Path(directory))
         data = TextData(tokens, W1.ctx, 0, n_vocab=W1.config.n_vocab)
         runs: dict[str, list[float]] = {}
         for precision in ("float32", "bf16"):

@@ -62,7 +62,7 @@ def make_files(folder: Path) -> dict[str, str]:
     found = {
         "graph": "graph.bin", "graph of v1": "graph.v1", "run": "run", "checkpoint": "run/step_000001",
         "gguf": "model.gguf", "hf folder": "hf", "safetensors": "hf/model.safetensors", "config": "hf/config.json",
-        "tokenizer": "spm.model", "text": "text.txt", "tokens": str(*Path("run/tokens").glob("*.tokens")),
+        "tokenizer": "spm.model", "text": "text.txt", "tokens": str(*Path("run/tokens").iterdir()),
         "metrics": "run/metrics.jsonl", "missing": "missing", "below a file": "text.txt/x", "": "", "dash": "-",
         "builtin": "builtin:sine", "no builtin": "builtin:x", "long": "x" * 5000, "null": "/dev/null", "nul": "a\0b",
         "not utf-8": os.fsdecode(b"na\xffme.txt"), "escape": "\x1b[31m\x07.txt",
@@ -130,6 +130,13 @@ LINES = [  # that are short to run; what follows is changed
     ["export", f"{FILE}:loss", "-o", NEW], ["export", "llama", *TINY, "--tokenizer", FILE, "-o", NEW],
     ["export", "llama", *TINY, "-o", FILE], ["models", FILE], ["export-gguf", FILE, "-o", NEW],
     ["export-gguf", "graph.bin", "-o", FILE], ["export-hf", FILE, "-o", NEW], ["export-hf", "graph.bin", "-o", FILE],
+    ["train", "graph.bin", "--data", "text.txt", "--val-data", FILE, "-o", NEW],
+    ["train", "graph.bin", "--mix", f"a=1:{FILE}", "--mix", "b=2:text.txt", "-o", NEW],
+    ["data", "prepare", FILE, "-o", NEW], ["data", "prepare", "text.txt", "--tokenizer", FILE, "-o", NEW],
+    ["data", "prepare", "text.txt", "-o", FILE], ["data", "stats", FILE], ["data", "stats", FILE, "--verify"],
+    ["data", "show", FILE], ["tokenizer", "encode", FILE, "--tokenizer", "spm.model"],
+    ["tokenizer", "stats", FILE, "--tokenizer", "spm.model"], ["tokenizer", "encode", "text.txt", "--tokenizer", FILE],
+    ["tokenizer", "decode", FILE, "--tokenizer", "spm.model"],
     ["tokenizer", "train", FILE, "-o", NEW], ["tokenizer", "train", "text.txt", "--n-vocab", "290", "-o", FILE],
 ]  # fmt: skip
 SHORT = {"train": ["--steps", "1", "--predict", "1", "--threads", "1"], "generate": ["-n", "2", "--threads", "1"],
@@ -189,7 +196,7 @@ def _with_option(rng: random.Random, kinds: dict[str, str]) -> list[str]:
     words = _filled(line, places.get(line[0], "graph.bin"), rng)
     command = main.COMMANDS[line[0]]
     if isinstance(command, click.Group):
-        command = command.commands["train"]
+        command = command.commands[line[1]]
     values: Sequence[Any]
     for param in rng.sample(command.params, min(len(command.params), rng.choice((1, 1, 2)))):
         if not isinstance(param, click.Option):

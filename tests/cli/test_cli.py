@@ -19,7 +19,7 @@ import ggmlgraph as gg
 from ggmlgraph.cli import main
 from ggmlgraph.core.encoding import ENCODED
 from ggmlgraph.core.levels import MATMUL_PRECISIONS, isa_levels
-from ggmlgraph.data.corpus import lines_of
+from ggmlgraph.data.documents import lines_of
 from ggmlgraph.graphfile.reader import read
 from ggmlgraph.interchange import exportgguf
 from ggmlgraph.interchange.sources.ggml import ORDERS
@@ -298,9 +298,9 @@ def test_a_tokenizer_of_another_size_is_refused(graph: str, capsys: pytest.Captu
     [
         ([], 2, "no text to train on: give --data FILE"),
         (["--data", "none.txt"], 1, "none.txt"),
-        (["--data", "latin.txt"], 1, "latin.txt: byte 2 (0xe9) is not UTF-8"),
+        (["--data", "latin.txt"], 1, "latin.txt: byte 2 (0xe9): not UTF-8"),
         (["--data", "short.txt"], 1, "short.txt has 5 tokens; ctx 8 needs"),
-        (["--data", "empty.txt"], 1, "empty.txt: the file is empty"),
+        (["--data", "empty.txt"], 1, "empty.txt: no text, and so no tokens"),
         (["--data", "builtin:none"], 2, "no such corpus"),
         (["--data", "text.txt", "--batch", "0"], 2, "--batch"),
         (["--data", "text.txt", "--ctx", "-1"], 2, "--ctx"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggmlgraph.data.prepare import prepared
+from ggmlgraph.data.store import TokenStore
 from ggmlgraph.data.text import TextData
-from ggmlgraph.data.tokens import TokenFile, prepare
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.tokenizers.plain import BytesTokenizer, CharsTokenizer
 
@@ -17,7 +18,7 @@ CTX = 8
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> TokenFile:
+def tokens(tmp_path: Path) -> TokenStore:
     """1000 tokens, id i at place i."""
     return counting(tmp_path, 1000)
 
@@ -27,12 +28,12 @@ def text_file(path: Path, data: bytes) -> Path:
     return path
 
 
-def counting(folder: Path, n: int) -> TokenFile:
+def counting(folder: Path, n: int) -> TokenStore:
     alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 2000)))
-    return prepare([text_file(folder / "count", alphabet[:n].encode())], CharsTokenizer(alphabet), folder)
+    return prepared([text_file(folder / "count", alphabet[:n].encode())], CharsTokenizer(alphabet), folder)
 
 
-def text_data(tokens: TokenFile, seed: int = 0, ctx: int = CTX, val_fraction: float = 0.1) -> TextData:
+def text_data(tokens: TokenStore, seed: int = 0, ctx: int = CTX, val_fraction: float = 0.1) -> TextData:
     return TextData(tokens, ctx, seed, n_vocab=2000, val_fraction=val_fraction)
 
 
@@ -42,35 +43,35 @@ def epoch_starts(data: TextData, epoch: int) -> list[int]:
     return [int(data.batch(step, 1)[0][0, 0]) for step in range(epoch * n, (epoch + 1) * n)]
 
 
-def test_batch_is_int32_rows_of_ctx(tokens: TokenFile) -> None:
+def test_batch_is_int32_rows_of_ctx(tokens: TokenStore) -> None:
     inputs, targets = text_data(tokens).batch(3, 5)
     assert {(a.shape, a.dtype) for a in (inputs, targets)} == {((5, CTX), np.dtype(np.int32))}
 
 
-def test_inputs_are_consecutive_tokens(tokens: TokenFile) -> None:
+def test_inputs_are_consecutive_tokens(tokens: TokenStore) -> None:
     inputs, _ = text_data(tokens).batch(0, 5)
     assert (np.diff(inputs, axis=1) == 1).all()
 
 
-def test_targets_are_the_next_tokens(tokens: TokenFile) -> None:
+def test_targets_are_the_next_tokens(tokens: TokenStore) -> None:
     inputs, targets = text_data(tokens).batch(0, 5)
     assert (targets == inputs + 1).all()
 
 
-def test_batch_does_not_depend_on_what_was_read_before(tokens: TokenFile) -> None:
+def test_batch_does_not_depend_on_what_was_read_before(tokens: TokenStore) -> None:
     used = text_data(tokens)
     for step in range(50):
         used.batch(step, 7)
     assert np.array_equal(used.batch(20, 7), text_data(tokens).batch(20, 7))
 
 
-def test_batch_size_does_not_change_the_order(tokens: TokenFile) -> None:
+def test_batch_size_does_not_change_the_order(tokens: TokenStore) -> None:
     data = text_data(tokens)
     singles = [data.batch(step, 1)[0][0] for step in range(300)]
     assert np.array_equal(np.concatenate([data.batch(step, 10)[0] for step in range(30)]), singles)
 
 
-def test_batches_never_change(tokens: TokenFile) -> None:
+def test_batches_never_change(tokens: TokenStore) -> None:
     golden = [[330, 162, 738, 394], [514, 18, 298, 810], [658, 674, 130, 722]]
     first = [[722, 850, 290, 522], [586, 154, 746, 770], [266, 82, 202, 842]]
     data = text_data(tokens, seed=7)
@@ -78,22 +79,22 @@ def test_batches_never_change(tokens: TokenFile) -> None:
         assert [data.batch(step, 4)[0][:, 0].tolist() for step in (0, 1, 1000)] == wanted
 
 
-def test_epoch_shows_each_window_once(tokens: TokenFile) -> None:
+def test_epoch_shows_each_window_once(tokens: TokenStore) -> None:
     data = text_data(tokens)
     starts = np.sort(epoch_starts(data, 2))
     assert (np.diff(starts) == CTX).all()
 
 
-def test_epochs_differ_in_order(tokens: TokenFile) -> None:
+def test_epochs_differ_in_order(tokens: TokenStore) -> None:
     orders = {tuple(np.array(epoch_starts(text_data(tokens), epoch)) // CTX) for epoch in range(5)}
     assert len(orders) == 5
 
 
-def test_epochs_start_anywhere(tokens: TokenFile) -> None:
+def test_epochs_start_anywhere(tokens: TokenStore) -> None:
     assert {min(epoch_starts(text_data(tokens), epoch)) for epoch in range(60)} >= set(range(CTX))
 
 
-def test_seeds_differ_in_order(tokens: TokenFile) -> None:
+def test_seeds_differ_in_order(tokens: TokenStore) -> None:
     assert epoch_starts(text_data(tokens, seed=0), 0) != epoch_starts(text_data(tokens, seed=1), 0)
 
 
@@ -102,29 +103,29 @@ def validation(data: TextData, batch_size: int = 4, max_tokens: int = 10**6) -> 
         yield from inputs[:n_rows, 0].tolist()
 
 
-def test_validation_is_the_last_part(tokens: TokenFile) -> None:
+def test_validation_is_the_last_part(tokens: TokenStore) -> None:
     assert list(validation(text_data(tokens))) == list(range(900, 900 + 99 // CTX * CTX, CTX))
 
 
-def test_training_never_sees_validation(tokens: TokenFile) -> None:
+def test_training_never_sees_validation(tokens: TokenStore) -> None:
     data = text_data(tokens)
     assert max(int(data.batch(step, 50)[1].max()) for step in range(50)) == 899
 
 
-def test_validation_stops_at_max_tokens(tokens: TokenFile) -> None:
+def test_validation_stops_at_max_tokens(tokens: TokenStore) -> None:
     assert len(list(validation(text_data(tokens), max_tokens=5 * CTX + 1))) == 5
 
 
-def test_validation_has_one_window_at_least(tokens: TokenFile) -> None:
+def test_validation_has_one_window_at_least(tokens: TokenStore) -> None:
     assert len(list(validation(text_data(tokens), max_tokens=0))) == 1
 
 
-def test_last_validation_batch_is_filled_up(tokens: TokenFile) -> None:
+def test_last_validation_batch_is_filled_up(tokens: TokenStore) -> None:
     shapes = [(inputs.shape, n_rows) for inputs, _, n_rows in text_data(tokens).validation_batches(5, 10**6)]
     assert shapes == [((5, CTX), 5), ((5, CTX), 5), ((5, CTX), 2)]
 
 
-def test_validation_is_capped(tokens: TokenFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_is_capped(tokens: TokenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ggmlgraph.data.text._MAX_VALIDATION", 50)
     assert text_data(tokens, val_fraction=0.5).n_val == 50
 
@@ -142,18 +143,17 @@ def test_too_short_text_tells_what_it_needs(tmp_path: Path) -> None:
         text_data(counting(tmp_path, 17))
 
 
-def test_text_without_tokens_is_too_short(tmp_path: Path) -> None:
-    tokens = prepare([text_file(tmp_path / "bom", b"\xef\xbb\xbf")], BytesTokenizer(), tmp_path)
-    with pytest.raises(DataError, match="bom has 0 tokens"):
-        text_data(tokens)
+def test_text_without_tokens_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="bom: no text, and so no tokens"):
+        prepared([text_file(tmp_path / "bom", b"\xef\xbb\xbf")], BytesTokenizer(), tmp_path)
 
 
-def test_id_above_the_models_vocabulary_is_an_error(tokens: TokenFile) -> None:
+def test_id_above_the_models_vocabulary_is_an_error(tokens: TokenStore) -> None:
     with pytest.raises(DataError, match="token id 999, the model's n_vocab is 999"):
         TextData(tokens, CTX, 0, n_vocab=999)
 
 
 @pytest.mark.parametrize(("ctx", "val_fraction"), [(0, 0.1), (8, 0.0), (8, 1.0)])
-def test_senseless_settings_are_usage_errors(tokens: TokenFile, ctx: int, val_fraction: float) -> None:
+def test_senseless_settings_are_usage_errors(tokens: TokenStore, ctx: int, val_fraction: float) -> None:
     with pytest.raises(UsageError):
         text_data(tokens, ctx=ctx, val_fraction=val_fraction)

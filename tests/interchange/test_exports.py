@@ -12,7 +12,7 @@ import pytest
 from randommodels import LLAMA3, MODELS, graph_of
 
 from ggmlgraph.cli import main
-from ggmlgraph.data.corpus import lines_of
+from ggmlgraph.data.documents import lines_of
 from ggmlgraph.errors import UnsupportedError, UsageError
 from ggmlgraph.generation.generate import open_model
 from ggmlgraph.graphfile import reader, records

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggmlgraph.data.corpus import lines_of
+from ggmlgraph.data.documents import lines_of
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError
 from ggmlgraph.interchange.tokenizer import in_gguf, load_tokenizer
 from ggmlgraph.tokenizers import spm, vocabularies

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import REAL
 
-from ggmlgraph.data.corpus import lines_of
+from ggmlgraph.data.documents import lines_of
 from ggmlgraph.errors import DataError, FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers import spm

@@ -308,7 +308,8 @@ def test_another_text_that_is_given_on_resume_is_refused(capsys: pytest.CaptureF
 
 def test_tokens_that_are_damaged_are_made_again_from_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     train(save("g.bin"), "run")
-    (tokens,) = Path("run/tokens").iterdir()
+    (store,) = Path("run/tokens").iterdir()
+    tokens = store / "000000.ids"
     tokens.write_bytes(tokens.read_bytes()[:-1])
     train("run/graph.bin", "run", "--resume", "auto", "--steps", "5")
 

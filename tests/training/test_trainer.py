@@ -23,8 +23,8 @@ from fulldisk import file_size_limit
 import ggmlgraph as gg
 from ggmlgraph.cli import main
 from ggmlgraph.data.corpus import SINE_ALPHABET
+from ggmlgraph.data.prepare import prepared
 from ggmlgraph.data.text import TextData
-from ggmlgraph.data.tokens import prepare
 from ggmlgraph.errors import CheckpointError, GGError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.models import baby_llama
@@ -67,7 +67,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def trainer(graph: Path, path: Path, accumulate: int = 1, **options: Any) -> Trainer:
     config = TrainConfig(**{"steps": 8, "warmup": 2, "save_every": 4, "eval_every": 0, **SIZES, **options})
     runtime = gg.Runtime(graph, threads=1, batch=config.batch, accumulate=accumulate)
-    tokens = prepare(["builtin:sine"], CharsTokenizer(SINE_ALPHABET), path / "tokens")
+    tokens = prepared(["builtin:sine"], CharsTokenizer(SINE_ALPHABET), path / "tokens")
     data = TextData(tokens, config.ctx, config.seed, n_vocab=8)
     return Trainer(runtime, data, config, RunDirectory(path), sample=None)
 

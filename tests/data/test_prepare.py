@@ -1,4 +1,4 @@
-"""Corpora and token files."""
+"""Texts, and what they become: token stores."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from ggmlgraph.data import corpus
-from ggmlgraph.data.corpus import SINE_ALPHABET, lines_of, open_source, sine_levels
-from ggmlgraph.data.tokens import prepare
+from ggmlgraph.data.corpus import SINE_ALPHABET, open_source, sine_levels
+from ggmlgraph.data.documents import lines_of
+from ggmlgraph.data.prepare import prepared
+from ggmlgraph.data.store import MANIFEST
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers import spm
@@ -117,97 +119,103 @@ def test_sine_text_spells_the_levels() -> None:
 
 
 def test_prepared_ids_are_the_encoded_text(tmp_path: Path) -> None:
-    tokens = prepare([text_file(tmp_path / "a", "é日\n".encode() * 9)], BYTES, tmp_path)
+    tokens = prepared([text_file(tmp_path / "a", "é日\n".encode() * 9)], BYTES, tmp_path)
     assert tokens.ids.tolist() == list("é日\n".encode() * 9)
 
 
 def test_sources_follow_each_other(tmp_path: Path) -> None:
     sources = [text_file(tmp_path / name, name.encode()) for name in ("b", "a")]
-    assert prepare(sources, BYTES, tmp_path).ids.tobytes() == b"b\0a\0"
+    assert prepared(sources, BYTES, tmp_path).ids.tolist() == [*b"ba"]
 
 
 def test_blocks_do_not_change_sentencepiece_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = text_file(tmp_path / "a", "the fox, the dog: 日本語 the\n".encode() * 1000)
     tokenizer = train_tokenizer(lines_of([path]), tmp_path / "x.model", n_vocab=290)
     monkeypatch.setattr(corpus, "_BLOCK", 999)
-    assert prepare([path], tokenizer, tmp_path).ids.tolist() == tokenizer.encode(path.read_text()).tolist()
+    wanted = [*tokenizer.encode(path.read_text()).tolist(), tokenizer.eos_id]
+    assert prepared([path], tokenizer, tmp_path).ids.tolist() == wanted
 
 
 def test_prepared_file_is_reused(tmp_path: Path) -> None:
     path = text_file(tmp_path / "a", b"abc")
-    assert [prepare([path], BYTES, tmp_path).reused for _ in range(2)] == [False, True]
+    assert [prepared([path], BYTES, tmp_path).reused for _ in range(2)] == [False, True]
 
 
 def test_moved_source_is_reused(tmp_path: Path) -> None:
     path = text_file(tmp_path / "a", b"abc")
-    prepare([path], BYTES, tmp_path)
-    assert prepare([path.rename(tmp_path / "b")], BYTES, tmp_path).reused
+    prepared([path], BYTES, tmp_path)
+    assert prepared([path.rename(tmp_path / "b")], BYTES, tmp_path).reused
 
 
 def test_changed_source_is_tokenised_again(tmp_path: Path) -> None:
     path = text_file(tmp_path / "a", b"abc")
-    prepare([path], BYTES, tmp_path)
-    assert prepare([text_file(path, b"abd")], BYTES, tmp_path).ids.tolist() == list(b"abd")
+    prepared([path], BYTES, tmp_path)
+    assert prepared([text_file(path, b"abd")], BYTES, tmp_path).ids.tolist() == list(b"abd")
 
 
 def test_another_tokenizer_tokenises_again(tmp_path: Path) -> None:
     path = text_file(tmp_path / "a", b"abc")
-    prepare([path], BYTES, tmp_path)
-    assert prepare([path], CharsTokenizer("cba"), tmp_path).ids.tolist() == [2, 1, 0]
+    prepared([path], BYTES, tmp_path)
+    assert prepared([path], CharsTokenizer("cba"), tmp_path).ids.tolist() == [2, 1, 0]
 
 
-@pytest.mark.parametrize("damage", ["cut", "magic", "json", "type"])
-def test_damaged_token_file_is_made_anew(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "no ids", "seal", "json", "sums"])
+def test_damaged_store_is_made_anew(tmp_path: Path, damage: str) -> None:
     path = text_file(tmp_path / "a", b"abcdef")
-    tokens = prepare([path], BYTES, tmp_path)
-    data = tokens.path.read_bytes()
-    damaged = {
-        "cut": data[:-1],
-        "magic": b"x" + data[1:],
-        "json": data.replace(b"}", b" "),
-        "type": data.replace(b"<u2", b"<O2"),
-    }
-    tokens.path.unlink()
-    tokens.path.write_bytes(damaged[damage])
-    again = prepare([path], BYTES, tmp_path)
+    tokens = prepared([path], BYTES, tmp_path)
+    ids, manifest, sums = (tokens.path / name for name in ("000000.ids", MANIFEST, "000000.sums"))
+    match damage:
+        case "cut":
+            ids.write_bytes(ids.read_bytes()[:-1])
+        case "no ids":
+            ids.unlink()
+        case "seal":
+            manifest.write_bytes(manifest.read_bytes().replace(b'"n_vocab":256', b'"n_vocab":257'))
+        case "json":
+            manifest.write_bytes(manifest.read_bytes()[:-9])
+        case "sums":
+            sums.write_bytes(bytes(8))
+    again = prepared([path], BYTES, tmp_path)
     assert (again.reused, again.ids.tolist()) == (False, list(b"abcdef"))
 
 
 def test_small_vocabularies_take_two_bytes_an_id(tmp_path: Path) -> None:
-    assert prepare([text_file(tmp_path / "a", b"abc")], BYTES, tmp_path).ids.dtype == np.uint16
+    assert prepared([text_file(tmp_path / "a", b"abc")], BYTES, tmp_path).files[0].dtype == np.uint16
 
 
 def test_vocabularies_above_65536_take_four_bytes_an_id(tmp_path: Path) -> None:
     alphabet = "".join(map(chr, range(0x10000, 0x20001)))
-    tokens = prepare([text_file(tmp_path / "a", "\U00020000".encode())], CharsTokenizer(alphabet), tmp_path)
-    assert (tokens.ids.dtype, tokens.ids.tolist()) == (np.dtype(np.int32), [65536])
+    tokens = prepared([text_file(tmp_path / "a", "\U00020000".encode())], CharsTokenizer(alphabet), tmp_path)
+    assert (tokens.files[0].dtype, tokens.ids.tolist()) == (np.dtype(np.uint32), [65536])
 
 
 def test_no_temporary_file_stays(tmp_path: Path) -> None:
-    prepare([text_file(tmp_path / "a", b"abc")], BYTES, tmp_path / "cache")
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".tokens"]
+    prepared([text_file(tmp_path / "a", b"abc")], BYTES, tmp_path / "cache")
+    (store,) = (tmp_path / "cache").iterdir()
+    names = {"store.json", "documents", "tokenizer.bin", "000000.ids", "000000.sums"}
+    assert {path.name for path in store.iterdir()} == names
 
 
 def test_failure_leaves_no_token_file(tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        prepare([text_file(tmp_path / "a", b"abc\xff")], BYTES, tmp_path / "cache")
+        prepared([text_file(tmp_path / "a", b"abc\xff")], BYTES, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_character_without_an_id_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"odd\.txt: character 'x' .* at position 2"):
-        prepare([text_file(tmp_path / "odd.txt", b"abx")], CharsTokenizer("ab"), tmp_path)
+        prepared([text_file(tmp_path / "odd.txt", b"abx")], CharsTokenizer("ab"), tmp_path)
 
 
 def test_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     path = text_file(tmp_path / "a", b"abc")
     with pytest.raises(DataError, match="cannot be written"):
-        prepare([path], BYTES, path)
+        prepared([path], BYTES, path)
 
 
 def test_preparing_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no text"):
-        prepare([], BYTES, tmp_path)
+        prepared([], BYTES, tmp_path)
 
 
 # ---------------------------------------------------------------- what is no text, or another's
@@ -226,14 +234,13 @@ def narrow(tmp_path: Path) -> Tokenizer:
 def test_a_text_that_the_tokenizer_mostly_does_not_know_is_refused_with_the_share(tmp_path: Path) -> None:
     path = text_file(tmp_path / "text", ("a x y z " * 200).encode())
     with pytest.raises(DataError, match=r"text: \d\d% of the tokens would stand for what the tokenizer"):
-        prepare([path], narrow(tmp_path), tmp_path / "cache")
+        prepared([path], narrow(tmp_path), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_the_share_of_what_the_tokenizer_does_not_know_is_kept(tmp_path: Path) -> None:
     path = text_file(tmp_path / "text", ("abcdefx" * 100).encode())
-    header = prepare([path], narrow(tmp_path), tmp_path / "cache").header
-    assert 0 < header.unknown < 0.3
+    assert 0 < prepared([path], narrow(tmp_path), tmp_path / "cache").unknown < 0.3
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson", "a.JSONL"])
