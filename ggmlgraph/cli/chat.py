@@ -13,8 +13,9 @@ from ggmlgraph.cli.told import told
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.data.corpus import open_file
 from ggmlgraph.errors import DataError
+from ggmlgraph.finetuning.attaching import open_with
 from ggmlgraph.generation.chat import Conversation, Template
-from ggmlgraph.generation.generate import Generator, open_model
+from ggmlgraph.generation.generate import Generator
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.interchange.ondemand import graph_of
 
@@ -23,6 +24,7 @@ PROMPT = "> "
 
 def command(
     path: Path,
+    adapters: tuple[str, ...],
     system: str | None,
     template_file: Path | None,
     predict: int,
@@ -33,7 +35,7 @@ def command(
     how: Sampling,
 ) -> None:
     """Talk with a model: each line is a message. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
-    runtime, tokenizer = open_model(graph_of(path, told), threads=threads, ctx=ctx, limits=limits)
+    runtime, tokenizer = open_with(graph_of(path, told), adapters, threads=threads, ctx=ctx, limits=limits)
     with runtime:
         source = tokenizer.chat_template if template_file is None else "".join(open_file(template_file).chunks())
         if source is None:

@@ -77,6 +77,13 @@ FIELDS = argument("fields", "[FIELD=VALUE]...", nargs=-1)
 THREADS = option("--threads", type=int, help="[default: all processors]")
 LOOKED_BACK = option("--ctx", type=SIZE, help="Tokens looked back on.  [default: as trained]")
 EXPORTED_CTX = option("--ctx", type=SIZE, help="Tokens the model looks back on.  [default: the graph's]")
+ADAPTERS = option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="X[:SCALE]",
+    help="Adapters beside the model's weights: a PEFT folder, a GGUF file, a run; repeat for several, which add up.",
+)
 BATCH_AT_FIRST = defaulting("--batch", type=SIZE, default=16, help="Windows per batch; training may choose another.")
 AS_JSON = option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 MEMORY_LIMIT = option(
@@ -221,6 +228,7 @@ EXPORT_GGUF = command(
         help="Of the matrices; vectors stay F32.  [default: what they are]",
     ),
     EXPORTED_CTX,
+    option("--lora", "alone", is_flag=True, help="Write the adapters alone, which llama.cpp puts beside the base."),
     short="Write a model for llama.cpp.",
     help="""Write a model for llama.cpp, tokenizer included.
 
@@ -235,6 +243,7 @@ EXPORT_HF = command(
         "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="The folder to write."
     ),
     EXPORTED_CTX,
+    option("--lora", "alone", is_flag=True, help="Write the adapters alone, as a folder of PEFT's."),
     short="Write a model for transformers.",
     help="Write a model as a folder that transformers loads: config, weights in float32, tokenizer.",
 )
@@ -450,6 +459,7 @@ FINETUNE = command(
         help="Also train these parameters in full: a name, its end, or a pattern such as '*.bias'.  "
         "[default: with adapters none, else all]",
     ),
+    option("--adapter", help="Begin with the adapters of a PEFT folder, a GGUF file or a run, instead of --lora."),
     option("--last", type=SIZE, help="Adapt, or train, only in so many of the last layers."),
     option("--lr", type=float, help="Learning rate at its peak.  [default: 2e-4 with adapters, else 2e-5]"),
     defaulting("--weight-decay", type=float, default=0.0, help="Of matrices."),
@@ -469,7 +479,8 @@ FINETUNE = command(
 
 MERGE = command(
     "merge",
-    MODEL,
+    ANY_MODEL,
+    ADAPTERS,
     option("-o", "--output", required=True, type=NEW_FILE, help="The graph file to write."),
     short="Write a graph whose weights have their adapters in them.",
     help="""Write the graph of a fine-tuning run without its adapters: each weight W becomes W + s B A, in float32.
@@ -529,6 +540,7 @@ DASH = command(
 GENERATE = command(
     "generate",
     ANY_MODEL,
+    ADAPTERS,
     option("-p", "--prompt", "prompts", multiple=True, help="The text to continue. Several: together, then in turn."),
     option("--prompts", "file", type=PATH, help="A file with a prompt on each line."),
     defaulting("-n", "--predict", type=click.IntRange(0), default=256, help="Tokens to generate."),
@@ -544,6 +556,7 @@ GENERATE = command(
 CHAT = command(
     "chat",
     ANY_MODEL,
+    ADAPTERS,
     option("--system", help="What the model is told before the first message."),
     option("--template", "template_file", type=PATH, help="A chat template (Jinja2).  [default: the model's]"),
     defaulting("-n", "--predict", type=click.IntRange(1), default=1024, help="Tokens of an answer."),
@@ -559,6 +572,7 @@ CHAT = command(
 EVAL = command(
     "eval",
     ANY_MODEL,
+    ADAPTERS,
     option("--text", help="Perplexity on this UTF-8 file (or builtin:pydoc)."),
     option("--choices", type=PATH, help='Accuracy on lines {"prompt": ..., "choices": [...], "answer": number}.'),
     option("--ctx", type=SIZE, help="Tokens of a window.  [default: as trained]"),

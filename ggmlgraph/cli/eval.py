@@ -14,8 +14,8 @@ import click
 from ggmlgraph.cli.told import told
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import UsageError
+from ggmlgraph.finetuning.attaching import open_with
 from ggmlgraph.generation.evaluate import Accuracy, Perplexity, accuracy, perplexity, read_questions
-from ggmlgraph.generation.generate import open_model
 from ggmlgraph.interchange.ondemand import graph_of
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ SECONDS_BETWEEN_LINES = 2.0
 
 def command(
     path: Path,
+    adapters: tuple[str, ...],
     text: str | None,
     choices: Path | None,
     ctx: int | None,
@@ -38,7 +39,7 @@ def command(
     if choices is not None and stride is not None:
         raise UsageError("--stride is for --text")
     questions = None if choices is None else read_questions(choices)
-    runtime, tokenizer = open_model(graph_of(path, told), threads=threads, ctx=ctx, limits=limits)
+    runtime, tokenizer = open_with(graph_of(path, told), adapters, threads=threads, ctx=ctx, limits=limits)
     with runtime:
         if questions is not None:
             right = _last(accuracy(runtime, tokenizer, questions), _accuracy_line)

@@ -6,13 +6,17 @@ from pathlib import Path
 
 from ggmlgraph.cli.amounts import nbytes
 from ggmlgraph.cli.terminal import say
-from ggmlgraph.finetuning import merging
+from ggmlgraph.finetuning import basis, llamacpp, merging
 from ggmlgraph.interchange import exportgguf, trained
 from ggmlgraph.training.run import Run
 
 
-def command(path: Path, output: Path, kind: str | None, ctx: int | None) -> None:
+def command(path: Path, output: Path, kind: str | None, ctx: int | None, alone: bool) -> None:
     """Write a model for llama.cpp, tokenizer included."""
+    if alone:
+        n = llamacpp.write(basis.open_base(path), output)
+        say(f"{output}: {n} adapters")
+        return
     with merging.plain(path) as merged:
         model = trained.find(merged, ctx or Run.open(path).ctx)
         notes = exportgguf.export(model, output, kind)

@@ -12,7 +12,7 @@ from ggmlgraph.cli.commands import MOST_CTX
 from ggmlgraph.cli.convert import tokenizer_of
 from ggmlgraph.cli.terminal import say
 from ggmlgraph.errors import UsageError
-from ggmlgraph.finetuning import basis, lora, targets
+from ggmlgraph.finetuning import attaching, basis, lora, targets
 from ggmlgraph.finetuning.basis import Choice
 from ggmlgraph.graphfile.metadata import Finetuned
 from ggmlgraph.interchange import checkpoints, convert, ondemand
@@ -29,6 +29,7 @@ def command(
     output: Path,
     tokenizer: Path | None,
     adapted: bool,
+    adapter: str | None,
     train_words: tuple[str, ...],
     last: int | None,
     **options: Any,
@@ -36,14 +37,20 @@ def command(
     """Write BASE with adapters into the run directory and train it there."""
     if fields and not adapted:
         raise UsageError(f"{fields[0]} is a field of adapters: add --lora")
+    if adapter is not None and (adapted or train_words or last):
+        raise UsageError("--adapter brings what is trained: leave --lora, --train and --last out")
     choice = Choice(lora.parse(fields) if adapted else None, train_words, last)
     if options["lr"] is None:
-        options["lr"] = LORA_LR if adapted else FULL_LR
+        options["lr"] = LORA_LR if adapted or adapter else FULL_LR
     with RunDirectory(output) as run:
         run.check_new()
         graph = rundir.graph_path(run.path)
-        with _graph_of(base, run.path, tokenizer, keep=adapted) as found:
-            said = basis.write(found, graph, choice, options["seed"])
+        with _graph_of(base, run.path, tokenizer, keep=adapted or adapter is not None) as found:
+            said = (
+                basis.write(found, graph, choice, options["seed"])
+                if adapter is None
+                else attaching.attach(found, graph, [adapter])
+            )
     for line in _told(said):
         say(line)
     inside = None if ondemand.is_foreign(base) else tokenizer

@@ -20,6 +20,7 @@ from ggmlgraph.library.model import load
 
 def command(
     path: Path,
+    adapters: tuple[str, ...],
     prompts: tuple[str, ...],
     file: Path | None,
     predict: int,
@@ -34,7 +35,7 @@ def command(
         prompts += tuple(line.removesuffix("\r") for line in open_file(file).lines() if line.strip())
         if not prompts:
             raise UsageError(f"{file}: no line has a prompt")
-    with load(path, threads=threads, ctx=ctx, limits=limits, tell=told) as model:
+    with load(path, adapters=adapters, threads=threads, ctx=ctx, limits=limits, tell=told) as model:
         if len(prompts) > 1:
             _tell(model.notes(prompts))
             for i, text in enumerate(model.generate(prompts, predict, stop=stop, **asdict(how))):

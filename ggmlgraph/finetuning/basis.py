@@ -28,6 +28,7 @@ from ggmlgraph.graphfile.rewrite import move_flags
 from ggmlgraph.interchange.formats import safetensors
 from ggmlgraph.interchange.formats.stored import Stored
 from ggmlgraph.table.dialect import V2
+from ggmlgraph.training import rundir
 from ggmlgraph.training.run import Run
 
 
@@ -76,6 +77,9 @@ def open_base(path: Path) -> Opened:
     if found is None:
         records.append(leaf(metadata.LEAF_NAME, text))
     text = text.rstrip(b"\0")
+    beside = rundir.tokenizer_path(run.directory) if run.directory else None
+    if beside and beside.exists() and not any(r.name == metadata.TOKENIZER_LEAF for r in records):
+        records.append(leaf(metadata.TOKENIZER_LEAF, beside.read_bytes()))
     return Opened(path, records, text, metadata.decode(text), places)
 
 

@@ -15,79 +15,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.errors import FormatError, UsageError
+from ggmlgraph.errors import FormatError
 from ggmlgraph.execution.namedgraph import LOGITS
 from ggmlgraph.execution.runtime import Runtime
-from ggmlgraph.finetuning import basis
+from ggmlgraph.finetuning import basis, factors
 from ggmlgraph.finetuning.basis import Opened
+from ggmlgraph.finetuning.factors import Factors
 from ggmlgraph.graphfile import lowrank, metadata
 from ggmlgraph.graphfile.lowrank import Weight
-from ggmlgraph.graphfile.metadata import Finetuned
-from ggmlgraph.graphfile.records import Record, leaf
 from ggmlgraph.philox import philox
 from ggmlgraph.table.dialect import V2
-from ggmlgraph.training import rundir
 from ggmlgraph.training.run import Run
 
 CHECKED_CTX = 64  # tokens on which adapters and their merger are compared
 
 
-@dataclass(frozen=True)
-class Factors:
-    """An adapter's values, as lowrank.py shapes them: the weight's change is `scale` b a, of a table scale a b^T."""
-
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        return int(self.b.shape[1])
-
-    def change(self, kind: str, first: int, last: int) -> NDArray[np.float32]:
-        """What rows [first, last) of the weight change by, float32."""
-        left, right = (self.b, self.a) if kind == "matrix" else (self.a, self.b.T)
-        return np.asarray((left[first:last] * np.float32(self.scale)) @ right, np.float32)
-
-
-def said_of(opened: Opened) -> Finetuned:
-    """What the metadata say of adapters. Raises UsageError if there are none."""
-    said = opened.meta.finetuned
-    if said is None or not said.adapters:
-        raise UsageError(f"{opened.path} has no adapters")
-    return said
-
-
-def factors_of(opened: Opened) -> dict[str, Factors]:
-    """The adapters of a graph by name of the weight. Raises UsageError if there are none, FormatError."""
-    said, weights = said_of(opened), opened.matrices()
-    found = {}
-    for name, adapter in said.adapters.items():
-        if name not in weights:
-            raise FormatError(f"{opened.path}: {name!r} is said to have an adapter, but is no matrix of the graph")
-        own = zip(lowrank.names(name), lowrank.shapes(weights[name], adapter.rank), strict=True)
-        a, b = (_values(opened, factor, shape) for factor, shape in own)
-        found[name] = Factors(a, b, said.scale(name))
-    return found
-
-
-def _values(opened: Opened, name: str, shape: tuple[int, int]) -> NDArray[np.float32]:
-    if name not in opened.places:
-        raise FormatError(f"{opened.path}: {name!r} is not there")
-    stored = opened.stored(Weight(name, "matrix", shape, "f32"))
-    return np.concatenate(list(stored.chunks())).reshape(shape)
-
-
 def merge(path: Path, target: Path) -> Opened:
     """Write the graph of a run, checkpoint or file without its adapters, which its weights then have in them.
 
-    Returns what was opened. Raises UsageError if there are none, FormatError for a weight that is no longer finite.
+    Returns what was opened. Raises UsageError if there are none, FormatError for a weight that is no
+    longer finite.
     """
     opened = basis.open_base(path)
-    said, weights = said_of(opened), opened.matrices()
-    data = {name: _merged(opened, weights[name], own) for name, own in factors_of(opened).items()}
-    records = [*opened.records, *_tokenizer(path, opened)]
-    placed = lowrank.remove(records, said.adapters, data, (*said.frozen, *said.adapters), V2)
+    said, weights = factors.said_of(opened), opened.matrices()
+    adapters = factors.adapters_of(opened)
+    data = {name: _merged(opened, weights[name], own) for name, own in adapters.of.items()}
+    placed = lowrank.remove(opened.records, said.adapters, data, (*said.frozen, *said.adapters), V2)
     kept = {record.name for record in (*placed.leafs, *placed.nodes)}
     meta = opened.meta
     fields: dict[str, Any] = {
@@ -100,20 +53,13 @@ def merge(path: Path, target: Path) -> Opened:
     return opened
 
 
-def _tokenizer(path: Path, opened: Opened) -> list[Record]:
-    """The leaf of a tokenizer that a run has beside its graph."""
-    run = Run.open(path)
-    beside = rundir.tokenizer_path(run.directory) if run.directory else None
-    inside = any(record.name == metadata.TOKENIZER_LEAF for record in opened.records)
-    return [leaf(metadata.TOKENIZER_LEAF, beside.read_bytes())] if beside and beside.exists() and not inside else []
-
-
-def _merged(opened: Opened, weight: Weight, factors: Factors) -> Callable[[], Iterator[memoryview]]:
+def _merged(opened: Opened, weight: Weight, own: Factors) -> Callable[[], Iterator[memoryview]]:
     def chunks() -> Iterator[memoryview]:
         at, columns = 0, weight.shape[1]
         for values in opened.stored(weight).chunks():
             first, last = at // columns, -(-(at + values.size) // columns)
-            change = factors.change(weight.kind, first, last).reshape(-1)[at - first * columns :][: values.size]
+            with np.errstate(over="ignore", invalid="ignore"):
+                change = own.change(first, last).reshape(-1)[at - first * columns :][: values.size]
             merged = values + change
             if not np.isfinite(merged).all():
                 raise FormatError(f"{opened.path}: {weight.name} with its adapter has values that are not finite")

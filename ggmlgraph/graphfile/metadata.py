@@ -88,7 +88,7 @@ class Finetuned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Its checkpoints hold only what is trained.
     """
 
-    base: str  # hash of the base's ops and weights
+    base: str  # hash of the base's values
     rank: LowRank | None = None  # as asked for; `adapters` has that of each weight. None: there are none
     alpha: Alpha = 0.0
     rslora: bool = False  # products are multiplied by alpha / sqrt(rank), else by alpha / rank

@@ -18,7 +18,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ggmlgraph.errors import UnsupportedError, UsageError
-from ggmlgraph.table.dialect import PARAM, SET, SIZE_0, TYPES, Dialect, Type, Variation
+from ggmlgraph.table.dialect import INPUT, PARAM, SET, SIZE_0, TYPES, Dialect, Type, Variation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -227,13 +227,12 @@ def computation(records: Sequence[Record], root: int) -> list[tuple[Any, ...]]:
 
 
 def digest(records: Iterable[Record]) -> str:
-    """Hash of a graph's ops, wiring and values, whatever is trained of it; without leafs of ours, such as metadata."""
+    """Hash of a model's values by name, whatever is trained of them and at whatever sizes of inputs the graph is."""
     found = hashlib.sha256()
-    for record in records:
-        if record.name.startswith("ggmlgraph."):
+    for record in sorted(records, key=lambda record: record.name):
+        if record.op != "NONE" or record.flags & INPUT or record.name.startswith("ggmlgraph."):
             continue
-        sizes = [record.ne, record.nb, record.src]
-        found.update(repr([record.name, record.type, record.op, record.unary, sizes, record.op_params]).encode())
+        found.update(repr([record.name, record.type, record.ne]).encode())
         for chunk in record.data() if record.data else ():
             found.update(chunk)
     return found.hexdigest()

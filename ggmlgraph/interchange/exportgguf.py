@@ -114,7 +114,7 @@ def _number(kind: str) -> Any:
 
 
 def _write(path: Path, arch: str, pairs: dict[str, Any], tensors: dict[str, Outgoing], types: dict[str, str]) -> None:
-    with _writer(path, arch) as writer:
+    with writing(path, arch) as writer:
         for key, value in pairs.items():
             _add(writer, key, value)
         for name, tensor in tensors.items():
@@ -133,7 +133,8 @@ def _write(path: Path, arch: str, pairs: dict[str, Any], tensors: dict[str, Outg
 
 
 @contextmanager
-def _writer(path: Path, arch: str) -> Iterator[Any]:
+def writing(path: Path, arch: str) -> Iterator[Any]:
+    """A writer of a file, closed at the end."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(path, arch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ggmlgraph.execution import checkpoint
 from ggmlgraph.generation.decoding import OUTPUT
 from ggmlgraph.graphfile import metadata, reader
 from ggmlgraph.graphfile.metadata import Metadata
-from ggmlgraph.graphfile.records import CGraph, computation
+from ggmlgraph.graphfile.records import CGraph, Record, computation
 from ggmlgraph.interchange import naming
 from ggmlgraph.interchange.formats import safetensors
 from ggmlgraph.interchange.formats.stored import Stored
@@ -53,10 +53,15 @@ class Trained:
 
     def format(self, kind: str) -> Format:
         """How a kind of checkpoint spells the architecture. Raises UnsupportedError."""
-        known = naming.formats(self.architecture).get(kind)
-        if known is None:
-            raise UnsupportedError(f"{self.path}: {self.architecture} has no {kind} form")
-        return known
+        return format_of(self.path, self.architecture, kind)
+
+
+def format_of(path: Path, architecture: str, kind: str) -> Format:
+    """How a kind of checkpoint spells an architecture. Raises UnsupportedError."""
+    known = naming.formats(architecture).get(kind)
+    if known is None:
+        raise UnsupportedError(f"{path}: {architecture} has no {kind} form")
+    return known
 
 
 def find(path: Path, n_ctx: int | None = None) -> Trained:
@@ -67,10 +72,12 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
     run = Run.open(path)
     meta = read_metadata(import_file(run.graph, mapped=True), run.graph)
     graph = reader.read(run.graph, identify(run.graph))
-    ours = _trace(run.graph, meta, len(graph.records))
-    _check_same(run.graph, graph, ours)
+    ours, config = recognise(run.graph, meta, graph.records)
+    values = {node.name: node.values for node in ours.nodes if node.values}
+    if any(_leaf(graph, name) != constant for name, constant in values.items()):
+        raise _other(run.graph, ours)
     run.check()
-    shapes = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
+    shapes = _shapes(ours)
     constants = {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.values}
     stored = _inside(run.graph, graph, shapes)
     if run.checkpoint:
@@ -79,7 +86,7 @@ def find(path: Path, n_ctx: int | None = None) -> Trained:
     return Trained(
         path=path,
         architecture=meta.model,
-        config=_filled(dataclasses.asdict(ours.config), shapes),
+        config=config,
         tensors=stored,
         constants=_inside(run.graph, graph, constants),
         tokenizer=run.tokenizer(_leaf(graph, metadata.TOKENIZER_LEAF)),
@@ -107,15 +114,29 @@ def _trace(path: Path, meta: Metadata, n_tensors: int) -> Graph:
         raise UnsupportedError(f"{path}: not the config of our {meta.model}: {error}") from None
 
 
-def _check_same(path: Path, graph: CGraph, ours: Graph) -> None:
-    root, records = graph.find(OUTPUT), export.records(ours)
-    wanted = next(i for i, record in enumerate(records) if record.name == OUTPUT)
-    same = root is not None and computation(graph.records, root) == computation(records, wanted)
-    values = {node.name: node.values for node in ours.nodes if node.values}
-    if not same or any(_leaf(graph, name) != constant for name, constant in values.items()):
-        raise UnsupportedError(
-            f"{path}: the graph is not that of our {ours.model}: other programs would compute something else"
-        )
+def recognise(path: Path, meta: Metadata, records: Sequence[Record]) -> tuple[Graph, dict[str, Any]]:
+    """The model of ours that records compute, and the fields of its config. path: for messages.
+
+    Raises UnsupportedError for another computation.
+    """
+    ours = _trace(path, meta, len(records))
+    roots = []
+    for each in (records, wanted := export.records(ours)):
+        roots.append(next((i for i, record in enumerate(each) if record.name == OUTPUT), -1))
+    if min(roots) < 0 or computation(records, roots[0]) != computation(wanted, roots[1]):
+        raise _other(path, ours)
+    return ours, _filled(dataclasses.asdict(ours.config), _shapes(ours))
+
+
+def _other(path: Path, ours: Graph) -> UnsupportedError:
+    return UnsupportedError(
+        f"{path}: the graph is not that of our {ours.model}: other programs would compute something else"
+    )
+
+
+def _shapes(ours: Graph) -> dict[str, tuple[int, ...]]:
+    """Of the parameters."""
+    return {node.name: tuple(map(int, node.shape)) for node in ours.nodes if node.initializer}
 
 
 def _inside(path: Path, graph: CGraph, shapes: dict[str, tuple[int, ...]]) -> dict[str, Stored]:

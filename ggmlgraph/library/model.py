@@ -15,7 +15,8 @@ from typing import Any
 
 from ggmlgraph.core.limits import DEFAULT, Limits
 from ggmlgraph.execution.runtime import Runtime
-from ggmlgraph.generation.generate import Generator, open_model
+from ggmlgraph.finetuning.attaching import open_with
+from ggmlgraph.generation.generate import Generator
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.interchange.ondemand import graph_of
 from ggmlgraph.tokenizers.base import Tokenizer
@@ -76,6 +77,7 @@ class Model:
 def load(
     path: str | os.PathLike[str],
     *,
+    adapters: Sequence[str] = (),
     ctx: int | None = None,
     threads: int | None = None,
     limits: Limits = DEFAULT,
@@ -84,11 +86,12 @@ def load(
     """The model in a run (its latest whole checkpoint), a checkpoint, a graph file, a GGUF file or a folder of
     Hugging Face's.
 
+    adapters: of PEFT folders, GGUF files or runs, "X" or "X:SCALE" each, which add up.
     ctx: tokens looked back on, default as trained. threads: default all processors. A checkpoint of another program is
     converted once, and kept in the user's cache. tell: is told what a person should know, a line each.
     Raises GGError: nothing there, damaged, or without a tokenizer.
     """
-    return Model(*open_model(graph_of(Path(path), tell), threads=threads, ctx=ctx, limits=limits))
+    return Model(*open_with(graph_of(Path(path), tell), adapters, threads=threads, ctx=ctx, limits=limits))
 
 
 def generate(

@@ -16,6 +16,7 @@ from ggmlgraph.core.importer import import_file, read_metadata
 from ggmlgraph.errors import FormatError, GGError, UnsupportedError, UsageError
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.finetuning import basis, lora, merging
+from ggmlgraph.finetuning import factors as factors_of
 from ggmlgraph.finetuning.basis import Choice
 from ggmlgraph.finetuning.lora import LoRA
 from ggmlgraph.graphfile import lowrank, metadata, reader
@@ -66,7 +67,7 @@ def test_a_merged_graph_is_the_base_with_other_weights(base: Path, tmp_path: Pat
 def test_an_adapter_changes_its_weight_by_scale_b_a(scale: dict[str, Any], base: Path, tmp_path: Path) -> None:
     adapted = adapt(base, tmp_path / "a.bin", LoRA(r=4, alpha=8.0, **scale))
     opened = basis.open_base(adapted)
-    factors = merging.factors_of(opened)
+    factors = factors_of.adapters_of(opened).of
     expected = dict.fromkeys(factors, 8.0 / (2.0 if "rslora" in scale else 4))
     if "ranks" in scale:
         expected |= {name: 8.0 / 2 for name in factors if "attn_q" in name}

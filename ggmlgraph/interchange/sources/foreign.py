@@ -26,8 +26,8 @@ def refuse_folder(path: Path) -> None:
     if (path / ADAPTER).is_file():
         base = read_json(path / ADAPTER).get("base_model_name_or_path")
         raise UnsupportedError(
-            f"{path} is a LoRA adapter{f' of {base}' if isinstance(base, str) else ''}, not a model: merge it into its "
-            "base with peft (merge_and_unload), save, and convert the result"
+            f"{path} is a LoRA adapter{f' of {base}' if isinstance(base, str) else ''}, not a model: give it to "
+            f"`generate`, `merge` or `finetune` of its base, as --adapter {path}"
         )
 
 
@@ -35,8 +35,8 @@ def refuse_adapter(path: Path, names: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for a file of an adapter's tensors."""
     if any(".lora_A." in name or ".lora_B." in name or ".lora_embedding_A" in name for name in names):
         raise UnsupportedError(
-            f"{path} has the matrices of a LoRA adapter, not a model: merge it into its base with peft "
-            "(merge_and_unload), save, and convert the result"
+            f"{path} has the matrices of a LoRA adapter, not a model: give its folder to "
+            "`generate`, `merge` or `finetune` of its base, as --adapter"
         )
 
 
