@@ -79,6 +79,12 @@ def available_memory() -> int | None:
     return min(available) if available else None
 
 
+def memory() -> int | None:
+    """The bytes of memory this process holds; None where the system does not say."""
+    pages = _read(Path("/proc/self/statm")).split()
+    return int(pages[1]) * resource.getpagesize() if len(pages) > 1 else None
+
+
 def peak_memory() -> int:
     """The most bytes of memory this process has held so far."""
     for line in _read(Path("/proc/self/status")).splitlines():

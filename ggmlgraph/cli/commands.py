@@ -421,6 +421,12 @@ TRAIN = command(
         default=TRAINING.spikes,
         help="Losses that leap, several in a row: say so, or go back to the last checkpoint and past their data.",
     ),
+    defaulting(
+        "--layers-every",
+        type=click.IntRange(0),
+        default=TRAINING.layers_every,
+        help="Steps between looks at the sizes of layers' weights, gradients and updates, and at memory; 0: none.",
+    ),
     option("--prompt", help="What samples begin with."),
     defaulting(
         "--predict", type=click.IntRange(0), default=TRAINING.predict, help="Tokens of a sample; 0: no samples."

@@ -41,7 +41,7 @@ from ggmlgraph.training.metrics import check_ours
 from ggmlgraph.training.run import files_of, roles_of
 from ggmlgraph.training.rundir import RunDirectory
 from ggmlgraph.training.texts import text_data
-from ggmlgraph.training.trainer import Trainer
+from ggmlgraph.training.trainer import Pieces, Trainer
 
 WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 
@@ -173,9 +173,9 @@ def _train(
     prompt = _prompt(config, runtime, chosen)
     chosen.encode(prompt)  # a prompt the tokenizer does not know is told now, not after training
 
-    def sample(step: int) -> str:
+    def sample(step: int) -> Pieces:
         assert generator is not None
-        return "".join(generator.text(prompt, config.predict, Sampling(seed=config.seed), f"sample {step}"))
+        return generator.scored(prompt, config.predict, Sampling(seed=config.seed), f"sample {step}")
 
     trainer = Trainer(runtime, data, config, run, sample=sample if generator else None)
     if start is not None:
@@ -187,9 +187,8 @@ def _train(
     if makes_text:
         say(f"try: ggmlgraph generate {shlex.quote(str(run.path))}")
     if generator is not None:
-        text = sample(trainer.progress.step)
+        text = trainer.told_sample(trainer.progress.step)
         say(shown_sample(trainer.progress.step, text))
-        trainer.happened("sample", text)
         if wave.is_wave(runtime.metadata.corpus, chosen):
             say("\n".join(wave.report(text, prompt, chosen)))
 

@@ -34,11 +34,14 @@ class _Text:
     window: list[int]  # of its tokens those that the model sees
     bits: np.random.Philox
     left: int  # tokens still to be drawn
+    losses: list[float] | None = None  # of the tokens that were drawn, if they are wanted
 
     def draw(self, logits: NDArray[np.float32], how: Sampling, ends: Collection[int]) -> int | None:
         """Put a token behind the window; None if it ends the text."""
         uniform = (int(self.bits.random_raw()) >> 11) * 2.0**-53
         token = choose(logits, how, uniform, self.window)
+        if self.losses is not None:
+            self.losses.append(loss_of(logits, token))
         self.left = self.left - 1 if token not in ends else 0
         if token in ends:
             return None
@@ -141,6 +144,19 @@ class Generator:
                 return
         yield written.finish()
 
+    def scored(self, prompt: str, n: int, how: Sampling, stream: str = "sample") -> list[tuple[str, float | None]]:
+        """What `text` gives, in the pieces that each token adds to it, with -log of the probability that the model gave
+        it, nats; None for the prompt's."""
+        written = Written(self.tokenizer, self.tokenizer.encode(prompt))
+        found: list[tuple[str, float | None]] = [(written.prompt, None)]
+        text = self._begin(self.ids(prompt), n, how, stream)
+        losses: list[float] = []
+        text.losses = losses
+        for (token,) in self._steps([text], how):
+            if token is not None:
+                found.append((written.push(token), losses[-1]))
+        return [*found, (written.finish(), None)]
+
     def texts(
         self, prompts: Sequence[str], n: int, how: Sampling, stream: str = "sample", stop: Sequence[str] = ()
     ) -> list[str]:
@@ -198,6 +214,13 @@ class Written:
             if any(s.startswith(self._held[at:]) for s in self._stop):
                 return at
         return len(self._held)
+
+
+def loss_of(logits: NDArray[np.float32], token: int) -> float:
+    """-log of the probability of a token, nats. logits: float32 (n_vocab,)."""
+    values = logits.astype(np.float64)
+    most = values.max()
+    return float(most + np.log(np.exp(values - most).sum()) - values[token])
 
 
 def first_token(tokenizer: Tokenizer) -> Ids:

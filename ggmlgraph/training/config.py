@@ -40,6 +40,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     eval_every: int = 50  # steps; 0: at the end only
     sample_every: int = 100
     save_every: int = 100
+    layers_every: int = 50  # steps between looks at layers and memory; 0: none
     keep: int = 3  # newest checkpoints
     keep_every: int = 0  # steps between checkpoints that are kept for good; 0: none
     spikes: Literal["tell", "rollback"] = "tell"  # losses that leap, see watch.py
@@ -48,7 +49,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         bounds = {"steps": 1, "batch": 1, "accumulate": 1, "ctx": 1, "warmup": 0, "eval_every": 0, "sample_every": 0,
-                  "save_every": 0, "keep": 1, "keep_every": 0, "predict": 0, "seed": 0}  # fmt: skip
+                  "save_every": 0, "layers_every": 0, "keep": 1, "keep_every": 0, "predict": 0, "seed": 0}  # fmt: skip
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
@@ -78,6 +79,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def windows_per_step(self) -> int:
         return self.batch * self.accumulate
+
+    def phase_at(self, step: int) -> str:
+        """The part of the schedule that step 1, 2, … is in."""
+        return "warm-up" if step <= self.warmup else self.schedule
 
     def lr_at(self, step: int) -> float:
         """The learning rate of step 1, 2, …: a linear warm-up to `lr`, then the schedule, which ends at lr/10."""

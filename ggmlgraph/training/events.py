@@ -28,7 +28,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     step: int  # after which it happened
     time: float  # seconds since 1970
     text: str = ""  # what people read
-    facts: dict[str, Any] = {}  # of a start or resume: what the run is and where it runs
+    facts: dict[str, Any] = {}  # of a start or resume: what the run is, and where it runs; of a sample: its tokens
 
 
 class EventsFile:
@@ -38,14 +38,14 @@ class EventsFile:
         self._path = path
 
     def write(self, kind: Kind, step: int, text: str = "", **facts: Any) -> None:
-        said = {name: _encodable(value) if isinstance(value, str) else value for name, value in facts.items()}
-        event = Event(kind=kind, step=step, time=round(time.time(), 3), text=_encodable(text), facts=said)
+        said = {name: encodable(value) if isinstance(value, str) else value for name, value in facts.items()}
+        event = Event(kind=kind, step=step, time=round(time.time(), 3), text=encodable(text), facts=said)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # should it be a pipe: no waiting
         with suppress(OSError), os.fdopen(os.open(self._path, flags, 0o666), "ab") as file:
             file.write(msgspec.json.encode(event) + b"\n")
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Names of files need not be UTF-8: what is not is escaped."""
     return text.encode(errors="backslashreplace").decode()
 

@@ -15,6 +15,10 @@ import msgspec
 from ggmlgraph.errors import CheckpointError, UsageError
 from ggmlgraph.files.regular import open_regular
 
+Sizes = tuple[
+    float | None, float | None, float | None
+]  # of weights, of gradients, of updates by weights; None: unknown
+
 
 class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the file. loss and grad_norm are null where they were not finite and the update was skipped."""
@@ -29,10 +33,12 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     val_loss: float | None = None  # after the update; absent where not evaluated
     val_bits_per_byte: float | None = None  # the same, whatever the tokenizer; absent where the data are no text
     val_accuracy: float | None = None  # share of answers that are right, where the data are samples with targets
+    memory: int | None = None  # bytes that the process holds, every --layers-every steps
+    layers: dict[str, Sizes] | None = None  # and sizes of weights, gradients and updates by layer (layers.py)
 
 
 START = b'{"step":'  # of every line
-LONGEST = 1 << 12  # bytes of a line
+LONGEST = 1 << 16  # bytes of a line
 
 
 class MetricsFile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ggmlgraph import machine
 from ggmlgraph.errors import CheckpointError, GGError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.checkpoint import NotFiniteError
@@ -25,12 +26,14 @@ from ggmlgraph.execution.runtime import Runtime, StepResult
 from ggmlgraph.execution.saver import Saver
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console
-from ggmlgraph.training.events import EventsFile, Kind
+from ggmlgraph.training.events import EventsFile, Kind, encodable
+from ggmlgraph.training.layers import Layers
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
 from ggmlgraph.training.rundir import RunDirectory, delete, prune, put_name, step_directory, step_of, steps
 from ggmlgraph.training.stopping import StopRequest
 from ggmlgraph.training.watch import MOST_IN_A_ROW, Watch
 
+Pieces = Sequence[tuple[str, float | None]]  # of a text: what each token adds to it, and its loss
 MAX_ROLLBACKS = 3  # to the same checkpoint, before the run gives up
 BEST = "best"  # name of the checkpoint with the least validation loss
 MAX_UNSAVED = 3  # checkpoints in a row that cannot be saved, before the run gives up
@@ -85,7 +88,7 @@ class Trainer:
         config: TrainConfig,
         run: RunDirectory,
         *,
-        sample: Callable[[int], str] | None,
+        sample: Callable[[int], Pieces] | None,
     ) -> None:
         checkpoint.check_names(runtime)
         self.runtime, self.data, self.config, self.run_directory = runtime, data, config, run
@@ -93,6 +96,7 @@ class Trainer:
         self.progress = Progress()
         self._events = EventsFile(run.events_path)
         self._sample = sample
+        self._layers = Layers(runtime)
         self._problem: str | None = None  # why the last line of metrics could not be written
         self._n_unsaved = 0  # checkpoints in a row that could not be saved
 
@@ -154,6 +158,14 @@ class Trainer:
         """Of a checkpoint of this step."""
         return step_directory(self.run_directory.path, self.progress.step)
 
+    def told_sample(self, step: int) -> str:
+        """The text that the model makes up after a step, kept with the run's events."""
+        assert self._sample is not None
+        pieces = self._sample(step)
+        text = "".join(piece for piece, _ in pieces)
+        self.happened("sample", text, tokens=[[encodable(piece), loss and round(loss, 4)] for piece, loss in pieces])
+        return text
+
     def _due(self, every: int) -> bool:
         step = self.progress.step
         return step == self.config.steps or (every > 0 and step % every == 0)
@@ -165,6 +177,9 @@ class Trainer:
         config, progress = self.config, self.progress
         started = time.perf_counter()
         lr = config.lr_at(progress.step + 1)
+        self._tell_phase()
+        is_seen = config.layers_every > 0 and (progress.step + 1) % config.layers_every == 0
+        before = self._layers.weights() if is_seen else {}
         batch = self.data.samples(progress.n_samples, config.windows_per_step)
         n_tokens = config.windows_per_step * config.ctx
         result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip, betas=config.betas)
@@ -172,6 +187,7 @@ class Trainer:
         progress.step += 1
         progress.n_samples += config.windows_per_step
         progress.n_tokens += n_tokens
+        layers = self._layers.sizes(before) if is_seen else None  # before another run takes the gradients' memory
         val_loss, val_accuracy = self.evaluate() if self._due(config.eval_every) else (None, None)
         progress.elapsed_s += time.perf_counter() - started
         line = StepMetrics(
@@ -185,6 +201,8 @@ class Trainer:
             val_loss=val_loss,
             val_bits_per_byte=_product(val_loss, self.data.bits_per_nat),
             val_accuracy=val_accuracy,
+            memory=machine.memory() if is_seen else None,
+            layers=layers,
         )
         if (problem := metrics.write(line)) is not None and problem != self._problem:
             console.say(f"warning: {self.run_directory.metrics_path}: {problem}")
@@ -197,9 +215,13 @@ class Trainer:
     def _tell_sample(self, console: Console) -> None:
         step, every = self.progress.step, self.config.sample_every
         if self._sample and every and step < self.config.steps and step % every == 0:
-            text = self._sample(step)
-            console.sample(step, text)
-            self.happened("sample", text)
+            console.sample(step, self.told_sample(step))
+
+    def _tell_phase(self) -> None:
+        """Keep that another part of the schedule begins with the next step; where a run begins needs no telling."""
+        step, phase_at = self.progress.step, self.config.phase_at
+        if step and phase_at(step) != phase_at(step + 1):
+            self.happened("phase", phase_at(step + 1))
 
     def _what_is_wrong(self, result: StepResult, console: Console) -> str | None:
         """Why the run must go back; None if it can go on, whatever the last step was."""

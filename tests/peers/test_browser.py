@@ -71,6 +71,8 @@ def test_a_report_of_a_hostile_run_works_and_asks_for_nothing(browser: Browser, 
     assert page.is_visible("#whole")
     page.keyboard.press("0")
     assert page.is_hidden("#whole")
+    page.locator("figure.map svg").first.hover(position={"x": 250, "y": 10})
+    assert "blk.0 0.02" in page.inner_text("#readout")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert browser.faults == []
     assert browser.requests == [output.absolute().as_uri()]
@@ -96,7 +98,8 @@ def test_the_report_without_script_shows_its_curves(chromium: Any, tmp_path: Pat
     assert run(["report", str(make_run(tmp_path / "run")), "-o", str(output)]) == 0
     page = chromium.new_context(java_script_enabled=False).new_page()
     page.goto(output.absolute().as_uri())
-    assert page.locator("figure .mean").count() == 6
+    assert page.locator("figure .mean").count() == 9
+    assert page.locator("figure.map svg").first.is_visible()
     assert page.locator("figure svg").first.is_visible()
     assert page.is_hidden("#controls")
 

@@ -17,7 +17,7 @@ import pytest
 from ggmlgraph.cli.main import run as command
 from ggmlgraph.errors import FormatError, UsageError
 from ggmlgraph.training.events import EventsFile, read
-from ggmlgraph.training.report import buckets, history
+from ggmlgraph.training.report import buckets, charts, history
 from ggmlgraph.training.report.page import page
 from ggmlgraph.training.report.server import Server
 from ggmlgraph.training.report.told import differences, told
@@ -31,18 +31,29 @@ def line(step: int, **more: Any) -> str:
     return json.dumps(fields | more, separators=(",", ":")) + "\n"
 
 
+def seen(step: int, name: str) -> dict[str, Any]:
+    """What a line has in addition where layers and validation were looked at."""
+    layers = {f"blk.{i}": [0.02, 0.1 / step, 1e-3 * (i + 1)] for i in range(3)} | {name or "output": [0.02, None, None]}
+    return {"val_loss": 5.0 / step, "val_bits_per_byte": 2.0 / step, "memory": 1 << 28, "layers": layers}
+
+
 def make_run(folder: Path, n: int = 30, text: str = "", **config: Any) -> Path:
     folder.mkdir()
-    lines = [line(i, **({"val_loss": 5.0 / i} if i % 10 == 0 else {})) for i in range(1, n + 1)]
+    lines = [line(i, **(seen(i, text) if i % 10 == 0 else {})) for i in range(1, n + 1)]
     (folder / "metrics.jsonl").write_text("".join(lines))
     (folder / "config.json").write_text(json.dumps({"steps": n, "lr": 1e-3, "prompt": text or None} | config))
     facts = {"command": f"ggmlgraph train {text}", "threads": 2, "flops_per_token": 1e6, "peak_flops": 1e9}
+    tokens = [[text or "one", None], [" two", 7.9], [text or " ", 0.0]]
     events = [
         {"kind": "start", "step": 0, "time": 1.8e9, "facts": facts},
         {"kind": "checkpoint", "step": 10, "time": 1.8e9 + 5},
         {"kind": "skip", "step": 13, "time": 1.8e9 + 6, "text": text or "not finite"},
         {"kind": "resume", "step": 15, "time": 1.8e9 + 99, "facts": facts},
         {"kind": "sample", "step": 20, "time": 1.8e9 + 100, "text": text or "once upon a time"},
+        {"kind": "sample", "step": 30, "time": 1.8e9 + 200, "text": "one two", "facts": {"tokens": tokens}},
+        {"kind": "phase", "step": 5, "time": 1.8e9 + 2, "text": text or "cosine"},
+        {"kind": "spike", "step": 22, "time": 1.8e9 + 101, "text": text or "loss 9.1, usually 2.3"},
+        {"kind": "rollback", "step": 24, "time": 1.8e9 + 102, "text": text or "to step 20"},
     ]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     return folder
@@ -64,17 +75,20 @@ class Elements(HTMLParser):
 
 def test_events_stand_at_their_steps_on_the_curves(tmp_path: Path) -> None:
     text = page([told(make_run(tmp_path / "run"))])
-    for kind, step in (("checkpoint", 10), ("skip", 13), ("resume", 15)):
+    happened = {"phase": 5, "checkpoint": 10, "skip": 13, "resume": 15, "spike": 22, "rollback": 24}
+    for kind, step in happened.items():
         marks = re.findall(rf'"mark {kind}"><title>{kind} at step {step}[^<]*</title>\s*<path d="M([\d.]+) ', text)
-        assert len(marks) == 5
+        assert len(marks) == 8  # all charts begin where the run does
         assert all(float(x) == pytest.approx(62 + (step - 1) / 29 * (640 - 62 - 14), abs=0.1) for x in marks)
+        assert f'<span class="mark {kind}"><b>' in text  # and what its letter means
 
 
 def test_the_first_view_has_every_curve_without_the_script(tmp_path: Path) -> None:
     text = re.sub(r"<script>.*?</script>", "", page([told(make_run(tmp_path / "run"))]), flags=re.DOTALL)
     titles = re.findall(r"<figcaption>(.*?)</figcaption>\s*<svg", text)
-    assert len(titles) == 5
-    assert text.count('class="mean"') == 6  # the validation loss with the loss
+    assert len(titles) == 8
+    assert text.count('class="mean"') == 9  # the validation loss with the loss
+    assert text.count('class="chart heat"') == 3
 
 
 def test_nothing_in_a_run_leaves_its_text(tmp_path: Path) -> None:
@@ -99,7 +113,9 @@ def test_a_million_steps_weigh_less_than_2_mb(tmp_path: Path) -> None:
     steps = np.arange(1.0, n + 1)
     columns = dict.fromkeys((*history.AXES, *history.CURVES), steps)
     run = told(make_run(tmp_path / "run"))
-    big = type(run)(run.name, history.History(columns), run.config, run.events)
+    sizes = np.random.default_rng(0).uniform(size=(3, 100, n // 50))
+    layers = history.Layers(tuple(map(str, range(100))), steps[49::50], sizes)
+    big = type(run)(run.name, history.History(columns, layers), run.config, run.events)
     assert len(page([big])) < 2_000_000
 
 
@@ -119,6 +135,50 @@ def test_runs_are_compared_by_the_options_that_differ(tmp_path: Path) -> None:
     assert "Options that differ" in page(runs)
 
 
+def test_a_token_of_a_sample_is_shaded_by_its_loss(tmp_path: Path) -> None:
+    text = page([told(make_run(tmp_path / "run"))])
+    assert (
+        '<pre>one<span class="token5" title="7.90 nats"> two</span><span class="token0" title="0.00 nats"> </span>'
+        in text
+    )
+
+
+@pytest.mark.parametrize("tokens", [None, 3, [["a"]], [[1, 2.0]], [["a", "b"]], {"a": 1}])
+def test_a_sample_whose_tokens_nobody_understands_is_shown_as_text(tmp_path: Path, tokens: Any) -> None:
+    folder = make_run(tmp_path / "run")
+    sample = {"kind": "sample", "step": 30, "time": 1.8e9, "text": "as a whole", "facts": {"tokens": tokens}}
+    with (folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps(sample) + "\n")
+    assert "<pre>as a whole</pre>" in page([told(folder)])
+
+
+def test_the_shades_of_a_map_are_in_the_order_of_the_values() -> None:
+    values = np.array([[1e-4, 1e-3, np.nan], [1e-2, 0.0, 1e-1]])
+    shades, low, high = charts.levels(values)
+    assert shades.tolist() == [[0, 3, -1], [6, -1, 9]]
+    assert low < 2e-4
+    assert high > 0.08
+    assert (charts.levels(np.zeros((2, 2)))[0] == -1).all()
+
+
+def test_a_difference_is_told_from_noise() -> None:
+    rng, n = np.random.default_rng(0), 6400
+    steps = np.arange(1.0, n + 1)
+
+    def run(*losses: Any) -> history.History:
+        return history.History({"step": steps, "loss": sum(losses, start=np.zeros(n))})
+
+    noise = [rng.normal(0.0, 0.1, n) for _ in range(2)]
+    noise[0][100:200] = np.nan
+    same = buckets.difference(run(noise[0]), run(noise[1]), steps[::10])
+    worse = buckets.difference(run(noise[0]), run(noise[1], np.full(n, 0.05)), steps[::10])
+    assert ((same.least < 0) & (same.most > 0)).mean() > 0.8
+    assert (worse.least > 0).mean() > 0.8
+    assert np.nanmean(worse.mean) == pytest.approx(0.05, abs=0.01)
+    alone = history.History({"step": steps[:1], "loss": noise[1][:1]})
+    assert np.isnan(buckets.difference(run(noise[0]), alone, steps[:1]).mean).all()
+
+
 @pytest.mark.parametrize(
     ("tail", "steps"),
     [("", 30), ('{"step":31,"tok', 30), (line(31), 31), (line(31, later="field"), 31), (line(31, loss=None), 31)],
@@ -129,7 +189,7 @@ def test_a_file_that_is_still_being_written_is_read_as_far_as_it_goes(tmp_path: 
     assert len(history.read(path)) == steps
 
 
-@pytest.mark.parametrize("wrong", [line(30), line(3), "{}\n", "loss 3\n", "x" * 10_000, "[" * 5000 + "\n"])
+@pytest.mark.parametrize("wrong", [line(30), line(3), "{}\n", "loss 3\n", "x" * 100_000, "[" * 5000 + "\n"])
 def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, wrong: str) -> None:
     path = make_run(tmp_path / "run") / "metrics.jsonl"
     path.write_text(path.read_text() + wrong)
@@ -156,7 +216,7 @@ def test_broken_events_do_not_hide_the_others(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     path = folder / "events.jsonl"
     path.write_bytes(b'{"kind":"unheard of","step":1,"time":1}\n\xff\xff\n{"kind"\n' + path.read_bytes())
-    assert len(told(folder).events) == 5
+    assert len(told(folder).events) == 9
 
 
 # ---------------------------------------------------------------- live

@@ -61,7 +61,7 @@ def weights(run: Path, step: int) -> str:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "elapsed_s")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "elapsed_s", "memory")} for line in lines]
 
 
 def trainer(graph: Path, path: Path, accumulate: int = 1, **options: Any) -> Trainer:

@@ -19,7 +19,9 @@ WIDTH, HEIGHT = 640.0, 220.0  # of a chart, in the units of its view box
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 14.0, 12.0, 26.0
 MOST_DRAWN = 500  # stretches: about what a chart has pixels for
 N_TICKS = 5
-CROWDED = 60  # events of a kind: more are drawn as a band of their steps
+CROWDED = 60  # events of a kind: of more, some are drawn
+MOST_DOTS = 200  # of a curve whose values are dots
+LETTERS = {"resume": "R", "skip": "S", "spike": "!", "rollback": "B", "phase": "P", "checkpoint": "C"}  # of kinds
 
 Numbers = NDArray[np.float64]
 
@@ -73,15 +75,16 @@ class Scale:
         return [k * step for k in range(first, math.floor(self.most / step + 1e-9) + 1)]
 
 
-def chart(title: str, lines: Sequence[Line], marks: Sequence[Mark], *, log: bool = False) -> Iterator[str]:
-    """One chart; nothing if no curve has a number."""
+def chart(
+    title: str, lines: Sequence[Line], marks: Sequence[Mark], span: tuple[float, float], *, log: bool = False
+) -> Iterator[str]:
+    """One chart; nothing if no curve has a number. span: from where to where x goes."""
     reduced = [_reduced(line) for line in lines]
     values = [v for line in reduced for v in (line.curve.least, line.curve.most)]
     present = np.concatenate([v[np.isfinite(v) & ((v > 0) | (not log))] for v in values]) if values else np.zeros(0)
     if not len(present):
         return
-    xs = np.concatenate([line.x for line in reduced])
-    across = Scale(float(xs.min()), _above(float(xs.min()), float(xs.max())), LEFT, WIDTH - RIGHT)
+    across = Scale(span[0], _above(*span), LEFT, WIDTH - RIGHT)
     low, high = float(present.min()), float(present.max())
     margin = 0.0 if log else 0.04 * (high - low)
     up = Scale(low - margin, _above(low, high + margin), HEIGHT - BOTTOM, TOP, log)
@@ -122,7 +125,8 @@ def _marks(marks: Sequence[Mark], across: Scale) -> Iterator[str]:
         for mark in same if len(same) <= CROWDED else same[:: math.ceil(len(same) / CROWDED)]:
             x = float(across.at(mark.x))
             yield f'<g class="mark {escape(kind)}"><title>{escape(mark.text)}</title>'
-            yield f'<path d="M{x:.1f} {TOP:.0f}V{HEIGHT - BOTTOM:.0f}"/><circle cx="{x:.1f}" cy="{TOP:.0f}" r="3"/></g>'
+            yield f'<path d="M{x:.1f} {TOP:.0f}V{HEIGHT - BOTTOM:.0f}"/>'
+            yield f'<text x="{x:.1f}" y="{TOP - 2:.0f}" text-anchor="middle">{LETTERS.get(kind, "")}</text></g>'
 
 
 def _line(line: Line, across: Scale, up: Scale) -> Iterator[str]:
@@ -134,7 +138,7 @@ def _line(line: Line, across: Scale, up: Scale) -> Iterator[str]:
             there = f"M{_path(xs[stretch], most[stretch])}L{_path(xs[stretch][::-1], least[stretch][::-1])}Z"
             yield f'<path class="band" d="{there}"/>'
         yield f'<path class="mean" d="M{_path(xs[stretch], mean[stretch])}"/>'
-        if line.dots or len(stretch) == 1:
+        if (line.dots and len(line.x) <= MOST_DOTS) or len(stretch) == 1:
             yield from (f'<circle cx="{xs[i]:.1f}" cy="{mean[i]:.1f}" r="2.5"/>' for i in stretch)
     yield "</g>"
 
@@ -147,6 +151,47 @@ def _present(values: Numbers) -> list[NDArray[np.int64]]:
 
 def _path(xs: Numbers, ys: Numbers) -> str:
     return "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))
+
+
+# ---------------------------------------------------------------- maps
+
+SHADES = 10  # from the least to the most; their colours are the page's
+ROW, NAMES = 14.0, 110.0  # height of a layer, and width of its name
+
+
+def levels(values: Numbers) -> tuple[NDArray[np.int64], float, float]:
+    """The shade of each value, by its logarithm, -1 for what is no positive number; and what the ends stand for."""
+    there = np.isfinite(values) & (values > 0)
+    if not there.any():
+        return np.full(values.shape, -1), np.nan, np.nan
+    low, high = (float(v) for v in np.quantile(values[there], (0.01, 0.99)))
+    share = np.log(np.where(there, values, low) / low) / max(math.log(high / low), 1e-12)
+    return np.where(there, np.clip((share * SHADES).astype(np.int64), 0, SHADES - 1), -1), low, high
+
+
+def heat(title: str, names: Sequence[str], x: Numbers, values: Numbers) -> Iterator[str]:
+    """A row a layer, shaded by value. x: where each column ends, rising from 0. values: (row, column)."""
+    rows = max(4.0, min(ROW, 560.0 / len(names)))
+    bottom = TOP + rows * len(names)
+    across = Scale(0.0, _above(0.0, float(x[-1])), NAMES, WIDTH - RIGHT)
+    edges = [NAMES, *across.at(x)]
+    shades, _, _ = levels(values)
+    yield f'<svg class="chart heat" viewBox="0 0 {WIDTH:.0f} {bottom + BOTTOM:.0f}" role="img">'
+    yield f"<title>{escape(title)}</title>"
+    for shade in range(SHADES):
+        cells = zip(*np.nonzero(shades == shade), strict=True)
+        path = "".join(
+            f"M{edges[j]:.1f} {TOP + rows * i:.1f}H{edges[j + 1]:.1f}v{rows:.1f}H{edges[j]:.1f}z" for i, j in cells
+        )
+        yield f'<path class="shade{shade}" d="{path}"/>'
+    every = math.ceil(10.0 / rows)  # names do not lie on each other
+    for i, name in list(enumerate(names))[::every]:
+        at = TOP + rows * (i + 0.5) + 4
+        yield f'<text x="{NAMES - 6:.0f}" y="{at:.1f}" text-anchor="end">{escape(name[:16])}</text>'
+    for tick in across.ticks():
+        at = float(across.at(tick))
+        yield f'<text x="{at:.1f}" y="{bottom + 18:.0f}" text-anchor="middle">{number(tick)}</text>'
+    yield "</svg>"
 
 
 def number(value: float) -> str:

@@ -1,5 +1,5 @@
 // Draws the charts again, over another axis, smoothed, or from nearer; the same shapes as charts.py draws first.
-const W = 640, H = 220, LEFT = 62, RIGHT = 14, TOP = 12, BOTTOM = 26, MOST_DRAWN = 500;
+const W = 640, H = 220, LEFT = 62, RIGHT = 14, TOP = 12, BOTTOM = 26, MOST_DRAWN = 500, MOST_DOTS = 200, NAMES = 110, SHADES = 10;
 const byId = (id) => document.getElementById(id);
 const unpack = (text, Type) => new Type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 const view = {axis: "step", log: false, smooth: 0, from: null, to: null};
@@ -7,6 +7,7 @@ const view = {axis: "step", log: false, smooth: 0, from: null, to: null};
 function decode(run) {
   for (const name in run.axes) run.axes[name] = unpack(run.axes[name], Float64Array);
   for (const name in run.curves) run.curves[name] = run.curves[name].map((text) => unpack(text, Float32Array));
+  if (run.maps) run.maps.values = run.maps.values.map((text) => unpack(text, Float32Array));
   run.axes.flops = run.flops ? run.axes.tokens.map((n) => n * run.flops) : null;
   return run;
 }
@@ -55,6 +56,7 @@ function range() {
 }
 
 function draw(figure) {
+  if (figure.dataset.map) { drawMap(figure); return; }
   const {name, overlay} = figure.dataset, [from, to] = range(), lines = [];
   runs.forEach((run, i) => {
     const xs = run.axes[view.axis];
@@ -86,12 +88,37 @@ function draw(figure) {
   figure.at = {X, from, to, lines};
 }
 
+// A map of layers: as heat in charts.py.
+function drawMap(figure) {
+  const run = runs[figure.dataset.run], maps = run.maps, xs = run.axes[view.axis], element = figure.querySelector("svg");
+  if (!xs) return;
+  const rows = Math.max(4, Math.min(14, 560 / maps.names.length)), bottom = TOP + rows * maps.names.length, n = maps.at.length;
+  const from = view.from ?? 0, to = view.to ?? xs[xs.length - 1], shades = maps.shades[figure.dataset.map];
+  const X = (x) => NAMES + Math.min(1, Math.max(0, (x - from) / (to - from || 1))) * (W - NAMES - RIGHT);
+  const ends = maps.at.map((j) => xs[j]), paths = Array(SHADES).fill("");
+  for (let j = 0; j < n; j++) {
+    const a = X(j ? ends[j - 1] : 0), b = X(ends[j]);
+    if (b <= a) continue;
+    for (let i = 0; i < maps.names.length; i++)
+      if (shades[i * n + j] !== " ") paths[shades[i * n + j]] += `M${a.toFixed(1)} ${(TOP + rows * i).toFixed(1)}H${b.toFixed(1)}v${rows.toFixed(1)}H${a.toFixed(1)}z`;
+  }
+  let svg = paths.map((d, shade) => `<path class="shade${shade}" d="${d}"/>`).join("");
+  const every = Math.ceil(10 / rows);
+  maps.names.forEach((name, i) => { if (i % every === 0) svg += `<text x="${NAMES - 6}" y="${TOP + rows * (i + .5) + 4}" text-anchor="end">${text(name.slice(0, 16))}</text>`; });
+  for (const x of ticks(from, to)) svg += `<text x="${X(x)}" y="${bottom + 18}" text-anchor="middle">${told(view.axis, x)}</text>`;
+  element.innerHTML = element.querySelector("title").outerHTML + svg + `<path class="cross"/><rect class="selection" y="${TOP}" height="${bottom - TOP}"/>`;
+  figure.at = {X, from, to, lines: [], left: NAMES, bottom, row: (event) => {
+    const box = element.getBoundingClientRect(), i = Math.floor(((event.clientY - box.top) / box.height * (bottom + BOTTOM) - TOP) / rows);
+    return i >= 0 && i < maps.names.length ? i : null;
+  }, value: (i, x) => maps.values[figure.dataset.map][i * n + Math.max(0, ends.findIndex((end) => end >= x))]};
+}
+
 function path(i, points, dots, X, Y) {
   let svg = `<g class="run run${i % 6}">`, stretch = [];
   const flush = () => {
     if (stretch.length > 1 && !dots) svg += `<path class="band" d="M${stretch.map((p) => `${X(p[0])} ${Y(p[3])}`).join("L")}L${[...stretch].reverse().map((p) => `${X(p[0])} ${Y(p[1])}`).join("L")}Z"/>`;
     if (stretch.length) svg += `<path class="mean" d="M${stretch.map((p) => `${X(p[0])} ${Y(p[2])}`).join("L")}"/>`;
-    if (dots || stretch.length === 1) for (const p of stretch) svg += `<circle cx="${X(p[0])}" cy="${Y(p[2])}" r="2.5"/>`;
+    if (dots && points.length <= MOST_DOTS || stretch.length === 1) for (const p of stretch) svg += `<circle cx="${X(p[0])}" cy="${Y(p[2])}" r="2.5"/>`;
     stretch = [];
   };
   for (const p of points) p ? stretch.push(p) : flush();
@@ -104,11 +131,11 @@ const text = (value) => { const span = document.createElement("span"); span.text
 function marks(run, X, from, to) {
   const steps = run.axes.step, xs = run.axes[view.axis];
   let svg = "";
-  for (const [step, kind, what] of run.marks.slice(0, 600)) {
+  for (const [step, kind, letter, what] of run.marks.slice(0, 600)) {
     let at = steps.findIndex((s) => s >= step);
     if (at < 0) at = steps.length - 1;
     const x = xs[at];
-    if (x >= from && x <= to) svg += `<g class="mark ${text(kind)}"><title>${text(what)}</title><path d="M${X(x)} ${TOP}V${H - BOTTOM}"/><circle cx="${X(x)}" cy="${TOP}" r="3"/></g>`;
+    if (x >= from && x <= to) svg += `<g class="mark ${text(kind)}"><title>${text(what)}</title><path d="M${X(x)} ${TOP}V${H - BOTTOM}"/><text x="${X(x)}" y="${TOP - 2}" text-anchor="middle">${letter}</text></g>`;
   }
   return svg;
 }
@@ -116,11 +143,11 @@ function marks(run, X, from, to) {
 let figures = [];
 const redraw = () => { figures.forEach(draw); byId("whole").hidden = view.from === null; };
 
-function point(x) {
-  const lines = [];
+function point(x, first = "") {
+  const lines = first ? [first] : [];
   for (const figure of figures) {
     if (!figure.at || x < figure.at.from || x > figure.at.to) continue;
-    figure.querySelector(".cross").setAttribute("d", `M${figure.at.X(x)} ${TOP}V${H - BOTTOM}`);
+    figure.querySelector(".cross").setAttribute("d", `M${figure.at.X(x)} ${TOP}V${figure.at.bottom ?? H - BOTTOM}`);
     for (const {i, points} of figure.at.lines) {
       const near = points.filter(Boolean).reduce((a, b) => !a || Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a, null);
       if (near) lines.push(`${figure.dataset.name}${runs.length > 1 ? " " + runs[i].name : ""} ${short(near[2])}`);
@@ -132,7 +159,7 @@ function point(x) {
 function attend(figure) {
   const value = (event) => {
     const box = figure.querySelector("svg").getBoundingClientRect(), {from, to} = figure.at;
-    const share = ((event.clientX - box.left) / box.width * W - LEFT) / (W - LEFT - RIGHT);
+    const left = figure.at.left ?? LEFT, share = ((event.clientX - box.left) / box.width * W - left) / (W - left - RIGHT);
     return from + Math.min(1, Math.max(0, share)) * (to - from);
   };
   let start = null, here = null;
@@ -140,7 +167,8 @@ function attend(figure) {
   figure.addEventListener("pointermove", (event) => {
     if (!figure.at) return;
     here = value(event);
-    point(here);
+    const row = figure.at.row?.(event) ?? null;
+    point(here, row === null ? "" : `${runs[figure.dataset.run].maps.names[row]} ${short(figure.at.value(row, here))}`);
     if (start === null) return;
     const [x0, x1] = [figure.at.X(Math.min(start, here)), figure.at.X(Math.max(start, here))];
     const selection = figure.querySelector(".selection");

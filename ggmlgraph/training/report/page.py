@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -22,9 +23,10 @@ from markupsafe import Markup
 
 from ggmlgraph.errors import escaped
 from ggmlgraph.training.console import WHITE, duration
-from ggmlgraph.training.report.buckets import MOST, Buckets, Curve, bucket
-from ggmlgraph.training.report.charts import Line, Mark, Numbers, chart, number
-from ggmlgraph.training.report.told import Told, differences
+from ggmlgraph.training.events import Event
+from ggmlgraph.training.report.buckets import MOST, Buckets, Curve, Maps, bucket, difference
+from ggmlgraph.training.report.charts import LETTERS, Line, Mark, Numbers, chart, heat, levels, number
+from ggmlgraph.training.report.told import CLIPPED_OF, Told, differences, pieces
 
 HERE = Path(__file__).parent
 MOST_EVENTS, MOST_SAMPLES = 300, 40  # told in full; of more, the first and the last
@@ -41,29 +43,44 @@ class Figure:
 
 
 FIGURES = (
-    Figure("loss", "loss, nats a token", "val_loss"),
+    Figure("loss", "loss, nats a token; dots: validation", "val_loss"),
+    Figure("difference", "loss above that of the first run; band: two standard errors"),
+    Figure("val_bits_per_byte", "validation, bits a byte of text"),
     Figure("val_accuracy", "right answers, share"),
     Figure("lr", "learning rate"),
     Figure("grad_norm", "norm of the gradient, before clipping"),
+    Figure("clipped", f"share of the last {CLIPPED_OF} steps whose gradient was clipped"),
     Figure("tokens_per_s", "tokens a second"),
     Figure("share_of_peak", "share of the machine's peak"),
+    Figure("memory", "memory of the process, bytes"),
 )
+MAPS = ("size of weights", "size of gradients, before clipping", "size of updates, by that of weights")
+COLOURED = 6  # shades of a token by its loss
+NATS = 8.0  # loss of the darkest
 
 
 def page(runs: Sequence[Told], *, live: bool = False) -> str:
     """The file. live: it asks the server that it comes from for what is new (server.py)."""
     buckets = [_bucketed(run, MOST // len(runs)) for run in runs]
+    for run, each in zip(runs[1:], buckets[1:], strict=True):
+        each.curves["difference"] = difference(runs[0].history, run.history, each.axes["step"])
     marks = [[_mark(run, event.step, event.kind, event.text) for event in run.marked] for run in runs]
+    steps = np.concatenate([each.axes["step"] for each in buckets])
+    span = (float(steps.min(initial=np.inf)), float(steps.max(initial=0.0)))
     figures = [
         {"name": f.name, "title": f.title, "overlay": f.overlay, "svg": Markup("\n".join(drawn))}
         for f in FIGURES
-        if (drawn := list(chart(f.title, _lines(f, buckets), marks[0] if len(runs) == 1 else [])))
+        if (drawn := list(chart(f.title, _lines(f, buckets), marks[0] if len(runs) == 1 else [], span)))
     ]
     script = f"const live = {str(live).lower()};\n{(HERE / 'page.js').read_text()}"
     return _template().render(
         title=" and ".join(escaped(run.name) for run in runs),
         runs=[_summary(run) for run in runs],
         figures=figures,
+        maps=[each for i, found in enumerate(buckets) for each in _maps(i, found, several=len(runs) > 1)],
+        kinds=[(kind, LETTERS[kind]) for kind in LETTERS if any(mark.kind == kind for mark in marks[0])]
+        if len(runs) == 1
+        else [],
         differences=differences(list(runs)) if len(runs) > 1 else {},
         style=Markup((HERE / "page.css").read_text()),
         script=Markup(script),
@@ -98,6 +115,26 @@ def _bucketed(run: Told, most: int) -> Buckets:
     if flops and peak:
         speed, share = found.curves["tokens_per_s"], flops / peak
         found.curves["share_of_peak"] = Curve(speed.least * share, speed.mean * share, speed.most * share)
+    if "clipped" in found.curves:
+        clipped = found.curves["clipped"].mean
+        found.curves["clipped"] = Curve(clipped, clipped, clipped)
+    return found
+
+
+def _maps(run: int, buckets: Buckets, *, several: bool) -> list[dict[str, Any]]:
+    """The maps of one run, with what their shades stand for."""
+    maps = buckets.maps
+    if maps is None:
+        return []
+    x, found = buckets.axes["step"][maps.at], []
+    for which, (title, values) in enumerate(zip(MAPS, maps.values, strict=True)):
+        _, low, high = levels(values)
+        if math.isfinite(low):
+            names = [escaped(name) for name in maps.names]
+            drawn = Markup("\n".join(heat(title, names, x, values)))
+            least, most = number(low), number(high)
+            found.append({"run": run, "which": which, "title": title, "svg": drawn, "least": least, "most": most,
+                          "several": several})  # fmt: skip
     return found
 
 
@@ -146,9 +183,19 @@ def _summary(run: Told) -> dict[str, Any]:
         "made": _made(run),
         "unusual": run.unusual,
         "events": _ends([_event(event) for event in run.events if event.kind != "sample"], MOST_EVENTS),
-        "samples": [(event.step, escaped(event.text, keep=WHITE)[:MOST_CHARACTERS])
-                    for event in _ends(run.samples, MOST_SAMPLES)],
-    }  # fmt: skip
+        "samples": [(event.step, list(_pieces(event))) for event in _ends(run.samples, MOST_SAMPLES)],
+    }
+
+
+def _pieces(sample: Event) -> Iterator[tuple[str, int | None, str]]:
+    """The text of each token, its shade, and its loss in words; None where it has none."""
+    left = MOST_CHARACTERS
+    for text, loss in pieces(sample):
+        shown = escaped(text, keep=WHITE)[:left]
+        left -= len(shown)
+        if shown:
+            shade = None if loss is None or not loss >= 0 else min(COLOURED - 1, int(loss / NATS * COLOURED))
+            yield shown, shade, "" if loss is None else f"{loss:.2f} nats"
 
 
 def _made(run: Told) -> dict[str, str]:
@@ -159,7 +206,7 @@ def _made(run: Told) -> dict[str, str]:
     return made
 
 
-def _event(event: Any) -> tuple[str, str, int, str]:
+def _event(event: Event) -> tuple[str, str, int, str]:
     at = datetime.fromtimestamp(max(0.0, min(event.time, 1e11)), UTC)
     return f"{at:%Y-%m-%d %H:%M:%S}", event.kind, event.step, escaped(event.text)
 
@@ -181,7 +228,18 @@ def _data(run: Told, buckets: Buckets, marks: Sequence[Mark]) -> dict[str, Any]:
             for name, curve in buckets.curves.items()
         },
         "points": {name: [points.at.tolist(), points.values.tolist()] for name, points in buckets.points.items()},
-        "marks": [[mark.x, mark.kind, mark.text] for mark in marks],
+        "marks": [[mark.x, mark.kind, LETTERS.get(mark.kind, ""), mark.text] for mark in marks],
+        "maps": None if buckets.maps is None else _packed_maps(buckets.maps),
+    }
+
+
+def _packed_maps(maps: Maps) -> dict[str, Any]:
+    """With the shades as characters, "0" the least, " " where there is none."""
+    return {
+        "names": [escaped(name) for name in maps.names],
+        "at": maps.at.tolist(),
+        "values": [_packed(values.ravel(), np.float32) for values in maps.values],
+        "shades": ["".join(" 0123456789"[shade + 1] for shade in levels(values)[0].ravel()) for values in maps.values],
     }
 
 

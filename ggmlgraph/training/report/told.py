@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from ggmlgraph.errors import UsageError
 from ggmlgraph.training import events, rundir
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.events import Event
-from ggmlgraph.training.report.history import History, read
+from ggmlgraph.training.report.history import Column, History, read
 
 MARKED = ("resume", "skip", "spike", "rollback", "phase", "checkpoint")  # kinds of events that curves are marked with
 BEGINS = ("start", "resume")
+CLIPPED_OF = 25  # steps over which the share of clipped ones is told
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Told:
 
     @property
     def samples(self) -> list[Event]:
-        """What the model wrote, the latest of each step, in the order of steps."""
+        """What the model wrote, the latest of each step, in the order of steps; `pieces` tells it by tokens."""
         by_step = {event.step: event for event in self.events if event.kind == "sample"}
         return [by_step[step] for step in sorted(by_step)]
 
@@ -65,9 +68,27 @@ def told(path: Path) -> Told:
     metrics = path / "metrics.jsonl"
     if not metrics.is_file():
         raise UsageError(f"{path} has no metrics.jsonl: nothing has been trained there")
-    return Told(
-        path.absolute().name, read(metrics), rundir.read_config(path), tuple(events.read(path / "events.jsonl"))
-    )
+    history, config = read(metrics), rundir.read_config(path)
+    if config and config.clip > 0:
+        history.columns["clipped"] = _share_before(history.columns["grad_norm"] > config.clip)
+    return Told(path.absolute().name, history, config, tuple(events.read(path / "events.jsonl")))
+
+
+def _share_before(which: NDArray[np.bool_]) -> Column:
+    """At each step, the share among the last CLIPPED_OF."""
+    counts = np.concatenate([[0], np.cumsum(which)])
+    ends = np.arange(1, len(counts))
+    begins = np.maximum(ends - CLIPPED_OF, 0)
+    shares: Column = (counts[ends] - counts[begins]) / (ends - begins)
+    return shares
+
+
+def pieces(sample: Event) -> list[tuple[str, float | None]]:
+    """What each token adds to a sample, and its loss; the whole sample where the event does not say."""
+    try:
+        return msgspec.convert(sample.facts["tokens"], list[tuple[str, float | None]])
+    except (KeyError, msgspec.ValidationError):
+        return [(sample.text, None)]
 
 
 def differences(runs: list[Told]) -> dict[str, list[Any]]:
