@@ -261,7 +261,7 @@ def test_a_tokenizer_larger_than_n_vocab_is_refused(capsys: pytest.CaptureFixtur
 def test_a_run_directory_holds_everything(run: str) -> None:
     names = {path.name for path in Path(run).iterdir()}
     files = {".lock", "config.json", "graph.bin", "metrics.jsonl", "events.jsonl"}
-    assert names == files | {"step_000002", "step_000004", "tokens"}
+    assert names == files | {"step_000002", "step_000004", "best", "tokens"}
     lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert set(lines[0]) == {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "elapsed_s"}

@@ -244,7 +244,7 @@ def test_a_curve_of_a_line_shows_where_no_loss_was_finite() -> None:
     trend = Trend()
     for step in range(10):
         trend.add(None if step == 4 else 10.0 - step)
-    assert trend.drawn(20) == "██▇▆×▄▃▂▂▁"
+    assert trend.drawn(20) == "██▇▆×▄▃▂▁▁"
     assert trend.drawn(0) == ""
 
 

@@ -107,7 +107,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     """The metrics without what depends on the clock."""
     found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in found] == list(range(1, len(found) + 1))
-    return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "elapsed_s")} for line in found]
+    return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "elapsed_s", "memory")} for line in found]
 
 
 def told(path: Path, kind: str) -> list[events.Event]:
