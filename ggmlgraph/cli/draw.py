@@ -13,16 +13,19 @@ from ggmlgraph.drawing.diagram import Diagram, diagram
 from ggmlgraph.drawing.dot import dot
 from ggmlgraph.drawing.fold import fold
 from ggmlgraph.drawing.layout import layout
-from ggmlgraph.drawing.operations import Operations, of_program
+from ggmlgraph.drawing.operations import of_program
 from ggmlgraph.drawing.page import page
+from ggmlgraph.drawing.parts import parted
 from ggmlgraph.drawing.svg import picture
-from ggmlgraph.errors import UnsupportedError, UsageError
+from ggmlgraph.errors import UsageError
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.interchange.ondemand import graph_of
 from ggmlgraph.table.dialect import OUTPUT
 from ggmlgraph.training.run import Run
 
-MOST_BOXES = 1500  # that a person could make anything of
+MOST_BOXES = 1500  # that are drawn one by one; of more there are parts
+MOST_INSIDE = 20_000  # that a page has pictures of, inside of parts; of more only the parts of parts
+DEEP, FLAT = 9, 1
 FORMATS = (".svg", ".html", ".dot")
 
 
@@ -40,13 +43,13 @@ def command(path: Path, output: Path, view: str, memory: bool, batch: int | None
             _write(output, plan.picture(program, title))
             return
         operations = of_program(program, end)
-        drawn = diagram(fold(operations), operations)
+        items = fold(operations)
+        drawn = diagram(items, operations)
+        counts = f"{len(program.graph):,} tensors, {len(operations.listed):,} operations in {drawn.n_boxes:,} boxes"
         if drawn.n_boxes > MOST_BOXES:
-            raise UnsupportedError(
-                f"{path}: {drawn.n_boxes:,} boxes are left of {len(operations.listed):,} operations where what repeats "
-                f"is folded; pictures end at {MOST_BOXES:,}"
-            )
-        counts = _counts(program, operations, drawn)
+            depth = 0 if output.suffix != ".html" else DEEP if drawn.n_boxes <= MOST_INSIDE else FLAT
+            drawn = diagram(parted(items, operations), operations, depth)
+            counts += f", drawn as {sum(box.role == 'part' for box in drawn.boxes)} parts"
         _write(output, _written(drawn, output.suffix, title, counts))
         told(f"{output}: {counts}")
 
@@ -60,10 +63,6 @@ def _written(drawn: Diagram, suffix: str, title: str, counts: str) -> str:
     if suffix == ".dot":
         return dot(drawn, title)
     return page(drawn, title, counts) if suffix == ".html" else picture(layout(drawn), title)
-
-
-def _counts(program: Program, operations: Operations, drawn: Diagram) -> str:
-    return f"{len(program.graph):,} tensors, {len(operations.listed):,} operations in {drawn.n_boxes:,} boxes"
 
 
 def _program(runtime: Runtime, view: str) -> tuple[Program, int | None]:

@@ -7,10 +7,11 @@ a box of its own, and what it leaves for later is one too. Used by `layout` and 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ggmlgraph.drawing.fold import Item, Repeat
+from ggmlgraph.drawing.fold import Item, Part, Repeat, operations_of
 from ggmlgraph.drawing.operations import Leaf, Operation, Operations
 
 ROLES = {  # what a box is, by op: its colour; others are "other"
@@ -23,6 +24,7 @@ ROLES = {  # what a box is, by op: its colour; others are "other"
     "softmax": ("soft_max", "soft_max_back", "soft_max_scaled_back"),
     "update": ("adamw", "accumulate", "opt_step_adamw"),
 }  # fmt: skip
+SHOWN_OPS = 3  # of a part
 UNNAMED = "node_"  # begins the names that nobody gave
 _ROLE = {op: role for role, ops in ROLES.items() for op in ops}
 
@@ -58,7 +60,17 @@ class Box:
 
     @property
     def heading(self) -> str:
-        return f"× {self.n_copies}  {self.title}".strip() if self.inside else self.title
+        return f"× {self.n_copies}  {self.title}".strip() if self.is_block else self.title
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a repeated block, drawn with what is inside or without."""
+        return self.n_copies > 1
+
+    @property
+    def is_part(self) -> bool:
+        """Whether what is inside has a picture of its own."""
+        return self.inside is not None and not self.is_block
 
 
 @dataclass(frozen=True)
@@ -92,9 +104,9 @@ def role_of(op: str) -> str:
     return _ROLE.get(op, "other")
 
 
-def diagram(items: Sequence[Item], operations: Operations) -> Diagram:
-    """Of the whole graph."""
-    return _Builder(operations).level(items)
+def diagram(items: Sequence[Item], operations: Operations, depth: int = 0) -> Diagram:
+    """Of the whole graph. depth: how many parts within parts have diagrams of their own."""
+    return _Builder(operations).level(items, None, depth)
 
 
 class _Builder:
@@ -103,13 +115,14 @@ class _Builder:
     def __init__(self, operations: Operations) -> None:
         self.leafs = operations.leafs
         self.of = {operation.id: operation for operation in operations.listed}
+        self.place = {operation.id: i for i, operation in enumerate(operations.listed)}
         self.readers: dict[int, set[int]] = {}
         for operation in operations.listed:
             for way in operation.ways:
                 self.readers.setdefault(way.source, set()).add(operation.id)
 
-    def level(self, items: Sequence[Item], block: Repeat | None = None) -> Diagram:
-        """The whole graph, or the inside of a block."""
+    def level(self, items: Sequence[Item], block: Repeat | None, depth: int) -> Diagram:
+        """The whole graph, a part of it, or the inside of a block."""
         boxes: list[Box] = []
         arrows: dict[tuple[int, int], Arrow] = {}
         made: dict[int, int] = {}  # by id of a result or input: its box
@@ -121,11 +134,13 @@ class _Builder:
                     made[source] = len(boxes)
                     boxes.append(self._entry(source, block))
             target = len(boxes)
-            boxes.append(self._box(item, block, counted))
+            boxes.append(self._box(item, block, counted, depth))
             for source in taken:
                 arrows[made[source], target] = Arrow(made[source], target, self._sizes(source))
             made |= {operation.id: target for operation in operations_of(item)}
         for result, title in self._left(block):
+            if result not in made:  # another part of the block leaves it
+                continue
             arrows[made[result], len(boxes)] = Arrow(made[result], len(boxes), self._sizes(result))
             boxes.append(Box(title, (), "port"))
         return Diagram(tuple(boxes), tuple(arrows.values()))
@@ -158,15 +173,23 @@ class _Builder:
 
     # ------------------------------------------------------------ boxes
 
-    def _box(self, item: Item, block: Repeat | None, counted: set[int]) -> Box:
+    def _box(self, item: Item, block: Repeat | None, counted: set[int], depth: int) -> Box:
         amounts = sum((self._amounts(operation, counted) for operation in operations_of(item)), Amounts())
         if isinstance(item, Repeat):
             names = [self._names(copy) for copy in item.copies]
-            return Box(scope(names), (), "repeat", amounts, self.level(item.body, item), len(item.copies))
+            return Box(scope(names), (), "repeat", amounts, self.level(item.body, item, depth), len(item.copies))
+        if isinstance(item, Part):
+            inside = self.level(item.items, block, depth - 1) if depth else None
+            return Box(self._title(item), (_most(item),), "part", amounts, inside)
         name = "" if item.name.startswith(UNNAMED) else item.name
         lines = (*self._weights(item, block), *([name] if name else []), _listed(item.shape))
         role = "output" if item.is_output else role_of(item.op)
         return Box(item.op, lines, role, amounts)
+
+    def _title(self, part: Part) -> str:
+        places = [self.place[operation.id] for operation in operations_of(part)]
+        names = _prefix(self._names([*operations_of(part)]))
+        return names or f"operations {places[0] + 1:,} to {places[-1] + 1:,}"
 
     def _weights(self, operation: Operation, block: Repeat | None) -> list[str]:
         """Names and sizes of the weights an operation takes, with * for what differs between copies of the block."""
@@ -203,15 +226,6 @@ class _Builder:
 # ---------------------------------------------------------------- items
 
 
-def operations_of(item: Item) -> Iterator[Operation]:
-    """Those of an item, of all copies."""
-    if isinstance(item, Repeat):
-        for copy in item.copies:
-            yield from copy
-    else:
-        yield item
-
-
 def _taken(item: Item) -> list[int]:
     """What an item takes from outside of itself, each once."""
     own = {operation.id for operation in operations_of(item)}
@@ -231,6 +245,14 @@ def _is_carried(source: int, repeat: Repeat) -> bool:
 
 
 # ---------------------------------------------------------------- words
+
+
+def _most(part: Part) -> str:
+    """What a part is made of: "120 mul_mat, 60 add, 12 others"."""
+    counts = Counter(operation.op for operation in operations_of(part))
+    told = counts.most_common(SHOWN_OPS)
+    others = counts.total() - sum(n for _, n in told)
+    return ", ".join([*(f"{n:,} {op}" for op, n in told), *([f"{others:,} others"] if others else [])])
 
 
 def scope(names: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ Blocks within blocks are found in the same way. Used by `diagram`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -34,7 +34,14 @@ class Repeat:
     body: tuple[Item, ...]  # the first copy, itself folded
 
 
-Item: TypeAlias = Operation | Repeat
+@dataclass(frozen=True)
+class Part:
+    """Items that are one box because there are too many to see at once; nothing is said of what they have in common."""
+
+    items: tuple[Item, ...]
+
+
+Item: TypeAlias = Operation | Repeat | Part
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class _Folder:
         self.listed, self.leafs = operations.listed, operations.leafs
         self.place = {operation.id: i for i, operation in enumerate(self.listed)}
         self.letters = self._letters()
-        self.cuts = self._cuts()
+        self.cuts = cuts(operations)
 
     def _letters(self) -> NDArray[np.int64]:
         numbers: dict[Hashable, int] = {}
@@ -76,20 +83,6 @@ class _Folder:
     def _kind(self, way: Way) -> Hashable:
         """Of what an operation takes, as far as it does not depend on where that stands."""
         return self.leafs[way.source].kind if way.source in self.leafs else None
-
-    def _cuts(self) -> NDArray[np.int64]:
-        """How many results are still to be read when the operation at a place comes: few where a block begins."""
-        change = np.zeros(len(self.listed) + 1, np.int64)
-        last = list(range(len(self.listed)))
-        for i, operation in enumerate(self.listed):
-            for way in operation.ways:
-                if way.source in self.place:
-                    last[self.place[way.source]] = i
-        for i, end in enumerate(last):
-            change[i + 1] += 1
-            if end + 1 < len(change):
-                change[end + 1] -= 1
-        return np.cumsum(change)
 
     # ------------------------------------------------------------ folding
 
@@ -206,6 +199,30 @@ class _Blocks:
         return self.steps.setdefault(slot, b - a) == b - a  # each block's own, equally far apart
 
 
-def n_boxes(items: Sequence[Item]) -> int:
-    """How many operations are drawn, of repeated blocks one copy each."""
-    return sum(1 + n_boxes(item.body) if isinstance(item, Repeat) else 1 for item in items)
+def cuts(operations: Operations) -> NDArray[np.int64]:
+    """How many results are still to be read when the operation at a place comes: few where a block begins."""
+    listed = operations.listed
+    place = {operation.id: i for i, operation in enumerate(listed)}
+    change = np.zeros(len(listed) + 1, np.int64)
+    last = list(range(len(listed)))
+    for i, operation in enumerate(listed):
+        for way in operation.ways:
+            if way.source in place:
+                last[place[way.source]] = i
+    for i, end in enumerate(last):
+        change[i + 1] += 1
+        if end + 1 < len(change):
+            change[end + 1] -= 1
+    return np.cumsum(change)
+
+
+def operations_of(item: Item) -> Iterator[Operation]:
+    """Those of an item, of all copies."""
+    if isinstance(item, Repeat):
+        for copy in item.copies:
+            yield from copy
+    elif isinstance(item, Part):
+        for each in item.items:
+            yield from operations_of(each)
+    else:
+        yield item

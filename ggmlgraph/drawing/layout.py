@@ -27,7 +27,7 @@ THREAD = 8.0  # width that a long arrow takes in the layers it passes
 class Placed:
     """A box, by its upper left corner."""
 
-    number: int  # in its diagram
+    path: tuple[int, ...]  # its number in its diagram, behind those of the blocks it is in
     box: Box
     x: float
     y: float
@@ -54,10 +54,14 @@ class Layout:
     height: float
 
 
-def layout(diagram: Diagram, closed: Collection[int] = ()) -> Layout:
-    """closed: numbers of repeated blocks that are boxes like others; the rest show what is inside."""
+def layout(diagram: Diagram, closed: Collection[tuple[int, ...]] = (), path: tuple[int, ...] = ()) -> Layout:
+    """closed: repeated blocks that are boxes like others, by their numbers and those of the blocks that they are in.
+
+    The rest show what is inside. path: of the block that the diagram is the inside of.
+    """
     insides = [
-        layout(box.inside) if box.inside and number not in closed else None for number, box in enumerate(diagram.boxes)
+        layout(box.inside, closed, (*path, i)) if box.inside and box.is_block and (*path, i) not in closed else None
+        for i, box in enumerate(diagram.boxes)
     ]
     sizes = [_size(box, inside) for box, inside in zip(diagram.boxes, insides, strict=True)]
     pairs = [(arrow.source, arrow.target) for arrow in diagram.arrows]
@@ -70,7 +74,8 @@ def layout(diagram: Diagram, closed: Collection[int] = ()) -> Layout:
     left = min((x - width / 2 for x, (width, _) in zip(xs, sizes, strict=True)), default=0.0) - MARGIN
     xs = [x - left for x in xs]
     boxes = tuple(
-        Placed(i, box, xs[i] - sizes[i][0] / 2, ys[i], *sizes[i], insides[i]) for i, box in enumerate(diagram.boxes)
+        Placed((*path, i), box, xs[i] - sizes[i][0] / 2, ys[i], *sizes[i], insides[i])
+        for i, box in enumerate(diagram.boxes)
     )
     wires = tuple(
         Wire(_points(chain, boxes, xs, bands, chains), arrow.label)

@@ -18,7 +18,7 @@ FONT = 'ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace'
 COLOURS = {
     "product": "#0072b2", "attention": "#cc79a7", "softmax": "#cc79a7", "norm": "#009e73", "rows": "#56b4e9",
     "loss": "#d55e00", "output": "#d55e00", "update": "#e69f00", "input": "#f0e442", "port": "#999999",
-    "repeat": "#0072b2", "other": "#999999",
+    "repeat": "#0072b2", "part": "#56b4e9", "other": "#999999",
 }  # fmt: skip
 STYLE = (
     ":root{--paper:#fff;--ink:#1b1b1b;--faint:#666;--wire:#888}"
@@ -36,25 +36,27 @@ def picture(layout: Layout, title: str) -> str:
 
 
 def svg(layout: Layout, title: str, head: str = "") -> Iterator[str]:
-    """The element; a block of the outermost diagram has `data-block`, its number there."""
+    """The element; a block has `data-block`, its numbers, and a part `data-part`, which are where `page` finds them."""
     width, height = f"{layout.width:.0f}", f"{layout.height:.0f}"
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph" role="img" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}">'
     )
     yield f'<title>{escape(title)}</title>{head}<rect class="paper" width="100%" height="100%"/>'
-    yield from drawn(layout, outermost=True)
+    yield from drawn(layout)
     yield "</svg>"
 
 
-def drawn(layout: Layout, *, outermost: bool) -> Iterator[str]:
+def drawn(layout: Layout) -> Iterator[str]:
     """The arrows, then the boxes, which cover their ends."""
     for wire in layout.wires:
         yield _wire(wire)
     for placed in layout.boxes:
-        block = f' data-block="{placed.number}" data-open="{placed.inside is not None}"'.lower()
+        number = ".".join(map(str, placed.path))
+        block = f' data-block="{number}" data-open="{placed.inside is not None}"'.lower()
+        kind = block if placed.box.is_block else f' data-part="{number}"' if placed.box.is_part else ""
         where = f'transform="translate({placed.x:.1f} {placed.y:.1f})"'
-        yield f"<g{block if outermost and placed.box.inside else ''} {where}>"
+        yield f"<g{kind} {where}>"
         yield f"<title>{escape(_tooltip(placed.box))}</title>"
         yield from _frame(placed) if placed.inside else _box(placed)
         yield "</g>"
@@ -87,7 +89,7 @@ def _frame(placed: Placed) -> Iterator[str]:
     yield _text(placed.box.heading, 0, "title")
     yield _text(brief(placed.box.amounts), 1, "faint")
     yield f'<g transform="translate({(placed.width - inside.width) / 2:.1f} {HEADER:.1f})">'
-    yield from drawn(inside, outermost=False)
+    yield from drawn(inside)
     yield "</g>"
 
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from places import REAL
 
 import ggmlgraph as gg
+from ggmlgraph.cli.main import run
 from ggmlgraph.core import passes
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.program import Pool, Program
-from ggmlgraph.drawing.diagram import diagram, operations_of
-from ggmlgraph.drawing.fold import Item, Repeat, fold
+from ggmlgraph.drawing.diagram import diagram
+from ggmlgraph.drawing.fold import Item, Part, Repeat, fold, operations_of
 from ggmlgraph.drawing.operations import Operations, of_program
-from ggmlgraph.models import gemma, gpt2, gpt_neox, llama, mixtral, phi2, qwen2, qwen3
+from ggmlgraph.drawing.parts import MOST_ITEMS, MOST_PARTS, parted
+from ggmlgraph.models import gemma, gpt2, gpt_neox, llama, mistral, mixtral, phi2, qwen2, qwen3
 from ggmlgraph.table.dialect import LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE
 
 pool = cache(Pool)
 SIZES: dict[str, Any] = {"n_vocab": 31, "n_embd": 64, "n_head": 4, "n_layer": 6}
-ZOO = (llama, gpt2, gpt_neox, gemma, mixtral, phi2, qwen2, qwen3)
+ZOO = (llama, gpt2, gpt_neox, gemma, mistral, mixtral, phi2, qwen2, qwen3)
 
 
 class Chain:
@@ -76,6 +81,35 @@ def test_every_model_is_one_block_and_less_than_60_boxes(model: Any) -> None:
     items = fold(operations)
     assert repeats(items)[0][0] == SIZES["n_layer"]
     assert diagram(items, operations).n_boxes < 60
+
+
+@pytest.mark.parametrize(("broken", "expected"), [(None, [12]), (6, [6, 5])])
+def test_breaking_one_layer_of_a_model_breaks_the_fold(broken: int | None, expected: list[int]) -> None:
+    """Of 12 layers the seventh adds to its norm, not to what came: the same ops and sizes, one wire elsewhere."""
+
+    def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: llama.Config) -> gg.Tensor:
+        x = p.embedding("token_embd", tokens, c.n_vocab, c.n_embd)
+        for i in range(c.n_layer):
+            blk = p / f"blk.{i}"
+            normed = blk.rms_norm("norm", x, c.norm_eps)
+            hidden = gg.silu(blk.linear("up", normed, c.n_embd))
+            x = (normed if i == broken else x) + blk.linear("down", hidden, c.n_embd)
+        return gg.cross_entropy(p.linear("output", x, c.n_vocab), targets)
+
+    config = llama.Config(n_vocab=31, n_embd=16, n_head=4, n_layer=12, n_ff=24)
+    graph = gg.trace(loss, config, batch=2, ctx=8)
+    items = fold(of_program(Program(passes.copy(graph.core), pool(1), None)))
+    assert [n for n, _ in repeats(items)] == expected
+
+
+@pytest.mark.parametrize("path", sorted((REAL / "graphs").glob("*.ggml")), ids=lambda path: path.stem)
+def test_graphs_of_real_ggml_are_drawn(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["draw", str(path), "-o", str(tmp_path / "g.html")]) == 0
+    told = re.search(r"([\d,]+) operations in ([\d,]+) boxes", capsys.readouterr().err)
+    assert told is not None
+    operations, boxes = (int(each.replace(",", "")) for each in told.groups())
+    assert 0 < boxes < 60
+    assert operations > 10
 
 
 def test_every_operation_is_drawn_once() -> None:
@@ -186,6 +220,45 @@ def test_time_grows_as_the_graph_does() -> None:
 
     small = min(seconds(100) for _ in range(3))
     assert seconds(1600) < 16 * 4 * small + 0.5
+
+
+def unlike(n: int, seed: int = 0) -> Chain:
+    """n operations in which nothing comes again."""
+    rng, chain = random.Random(seed), Chain()
+    made = [chain.x]
+    for _ in range(n):
+        name = rng.choice(["silu", "relu", "tanh", "sqr", "abs", "add", "mul", "mul_mat"])
+        a, b = (made[-1 - min(len(made) - 1, int(rng.expovariate(0.1)))] for _ in range(2))
+        sources = {"add": (a, b), "mul": (a, b), "mul_mat": (chain.weight(), a)}.get(name, (a,))
+        made.append(chain.op(name, *sources))
+    chain.x = made[-1]
+    return chain
+
+
+def test_what_does_not_repeat_is_not_folded() -> None:
+    assert repeats(fold(unlike(400).operations())) == []
+
+
+def levels(items: tuple[Item, ...]) -> list[tuple[Item, ...]]:
+    """The items, and those of all that they hold."""
+    held = [item.items if isinstance(item, Part) else item.body for item in items if not hasattr(item, "op")]
+    return [items, *(level for each in held for level in levels(each))]
+
+
+@pytest.mark.parametrize("chain", ["unlike", "folded"])
+def test_a_large_graph_is_parts_that_can_be_seen_and_has_every_operation_once(chain: str) -> None:
+    graph = unlike(5000)
+    for _ in range(40 if chain == "folded" else 0):
+        graph.layer()
+    operations = graph.operations()
+    items = parted(fold(operations), operations)
+    assert [o.id for item in items for o in operations_of(item)] == [o.id for o in operations.listed]
+    assert all(len(level) <= max(MOST_ITEMS, MOST_PARTS) * 1.6 for level in levels(items))
+    assert len(items) <= MOST_PARTS
+    for depth in (0, 9):
+        drawn = diagram(items, operations, depth)
+        assert drawn.amounts.n_operations == len(operations.listed)
+        assert sum(box.is_part for box in drawn.boxes) == (len(items) if depth else 0)
 
 
 def test_a_graph_of_one_operation_is_one_box() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from test_fold import Chain
 
 import ggmlgraph as gg
 from ggmlgraph.cli.main import run
@@ -19,7 +20,7 @@ from ggmlgraph.drawing.dot import dot
 from ggmlgraph.drawing.fold import fold
 from ggmlgraph.drawing.layout import Layout, Placed, layout
 from ggmlgraph.drawing.operations import of_program
-from ggmlgraph.drawing.page import page
+from ggmlgraph.drawing.page import _blocks, page
 from ggmlgraph.drawing.svg import picture
 from ggmlgraph.models import llama
 
@@ -124,6 +125,45 @@ def test_amounts_are_those_of_the_whole_graph(folder: Path) -> None:
         amounts = diagram(fold(operations), operations).amounts
         assert amounts.n_params == runtime.n_params
         assert amounts.flops == program.cost().flops
+
+
+def test_blocks_within_blocks_fold_one_by_one() -> None:
+    chain = Chain()
+    for i in range(12):
+        chain.layer("relu" if i % 4 == 3 else "silu")
+    operations = chain.operations()
+    drawn = diagram(fold(operations), operations)
+    blocks = [path for path, _ in _blocks(drawn)]
+    assert {len(path) for path in blocks} == {1, 2}
+    text = page(drawn, "x", "y")
+    (named,) = re.findall(r'data-blocks="([^"]*)"', text)
+    assert named.split() == [".".join(map(str, path)) for path in sorted(blocks)]
+    assert len(re.findall("data-state=", text)) == 2 ** len(blocks) + 1  # and once in the script
+    heights = {bits: layout(drawn, [p for p, b in zip(sorted(blocks), bits, strict=True) if b == "0"]).height
+               for bits in ("11", "10", "01")}  # fmt: skip
+    assert heights["01"] < heights["10"] < heights["11"]
+
+
+def test_a_graph_too_large_to_see_is_drawn_in_parts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ggmlgraph.cli.draw.MOST_BOXES", 20)
+    monkeypatch.setattr("ggmlgraph.drawing.parts.MOST_ITEMS", 8)
+    for suffix in (".svg", ".html", ".dot"):
+        output = folder / f"parts{suffix}"
+        assert run(["draw", str(graph_file(folder)), "-o", str(output), "--view", "gradient"]) == 0
+        assert re.search(r"boxes, drawn as \d+ parts", capsys.readouterr().err)
+        text = output.read_text()
+        assert "mul_mat, " in text
+        if suffix == ".svg":
+            ElementTree.fromstring(text)
+        if suffix == ".html":
+            figures = set(re.findall(r'data-figure id="([^"]*)"', text))
+            parts = {f"{figure}-{part}" for figure, inside in re.findall(
+                r'data-figure id="([^"]*)"(.*?)(?=<div data-figure|</main>)', text, re.DOTALL)
+                for part in re.findall(r'data-part="([^"]*)"', inside)}  # fmt: skip
+            assert parts
+            assert figures == parts | {"figure"}
 
 
 def test_a_page_shows_each_way_of_folding_and_the_unfolded_one_without_script(folder: Path) -> None:
