@@ -237,7 +237,7 @@ def test_the_built_in_models_are_found() -> None:
         (["none.py:loss", "-o", "g"], 1, "none.py: no such file"),
         (["my_model.py:nothing", "-o", "g"], 2, "my_model.py has no function nothing"),
         (["my_model.py:wrong", "-o", "g"], 1, "my_model.py:21: add"),
-        (["my_model.py:broken", "-o", "g"], 1, ": error: my_model.py:24: AttributeError"),
+        (["my_model.py:broken", "-o", "g"], 1, ": error: my_model.py:24: a p has no 'nothing'"),
         (["syntax.py", "-o", "g"], 1, "syntax.py:2:"),
         (["llama", *TINY, "-o", "nowhere/g"], 1, "nowhere"),
     ],
