@@ -427,6 +427,7 @@ TRAIN = command(
         default=TRAINING.layers_every,
         help="Steps between looks at the sizes of layers' weights, gradients and updates, and at memory; 0: none.",
     ),
+    option("--tensorboard", is_flag=True, help="Write the metrics for TensorBoard too, into the run's `tensorboard`."),
     option("--prompt", help="What samples begin with."),
     defaulting(
         "--predict", type=click.IntRange(0), default=TRAINING.predict, help="Tokens of a sample; 0: no samples."
@@ -540,6 +541,19 @@ DASH = command(
     help="""Serve the page of `report` to browsers on this machine; it follows the run while it goes on.
 
     Over ssh: `ssh -L 8265:localhost:8265 MACHINE`.
+    """,
+)
+
+METRICS = command(
+    "metrics",
+    argument("run", "RUN", type=PATH),
+    option("--csv", "output", metavar="FILE", type=NEW_FILE, help="A table to write; - is standard output."),
+    option("--tensorboard", metavar="DIR", type=PATH, help="A folder for TensorBoard to write."),
+    option("--trackio", metavar="PROJECT", help="A project of trackio to put the run into; it must be new."),
+    short="Write a run's metrics for other programs.",
+    help="""Write the metrics of a run as a table, or for TensorBoard or trackio; `metrics.jsonl` stays the truth.
+
+    A column is empty, or a number missing, where a step has none. `train --tensorboard` writes while it trains.
     """,
 )
 
@@ -718,7 +732,7 @@ DEMO = command(
 COMMANDS = {
     each.name: each
     for each in (
-        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, FINETUNE, MERGE, REPORT, DASH, GENERATE, CHAT, EVAL,
-        INSPECT, DRAW, REWRITE, BENCH, DATA, TOKENIZER, DOCTOR, DEMO,
+        MODELS, EXPORT, CONVERT, EXPORT_GGUF, EXPORT_HF, TRAIN, FINETUNE, MERGE, REPORT, DASH, METRICS, GENERATE, CHAT,
+        EVAL, INSPECT, DRAW, REWRITE, BENCH, DATA, TOKENIZER, DOCTOR, DEMO,
     )
 }  # fmt: skip

@@ -44,6 +44,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     keep: int = 3  # newest checkpoints
     keep_every: int = 0  # steps between checkpoints that are kept for good; 0: none
     spikes: Literal["tell", "rollback"] = "tell"  # losses that leap, see watch.py
+    tensorboard: bool = False  # whether the metrics are written for TensorBoard too
     prompt: str | None = None
     predict: int = 64  # tokens of a sample; 0: no samples
 

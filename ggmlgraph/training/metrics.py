@@ -7,12 +7,13 @@ uninterrupted run would have left it, timings aside. A file of that name that no
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
-from ggmlgraph.errors import CheckpointError, UsageError
+from ggmlgraph.errors import CheckpointError, FormatError, UsageError
 from ggmlgraph.files.regular import open_regular
 
 Sizes = tuple[
@@ -37,6 +38,17 @@ class StepMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     layers: dict[str, Sizes] | None = None  # and sizes of weights, gradients and updates by layer (layers.py)
 
 
+def numbers(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
+    """What a line says of its step, by names as in other programs: those of layers are "weights/blk.0" and the like."""
+    for name in SCALARS:
+        if (value := getattr(metrics, name)) is not None:
+            yield name, value
+    for layer, sizes in (metrics.layers or {}).items():
+        yield from ((f"{kind}/{layer}", size) for kind, size in zip(LAYERED, sizes, strict=True) if size is not None)
+
+
+SCALARS = tuple(name for name in StepMetrics.__struct_fields__ if name not in ("step", "layers"))
+LAYERED = ("weights", "gradients", "updates")
 START = b'{"step":'  # of every line
 LONGEST = 1 << 16  # bytes of a line
 
@@ -91,6 +103,23 @@ class MetricsFile:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def read(path: Path) -> Iterator[tuple[int, StepMetrics]]:
+    """The lines of a file that may be cut, huge, or still being written, with their numbers. A last line that is not
+    whole yet is left out. Raises FormatError naming the line for anything else that is no line of a run's metrics."""
+    decoder = msgspec.json.Decoder(StepMetrics)
+    with open_regular(path)[0] as file:
+        number = 0
+        while line := file.readline(LONGEST):
+            number += 1
+            try:
+                metrics = decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                if not line.endswith(b"\n") and len(line) < LONGEST:
+                    return
+                raise FormatError(f"{path}, line {number}: no line of a run's metrics: {error}") from None
+            yield number, metrics
 
 
 def check_ours(path: Path) -> None:

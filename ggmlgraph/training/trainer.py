@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from ggmlgraph.training.layers import Layers
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
 from ggmlgraph.training.rundir import RunDirectory, delete, prune, put_name, step_directory, step_of, steps
 from ggmlgraph.training.stopping import StopRequest
+from ggmlgraph.training.tensorboard import TensorBoard
 from ggmlgraph.training.watch import MOST_IN_A_ROW, Watch
 
 Pieces = Sequence[tuple[str, float | None]]  # of a text: what each token adds to it, and its loss
@@ -120,6 +121,7 @@ class Trainer:
         self.happened("resume" if self.progress.step else "start", **facts or {})
         with (
             MetricsFile(path, self.progress.step) as metrics,
+            self._tensorboard() as self._board,
             StopRequest(console.acknowledge) as stop,
             Saver(self.runtime) as self._saver,
         ):
@@ -140,6 +142,10 @@ class Trainer:
                 self._take_saved(console, wait=True)
         self.happened("end" if finished else "stop")
         return finished
+
+    def _tensorboard(self) -> AbstractContextManager[TensorBoard | None]:
+        folder = self.run_directory.path / "tensorboard"
+        return TensorBoard(folder, self.progress.step) if self.config.tensorboard else nullcontext()
 
     def _is_done(self, console: Console, metrics: MetricsFile) -> bool:
         """Whether the last step is done and its checkpoint, if it could be written, is there."""
@@ -207,6 +213,8 @@ class Trainer:
         if (problem := metrics.write(line)) is not None and problem != self._problem:
             console.say(f"warning: {self.run_directory.metrics_path}: {problem}")
         self._problem = problem
+        if self._board is not None:
+            self._board.write(line)
         console.progress(line)
         if val_loss is not None and self._due(config.save_every) and val_loss < (progress.best_val_loss or math.inf):
             progress.best_step, progress.best_val_loss = progress.step, val_loss
@@ -277,6 +285,8 @@ class Trainer:
                 delete(path)
         self._tidy(self.progress.best_step)
         metrics.cut(step)
+        if self._board is not None:
+            self._board.go_on_from(step)
 
     def _may_roll_back(self) -> bool:
         progress = self.progress

@@ -112,6 +112,7 @@ FILE, NEW = "FILE", "NEW"  # stand for any file, and for an output
 LINES = [  # that are short to run; what follows is changed
     ["inspect", FILE], ["inspect", FILE, "--nodes"], ["draw", FILE, "-o", f"{NEW}.svg"],
     ["draw", FILE, "-o", f"{NEW}.html", "--view", "gradient"], ["draw", "graph.bin", "-o", FILE],
+    ["metrics", FILE, "--csv", NEW], ["metrics", "run"], ["metrics", "run", "--csv", "-"],
     ["report", FILE, "-o", NEW], ["report", "run", FILE, "-o", NEW], ["report", "run", "-o", FILE],
     ["rewrite", FILE, NEW, "--dialect", "v1"],
     ["train", FILE, "--data", "text.txt", "-o", NEW], ["train", "graph.bin", "--data", FILE, "-o", NEW],

@@ -41,6 +41,7 @@ def test_no_file_of_a_run_that_is_a_pipe_keeps_a_command_waiting(
         for words in (
             ["generate", "run", "-p", "a", "-n", "1"],
             ["report", "run", "-o", "out.html"],
+            ["metrics", "run", "--csv", "out.csv"],
             ["train", "run/graph.bin", "-o", "run", "--resume", "auto", "--data", "text.txt", "--steps", "1"],
             ["train", "graph.bin", "--input", f"tokens={path}", "-o", "out", "--steps", "1"],
         ):

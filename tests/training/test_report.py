@@ -223,7 +223,8 @@ def test_broken_events_do_not_hide_the_others(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("ggmlgraph.training.report.server.REST", 0.0)
     with Server([make_run(tmp_path / "run")], 0) as found:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -241,8 +242,19 @@ def get(server: Server, path: str, host: str = "localhost") -> http.client.HTTPR
 def test_a_browser_is_told_when_the_run_has_gone_on(server: Server) -> None:
     news = get(server, "/news")
     metrics = server.runs[0] / "metrics.jsonl"
+    assert news.fp.readline() == b"data: new\n"  # of the page as it was when the browser came
     metrics.write_text(metrics.read_text() + line(31))
+    assert news.fp.readline() == b"\n"
     assert news.fp.readline() == b"data: new\n"
+    assert "<dd>31 of 30</dd>" in get(server, "/").read().decode()
+
+
+def test_however_many_watch_pages_are_made_at_a_bounded_rate(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggmlgraph.training.report.server.REST", 1e6)
+    metrics = server.runs[0] / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + line(31))
+    assert "<dd>31 of 30</dd>" in get(server, "/").read().decode()
+    metrics.write_text(metrics.read_text() + line(32))
     assert "<dd>31 of 30</dd>" in get(server, "/").read().decode()
 
 

@@ -6,17 +6,15 @@ Used by `page`.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.errors import FormatError
-from ggmlgraph.files.regular import open_regular
-from ggmlgraph.training.metrics import LONGEST, Sizes, StepMetrics
+from ggmlgraph.training.metrics import Sizes
+from ggmlgraph.training.metrics import read as metrics_of
 
 Column = NDArray[np.float64]
 CURVES = (  # NaN where a step has none
@@ -47,14 +45,11 @@ class History:
 
 
 def read(path: Path) -> History:
-    """The metrics of a run. A last line that is not whole yet is left out.
-
-    Raises FormatError naming the line for anything else that is no line of a run's metrics.
-    """
+    """The metrics of a run. Raises FormatError as `metrics.read` does, and for steps that do not rise."""
     columns = {name: array("d") for name in (*AXES, *CURVES)}
     layers: list[tuple[int, dict[str, Sizes]]] = []
     last = 0
-    for number, metrics in _lines(path):
+    for number, metrics in metrics_of(path):
         if metrics.step <= last:
             raise FormatError(f"{path}, line {number}: step {metrics.step} follows step {last}")
         last = metrics.step
@@ -72,18 +67,3 @@ def _layers(found: list[tuple[int, dict[str, Sizes]]]) -> Layers | None:
     values = np.array([[sizes.get(name, unknown) for name in names] for _, sizes in found], np.float64)
     steps = np.array([step for step, _ in found], np.float64)
     return Layers(names, steps, values.transpose(2, 1, 0)) if names else None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, StepMetrics]]:
-    decoder = msgspec.json.Decoder(StepMetrics)
-    with open_regular(path)[0] as file:
-        number = 0
-        while line := file.readline(LONGEST):
-            number += 1
-            try:
-                metrics = decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                if not line.endswith(b"\n") and len(line) < LONGEST:
-                    return
-                raise FormatError(f"{path}, line {number}: no line of a run's metrics: {error}") from None
-            yield number, metrics

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,7 @@ from ggmlgraph.training.report.told import told
 
 HOST = "127.0.0.1"
 LOOK_EVERY = 1.0  # seconds between looks at the files
-REST = 10.0  # times as long as a page took to make, until the next is announced
+REST = 200.0  # times as long as a page took to make, until the next is made: half a percent of one processor
 BEAT = 15.0  # seconds after which a browser is written to though there is nothing new: to notice that it has left
 FILES = ("metrics.jsonl", "events.jsonl", "config.json")
 
@@ -41,7 +42,9 @@ class Server(ThreadingHTTPServer):
         self.runs = runs
         self.closing = threading.Event()
         self._lock = threading.Lock()
-        self._made: tuple[State, str, float] | None = None
+        self._state: State | None = None  # of the files that the page is of
+        self._text = ""
+        self._rested = 0.0  # when the next may be made
         self.page()
         try:
             super().__init__((HOST, port), Handler)
@@ -52,19 +55,27 @@ class Server(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://{HOST}:{self.server_port}/"
 
+    @property
+    def made(self) -> State | None:
+        """The state of the files that the last page is of."""
+        return self._state
+
     def state(self) -> State:
         """What changes when a run goes on."""
         return tuple(_stat(run / name) for run in self.runs for name in FILES)
 
-    def page(self) -> tuple[str, float]:
-        """The page as of now, and the seconds it took; made once for all who ask for it at once."""
+    def page(self) -> tuple[State | None, str]:
+        """The page, and the files' state that it is of: that of now, unless the last page was made only just before.
+
+        However many ask for it, it is made once, and what that costs is bounded.
+        """
         with self._lock:
-            state = self.state()
-            if self._made is None or self._made[0] != state:
-                start = time.monotonic()
-                text = page([told(run) for run in self.runs], live=True)
-                self._made = (state, text, time.monotonic() - start)
-            return self._made[1], self._made[2]
+            state, start = self.state(), time.monotonic()
+            if state != self._state and start >= self._rested:
+                self._text = page([told(run) for run in self.runs], live=True)
+                self._state = state
+                self._rested = time.monotonic() + REST * (time.monotonic() - start)
+            return self._state, self._text
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that leaves is no error."""
@@ -101,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _page(self) -> None:
         try:
-            text, _ = self.server.page()
+            _, text = self.server.page()
         except GGError as error:
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=str(error))
             return
@@ -109,15 +120,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def _news(self) -> None:
-        known, beat = self.server.state(), time.monotonic()  # as of now, whatever changes from here on is news
+        known, beat = None, time.monotonic()  # the browser's own page may be older than the last one that was made
         self._head("text/event-stream", None)
         while not self.server.closing.wait(LOOK_EVERY):
-            state = self.server.state()
-            if state != known:
-                known = state
+            with suppress(GGError):  # as of a file that is half written: told with the next one that is whole
+                self.server.page()
+            if self.server.made != known:
+                known = self.server.made
                 self._tell(b"data: new\n\n")
                 beat = time.monotonic()
-                self.server.closing.wait(REST * self.server.page()[1])
             elif time.monotonic() - beat > BEAT:
                 self._tell(b": still here\n\n")
                 beat = time.monotonic()
