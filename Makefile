@@ -14,7 +14,7 @@ FUZZ := build/fuzz
 PEERS := build/peers
 SECONDS ?= 60
 
-.PHONY: demo test lint sanitize tsan stress emulate fuzz bench peers wheel release docs clean
+.PHONY: demo test lint sanitize tsan stress durability emulate fuzz bench peers wheel release docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/ggmlgraph demo
@@ -48,6 +48,10 @@ stress: $(VENV)/installed $(ASAN)/installed $(TSAN)/installed
 	PYTHONMALLOC=malloc PYTHONWARNINGS=ignore PYTHONPATH=$(ASAN)/site $(BIN)/python -P tests/stress.py $(SECONDS)
 	LD_PRELOAD="$$($(CC) -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 \
 	PYTHONWARNINGS=ignore PYTHONPATH=$(TSAN)/site $(BIN)/python -P tests/stress.py $(SECONDS)
+
+# Runs that are killed, stopped, or refused by the disk at each call of a save, and gone on with. Some twenty minutes.
+durability: $(VENV)/installed
+	INTERRUPTIONS=all $(PYTEST) --capture=no tests/training/test_interruptions.py
 
 # Changed graph files: through the importer, through all that runs behind it, and through both readers; changed metadata;
 # random graphs beside float64; then the share of the reader's lines that files reach. SECONDS=3600 for an hour. Ends with

@@ -194,13 +194,12 @@ def put_name(run: Path, name: str, step: int) -> None:
 
     A link; where the file system has none, or is full, there is no name.
     """
-    target, link = step_directory(run, step), run / name
+    target, link, temporary = step_directory(run, step), run / name, run / f".{name}.tmp"
     with suppress(OSError):
+        temporary.unlink(missing_ok=True)
         if not target.exists():
             link.unlink(missing_ok=True)
         elif not (link.is_symlink() and link.readlink() == Path(target.name)):
-            temporary = run / f".{name}.tmp"
-            temporary.unlink(missing_ok=True)
             temporary.symlink_to(target.name)
             temporary.replace(link)
             sync(run)

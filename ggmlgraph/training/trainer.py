@@ -125,6 +125,8 @@ class Trainer:
             StopRequest(console.acknowledge) as stop,
             Saver(self.runtime) as self._saver,
         ):
+            if self.progress.step and self.progress.watch.is_calm:
+                self._tidy(self.progress.best_step)  # where the last sitting was killed while it did
             while not (stop.asked or console.is_gone) and not self._is_done(console, metrics):
                 reason = self._one_step(console, metrics)
                 reason = self._take_saved(console) or reason
