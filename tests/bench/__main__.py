@@ -1,5 +1,5 @@
-"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode] [bf16] [convert]`, by default all. Run by
-`make bench`.
+"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode] [bf16] [convert] [saving]`, by default all.
+Run by `make bench`.
 
 Each prints tables and writes every measurement to build/bench/NAME.json. Quote medians of paired ratios: on a shared
 machine a single time says little.
@@ -16,12 +16,13 @@ import decode
 import gemm
 import growth
 import peak
+import saving
 import steps
 from workloads import WORKLOADS
 
 from ggmlgraph import machine
 
-NAMES = ("peak", "gemm", "steps", "growth", "decode", "bf16", "convert")
+NAMES = ("peak", "gemm", "steps", "growth", "decode", "bf16", "convert", "saving")
 
 
 def main() -> None:
@@ -40,7 +41,8 @@ def main() -> None:
         if name == "steps":
             steps.main(a.out, a.threads, a.rounds, a.workloads.split(","), a.batch)
         else:
-            modules = {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode, "bf16": bf16, "convert": convert}
+            modules = {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode, "bf16": bf16, "convert": convert,
+                       "saving": saving}  # fmt: skip
             modules[name].main(a.out, a.threads, a.rounds)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,41 @@ def test_a_limit_below_full_recomputation_is_refused_with_what_it_would_need(tmp
     least = min(program.cost().nbytes for program in levels(path))
     with gg.Runtime(path, memory_limit=least - 1) as rt, pytest.raises(MemoryLimitError, match=r"needs \d+ MiB"):
         _ = rt.programs.train
+
+
+WITHIN = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import ggmlgraph as gg
+
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+windows = np.random.default_rng(0).integers(0, 256, (16, 129), np.int32)
+Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here on
+before = status("VmRSS")
+with gg.Runtime(sys.argv[1], threads=2, memory_limit=int(sys.argv[2])) as rt:
+    losses = [rt.step((windows[:, :-1], windows[:, 1:]), lr=1e-2).loss.hex() for _ in range(3)]
+    print(status("VmHWM") - before, rt.programs.train.recompute, *losses)
+"""
+PYTHON = 3 << 20  # bytes of Python's own objects
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not measure peaks anew")
+def test_at_60_and_40_percent_of_the_peak_losses_are_the_same_bits_and_the_process_stays_within(tmp_path: Path) -> None:
+    config = llama.Config(n_vocab=256, n_embd=64, n_head=4, n_layer=8, n_ff=192)
+    gg.trace(llama.loss, config, batch=16, ctx=128).save(tmp_path / "graph.bin")
+    with gg.Runtime(tmp_path / "graph.bin", threads=2, memory_limit=ANY_MEMORY) as rt:
+        peak = rt.programs.train.cost().nbytes
+    losses = set()
+    for share in (1.0, 0.6, 0.4):
+        command = [sys.executable, "-P", "-c", WITHIN, str(tmp_path / "graph.bin"), str(int(share * peak))]
+        measured, level, *found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert int(measured) <= share * peak + PYTHON
+        assert (int(level) > 0) == (share < 1)
+        losses.add(tuple(found))
+    assert len(losses) == 1
 
 
 @pytest.mark.parametrize(
