@@ -122,6 +122,7 @@ LINES = [  # that are short to run; what follows is changed
     ["train", "graph.bin", "--data", "text.txt", "--tokenizer", FILE, "-o", NEW],
     ["train", "graph.bin", "--data", "text.txt", "--init-from", FILE, "-o", NEW],
     ["train", "graph.bin", "--data", "text.txt", "--resume", FILE, "-o", NEW],
+    ["finetune", FILE, "--lora", "r=2", "--data", "text.txt", "-o", NEW], ["merge", FILE, "-o", NEW],
     ["train", "graph.bin", "--data", "text.txt", "-o", FILE], ["generate", FILE, "-p", "a"],
     ["generate", "graph.bin", "--prompts", FILE], ["chat", FILE], ["chat", "graph.bin", "--template", FILE],
     ["eval", FILE, "--text", "text.txt"], ["eval", "graph.bin", "--text", FILE],
@@ -140,7 +141,8 @@ LINES = [  # that are short to run; what follows is changed
     ["tokenizer", "decode", FILE, "--tokenizer", "spm.model"],
     ["tokenizer", "train", FILE, "-o", NEW], ["tokenizer", "train", "text.txt", "--n-vocab", "290", "-o", FILE],
 ]  # fmt: skip
-SHORT = {"train": ["--steps", "1", "--predict", "1", "--threads", "1"], "generate": ["-n", "2", "--threads", "1"],
+SHORT = {"train": ["--steps", "1", "--predict", "1", "--threads", "1"],
+         "finetune": ["--steps", "1", "--predict", "1", "--threads", "1"], "generate": ["-n", "2", "--threads", "1"],
          "chat": ["-n", "2", "--threads", "1"], "eval": ["--threads", "1"], "bench": ["--threads", "1"]}  # fmt: skip
 LONG = {
     "--steps",
