@@ -68,13 +68,20 @@ def _last(results: Iterable[T], line: Callable[[T], str]) -> T:
 
 def _perplexity_line(p: Perplexity) -> str:
     return (
-        f"perplexity {p.value:.4f} +/- {p.error:.4f}, {p.loss:.4f} nats per token over {p.n_tokens:,} tokens "
-        f"({p.n_windows} of {p.of_windows} windows)"
+        f"perplexity {p.value:.4f} +/- {p.error:.4f}, {p.loss:.4f} nats per token, {p.bits_per_byte:.4f} bits per byte "
+        f"over {p.n_tokens:,} tokens ({p.n_windows} of {p.of_windows} windows)"
     )
 
 
 def _perplexity_fields(p: Perplexity) -> dict[str, float]:
-    return {"perplexity": p.value, "error": p.error, "loss": p.loss, "tokens": p.n_tokens, "windows": p.n_windows}
+    return {
+        "perplexity": p.value,
+        "error": p.error,
+        "loss": p.loss,
+        "bits_per_byte": p.bits_per_byte,
+        "tokens": p.n_tokens,
+        "windows": p.n_windows,
+    }
 
 
 def _accuracy_line(a: Accuracy) -> str:

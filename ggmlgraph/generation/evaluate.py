@@ -52,10 +52,16 @@ class Perplexity:
     n_tokens: int  # scored
     loss: float  # mean negative log-likelihood
     loss_error: float  # standard error of the mean
+    n_bytes: int = 0  # of text that the scored tokens stand for
 
     @property
     def value(self) -> float:
         return math.exp(self.loss) if self.loss < MAX_EXPONENT else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss by the text's bytes, which does not depend on the tokenizer."""
+        return self.loss * self.n_tokens / (math.log(2) * self.n_bytes) if self.n_bytes else math.nan
 
     @property
     def error(self) -> float:
@@ -104,7 +110,7 @@ def perplexity(
         raise UsageError(f"stride {stride} is not in 1..{ctx - 1}")
     ids = _ids(open_source(text), tokenizer)
     todo = windows(len(ids), ctx, stride)
-    n_tokens, total, squares = 0, 0.0, 0.0
+    n_tokens, n_bytes, total, squares = 0, 0, 0.0, 0.0
     for i, window in enumerate(todo):
         tokens = np.zeros((batch, ctx), np.int32)
         tokens[0, : window.end - window.begin] = ids[window.begin : window.end]
@@ -113,11 +119,12 @@ def perplexity(
         rows = logits[window.scored - 1 - window.begin : window.end - 1 - window.begin]
         losses = -log_probabilities(rows, ids[window.scored : window.end])
         n_tokens += len(losses)
+        n_bytes += sum(len(tokenizer.piece(i)) for i in ids[window.scored : window.end].tolist())
         total += float(losses.sum())
         squares += float((losses**2).sum())
         loss = total / n_tokens
         variance = max(0.0, squares / n_tokens - loss * loss)
-        yield Perplexity(i + 1, len(todo), n_tokens, loss, math.sqrt(variance / max(1, n_tokens - 1)))
+        yield Perplexity(i + 1, len(todo), n_tokens, loss, math.sqrt(variance / max(1, n_tokens - 1)), n_bytes)
 
 
 def _ids(source: TextSource, tokenizer: Tokenizer) -> Ids:
