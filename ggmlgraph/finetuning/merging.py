@@ -109,8 +109,8 @@ def _logits(runtime: Runtime) -> NDArray[np.float32] | None:
     if "tokens" not in inputs.values() or n_vocab is None or runtime.graph.find(LOGITS) < 0:
         return None
     batch, ctx = runtime.window
-    if {"batch", "ctx"} <= runtime.sizes.keys():
-        batch, ctx = 1, min(ctx, CHECKED_CTX)
+    if {"batch", "ctx"} <= runtime.sizes.keys():  # a run's may be others than its graph's
+        batch, ctx = 1, min(runtime.metadata.limits.get("ctx", CHECKED_CTX), CHECKED_CTX)
         runtime = runtime.at(batch, ctx)
     ids = np.array([int(bits) % n_vocab for bits in philox(0, "merge").random_raw(batch * ctx)], np.int32)
     return np.asarray(runtime.forward(LOGITS, tokens=ids.reshape(batch, ctx))[0])

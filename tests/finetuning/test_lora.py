@@ -194,7 +194,7 @@ def test_a_run_of_adapters_is_an_ordinary_run(base: Path, tmp_path: Path, capsys
     text = tmp_path / "text.txt"
     text.write_text("what there is to read, and more of it. " * 400)
     run, straight = tmp_path / "run", tmp_path / "straight"
-    options = ["--data", str(text), "--lora", "r=4", "alpha=8", "dropout=0.1", "--ctx", "16", "--batch", "4",
+    options = ["--data", str(text), "--lora", "r=4", "alpha=8", "dropout=0.1", "--ctx", "8", "--batch", "4",
                "--predict", "8", "--threads", "1", "--lr", "0.01", "--warmup", "2"]  # fmt: skip
     assert main.run(["finetune", str(base), *options, "--steps", "6", "-o", str(straight)]) == 0
     assert main.run(["finetune", str(base), *options, "--steps", "6", "--save-every", "3", "-o", str(run)]) == 0
