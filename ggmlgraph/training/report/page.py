@@ -101,8 +101,13 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["text"] = lambda value: escaped(str(value), keep=WHITE)
+    environment.filters["text"] = lambda value: escaped(_option(value), keep=WHITE)
     return environment.get_template("page.html.j2")
+
+
+def _option(value: Any) -> str:
+    """As it is given on a command line: what may be repeated, one after the other."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 # ---------------------------------------------------------------- curves
