@@ -587,6 +587,8 @@ def prepared(specs: Sequence[str | Path], tokenizer: Tokenizer, folder: Path, pl
     sources = sources_of(specs)
     if not sources:
         raise UsageError("no text to tokenise")
+    if not all(source.can_be_read_again for source in sources):
+        raise UsageError("standard input can be read once only: make a store of it, ggmlgraph data prepare - -o STORE")
     parts = [tokenizer.to_bytes(), repr((plan.reading, plan.end, plan.deduplicate)).encode()]
     parts += [source.digest().encode() for source in sources]
     path = folder / content_hash(b"".join(len(part).to_bytes(8, "little") + part for part in parts))

@@ -218,6 +218,11 @@ def test_preparing_nothing_is_an_error(tmp_path: Path) -> None:
         prepared([], BYTES, tmp_path)
 
 
+def test_standard_input_is_for_stores_that_are_prepared(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="standard input can be read once only: make a store of it"):
+        prepared(["-"], BYTES, tmp_path)
+
+
 # ---------------------------------------------------------------- what is no text, or another's
 
 
