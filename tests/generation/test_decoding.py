@@ -139,9 +139,14 @@ def products_of_positions(x: Any) -> Any:
     return gg.mul_mat(x.permute(0, 2, 1).cont(), gg.mul_mat(x, x))
 
 
+def counted_from_the_end(x: Any) -> Any:
+    return x + gg.arange(x.shape[1], 0, -1)[:, None]
+
+
 @pytest.mark.parametrize(
     ("mix", "op"),
     [
+        (counted_from_the_end, "add"),
         (normed_over_ctx, "rms_norm"),
         (summed_over_ctx, "sum_rows"),
         (products_of_positions, "mul_mat"),
@@ -181,6 +186,17 @@ def halves(x: Any) -> Any:
     """Ops that act on each position alone, in ways a model may write them."""
     left, right = x[..., :16].cont(), x[..., 16:].cont()
     return gg.concat([gg.silu(right), left * left], axis=-1) + gg.soft_max(x) * gg.sqr(x).sum(-1, keepdims=True)
+
+
+def placed(x: Any) -> Any:
+    """Vectors of positions that are counted from the text's begin."""
+    table = np.random.default_rng(0).normal(size=(64, 32))
+    return x + gg.gather(gg.constant(table), gg.arange(x.shape[1], dtype="i32"))
+
+
+def test_positions_that_a_model_counts_go_on_where_a_text_is_read_on(tmp_path: Path) -> None:
+    with Runtime(traced(tmp_path / "g.bin", mixing(placed), LLAMA), threads=1) as rt:
+        assert_reads_as_at_once(rt, 2, [3, 4, 30])
 
 
 def test_ops_that_act_on_each_position_alone_are_not_refused(tmp_path: Path) -> None:
