@@ -47,8 +47,8 @@ _HOMES = {
     "log_softmax": "tracing.reductions", "logsumexp": "tracing.reductions", "max": "tracing.reductions",
     "mean": "tracing.reductions", "min": "tracing.reductions", "softmax": "tracing.reductions",
     "sum": "tracing.reductions", "var": "tracing.reductions",
-    "maximum": "tracing.selection", "minimum": "tracing.selection", "tril": "tracing.selection",
-    "triu": "tracing.selection", "where": "tracing.selection",
+    "clamp": "tracing.selection", "maximum": "tracing.selection", "minimum": "tracing.selection",
+    "tril": "tracing.selection", "triu": "tracing.selection", "where": "tracing.selection",
     "concat": "tracing.layout", "pad": "tracing.layout", "split": "tracing.layout", "stack": "tracing.layout",
     "zeros": "tracing.initializers",
 }  # fmt: skip

@@ -16,7 +16,6 @@ from ggmlgraph.library.model import load as load
 from ggmlgraph.library.vocabulary import tokenizer as tokenizer
 from ggmlgraph.table.ops import abs as abs
 from ggmlgraph.table.ops import argsort as argsort
-from ggmlgraph.table.ops import clamp as clamp
 from ggmlgraph.table.ops import cos as cos
 from ggmlgraph.table.ops import count_equal as count_equal
 from ggmlgraph.table.ops import diag as diag
@@ -107,6 +106,7 @@ from ggmlgraph.tracing.reductions import var as var
 from ggmlgraph.tracing.rotary import RotaryScaling as RotaryScaling
 from ggmlgraph.tracing.rotary import rotate as rotate
 from ggmlgraph.tracing.scan import scan as scan
+from ggmlgraph.tracing.selection import clamp as clamp
 from ggmlgraph.tracing.selection import maximum as maximum
 from ggmlgraph.tracing.selection import minimum as minimum
 from ggmlgraph.tracing.selection import tril as tril

@@ -1019,7 +1019,7 @@ def opt_step_adamw(
 # ---------------------------------------------------------------- what models are written with
 
 PURPOSES: dict[str, tuple[str, ...]] = {  # public names, `gg.NAME`; what else ggml has, models say as below, if at all
-    "Functions of elements": ("abs", "clamp", "cos", "exp", "log", "sgn", "sin", "sqr", "sqrt", "step"),
+    "Functions of elements": ("abs", "cos", "exp", "log", "sgn", "sin", "sqr", "sqrt", "step"),
     "Activations": (
         "elu", "gelu", "gelu_erf", "gelu_quick", "hardsigmoid", "hardswish", "leaky_relu", "relu", "sigmoid", "silu",
         "tanh",

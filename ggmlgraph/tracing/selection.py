@@ -41,7 +41,7 @@ def maximum(a: Any, b: Any) -> Tensor:
     for infinities.
     """
     if arithmetic.is_number(b):
-        return _clamped(_tensor(a, b), float(b), math.inf)
+        return clamp(_tensor(a, b), float(b), math.inf)
     if arithmetic.is_number(a):
         return maximum(_tensor(b, a), a)
     return where(a > b, a, b)
@@ -50,7 +50,7 @@ def maximum(a: Any, b: Any) -> Tensor:
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of each two elements, as `maximum`."""
     if arithmetic.is_number(b):
-        return _clamped(_tensor(a, b), -math.inf, float(b))
+        return clamp(_tensor(a, b), -math.inf, float(b))
     if arithmetic.is_number(a):
         return minimum(_tensor(b, a), a)
     return where(a < b, a, b)
@@ -63,9 +63,12 @@ def _tensor(value: Any, other: Any) -> Tensor:
     return value
 
 
-def _clamped(x: Tensor, low: float, high: float) -> Tensor:
-    """ggml's clamp, on one row: with several threads, ggml of 2024 leaves out all rows but one in so many."""
-    return ops.clamp(x.reshape(-1), low, high).reshape(*x.shape)
+def clamp(x: Tensor, min: float, max: float) -> Tensor:
+    """The nearest number in min..max, each of which may be infinite: torch.clamp, numpy.clip.
+
+    It is ggml's CLAMP of one row: with several threads, ggml of 2024 leaves out all rows but one in so many.
+    """
+    return ops.clamp(x.reshape(-1), min, max).reshape(*x.shape)
 
 
 def tril(x: Tensor, k: int = 0) -> Tensor:
