@@ -81,6 +81,11 @@ class Rule(Operand):
         values = [*operands, *(params[p.name] for p in op.params), *([params["shape"]] if op.sized else [])]
         return Rule(f"gg_make_{op.name}", tuple(values))
 
+    @property
+    def row_share(self) -> str:
+        """1 / n of a source with rows of n."""
+        return f"1.0f / (float)gg_at(to->g, {self.name})->ne[0]"
+
     def calls(self) -> dict[Rule, None]:
         """The calls this consists of, each after those among its arguments."""
         found: dict[Rule, None] = {}

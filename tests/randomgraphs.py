@@ -296,12 +296,16 @@ def add_one_number(g: Graph) -> None:
 
 @move(2)
 def permute(g: Graph) -> None:
-    a, axes = pick(g), [int(i) for i in g.rng.permutation(4)]
+    permuted(g, pick(g))
+
+
+def permuted(g: Graph, a: int) -> int:
+    axes = [int(i) for i in g.rng.permutation(4)]
     ne, nb = g.tensors[a].shape[::-1], g.tensors[a].strides[::-1]
     placed = sorted(zip(axes, ne, nb, strict=True))
     shape, strides = tuple(n for _, n, _ in placed[::-1]), tuple(s for *_, s in placed[::-1])
     t = g.tensors[a]
-    g.window("permute", a, Tensor(t.root, t.offset, shape, strides), **{f"axis{i}": axes[i] for i in range(4)})
+    return g.window("permute", a, Tensor(t.root, t.offset, shape, strides), **{f"axis{i}": axes[i] for i in range(4)})
 
 
 @move(1)
@@ -425,6 +429,32 @@ def reduce(g: Graph) -> None:
 def repeat(g: Graph) -> None:
     a = pick(g)
     g.op("repeat", [a], tuple(n * int(g.rng.choice([1, 1, 2, 3])) for n in g.tensors[a].shape))
+
+
+@move(2)
+def broadcast(g: Graph) -> None:
+    """An operand repeated along axes of size 1, as it is or in other sizes or turned, on either side of another."""
+    a = pick(g, lambda t: 1 in t.shape)
+    shape = tuple(int(g.rng.choice([1, 2, 3, 5])) if n == 1 else n for n in g.tensors[a].shape)
+    need(size(shape) <= g.largest)
+    wide = g.op("repeat", [a], shape)
+    disturb(g, int(g.rng.choice([a, wide])))
+    if g.rng.random() < 0.4:
+        shape = reshaped(g.rng, size(shape))
+        wide = g.window("reshape", wide, Tensor(wide, 0, shape, dense(shape)))
+    if g.rng.random() < 0.3:
+        wide = permuted(g, wide)
+    shape = g.tensors[wide].shape
+    part = tuple(int(g.rng.choice([n, n, 1])) for n in shape)
+    b = pick_or_make(g, part, lambda t: tiles(t.shape, shape))
+    src = [b, wide] if g.tensors[b].shape == shape and g.rng.random() < 0.5 else [wide, b]
+    name = str(g.rng.choice(["add", "sub", "mul", "div"]))
+    need(name != "div" or np.abs(g.value(src[1])).min() > 0.3)
+    y = g.op(name, src)
+    if g.rng.random() < 0.5:
+        g.op(str(g.rng.choice(["sqr", "tanh", "neg"])), [wide])
+    if g.rng.random() < 0.4:
+        g.op("repeat_back", [y], tuple(int(g.rng.choice([n, 1])) for n in g.tensors[y].shape))
 
 
 @move(0.5)

@@ -723,10 +723,11 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "sum": lambda a: np.sum(a).reshape(1),
     "sum_rows": lambda a: a.sum(-1, keepdims=True),
     "mean": lambda a: a.mean(-1, keepdims=True),
-    "mean_back": lambda g, shape: np.broadcast_to(g / shape[-1], shape),
     "count_equal": lambda a, b: np.array([np.sum(a == b)]),
     "repeat": lambda a, shape: _tile(a, shape),
     "repeat_back": lambda a, shape: _sum_tiles(a, shape),
+    "expand": lambda a, shape: np.broadcast_to(a, shape),
+    "sum_products": lambda a, b, shape: _sum_tiles(a * b, shape),
     "norm": _norm,
     "norm_back": _norm_back,
     "norm_gain": lambda a, gain, bias, eps: (
@@ -1058,6 +1059,17 @@ def _repeats() -> Iterator[Sample]:
 def _repeat_backs() -> Iterator[Sample]:
     for small, large in REPEATS:
         yield Sample((_f32(large),), shape=small)
+
+
+def _sums_of_products() -> Iterator[Sample]:
+    for small, large in (*REPEATS, ((3, 1), (3, 1500)), ((1,), (40000,))):
+        yield Sample((_f32(large), _f32(large)), shape=small)
+
+
+def _expands() -> Iterator[Sample]:
+    for small, large in (((1,), (1,)), ((3, 1), (3, 33)), ((1, 65), (7, 65)), ((2, 1, 3, 1), (2, 5, 3, 4))):
+        yield Sample((_f32(small),), shape=large)
+    yield Sample((_f32((3, 1, 7), layout="permuted"),), shape=(3, 4, 7))
 
 
 EPS = (1e-5, 1e-6, 1e-3)
@@ -1794,10 +1806,11 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "sum": _sums(),
     "sum_rows": _row_sums(),
     "mean": _row_sums(),
-    "mean_back": (Sample((_f32((*s[:-1], 1)),), shape=s) for s, _ in DENSE),
     "count_equal": _count_equals(),
     "repeat": _repeats(),
     "repeat_back": _repeat_backs(),
+    "expand": _expands(),
+    "sum_products": _sums_of_products(),
     "norm": _norms(),
     "norm_back": _norm_backs(),
     "norm_gain": _norm_gains(bias=True),

@@ -16,6 +16,7 @@ FUSIONS = {
     "swiglu": lib.GG_FUSE_SWIGLU,
     "cross_entropy": lib.GG_FUSE_CROSS_ENTROPY,
     "attention": lib.GG_FUSE_ATTENTION,
+    "repeat": lib.GG_FUSE_REPEAT,
     "accumulate": lib.GG_FUSE_ACCUMULATE,
 }
 
@@ -58,8 +59,8 @@ def fuse(graph: CoreGraph, roots: Sequence[int], fusions: int, *, train: bool = 
 
 
 def fuse_gradients(graph: CoreGraph, roots: Sequence[int], fusions: int) -> CoreGraph:
-    """The same for patterns that have no derivatives, of a graph that has its gradients."""
-    mask = fusions & ~lib.GG_FUSE_DIFFERENTIABLE
+    """The same for patterns of gradients, of a graph that has them."""
+    mask = fusions & lib.GG_FUSE_GRADIENTS
     return graph.derived(call(lib.gg_fuse, graph.handle, len(roots), list(roots), 0, mask))
 
 

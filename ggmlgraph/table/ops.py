@@ -35,7 +35,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 
 @op("SUB", kernel="elementwise", inplace=True, shape="broadcast",
-    scalar=lambda a, b: a - b, vjp=lambda g, y, a, b: (g, -g))  # fmt: skip
+    scalar=lambda a, b: a - b, vjp=lambda g, y, a, b: (g, -repeat_back(g, shape=b)))  # fmt: skip
 def sub(a: Tensor, b: Tensor) -> Tensor:
     """a - b; b is tiled into a's shape."""
 
@@ -47,7 +47,7 @@ def mul(a: Tensor, b: Tensor) -> Tensor:
 
 
 @op("DIV", kernel="elementwise", inplace=True, shape="broadcast",
-    scalar=lambda a, b: a / b, vjp=lambda g, y, a, b: (g / b, -(g * y / b)))  # fmt: skip
+    scalar=lambda a, b: a / b, vjp=lambda g, y, a, b: (g / b, -(repeat_back(g * y, shape=b) / b)))  # fmt: skip
 def div(a: Tensor, b: Tensor) -> Tensor:
     """a / b; b is tiled into a's shape."""
 
@@ -283,14 +283,10 @@ def sum_rows(a: Tensor) -> Tensor:
     """Sum over the last axis: (..., n) -> (..., 1)."""
 
 
-@op("MEAN", shape="row_scalars", rows=("a",), by_row=True, vjp=lambda g, y, a: (mean_back(g, shape=a),))
+@op("MEAN", shape="row_scalars", rows=("a",), by_row=True,
+    vjp=lambda g, y, a: (repeat(scale(g, a.row_share), shape=a),))  # fmt: skip
 def mean(a: Tensor) -> Tensor:
     """Mean over the last axis: (..., n) -> (..., 1)."""
-
-
-@op(shape="mean_back")
-def mean_back(g: Tensor, shape: Shape) -> Tensor:
-    """Cotangent of a in mean(a): g / n in each of the n places of a row."""
 
 
 @op("COUNT_EQUAL", shape="count_equal", dense=("a", "b"), work="sum", no_gradient=True, rank=lambda a, b: 1)
@@ -298,7 +294,7 @@ def count_equal(a: Tensor, b: Tensor) -> Tensor:
     """How many elements of a and b, int32 of one shape, are equal -> int64 (1,)."""
 
 
-@op("REPEAT", shape="repeat", decoded=("a",), result="a", vjp=lambda g, y, a: (repeat_back(g, shape=a),))
+@op("REPEAT", shape="repeat", decoded=("a",), result="a", by_row=True, vjp=lambda g, y, a: (repeat_back(g, shape=a),))
 def repeat(a: Tensor, shape: Shape) -> Tensor:
     """Tile a into `shape`, each size a multiple of a's."""
 
@@ -306,6 +302,16 @@ def repeat(a: Tensor, shape: Shape) -> Tensor:
 @op("REPEAT_BACK", shape="repeat_back", dense=("a",), vjp=lambda g, y, a: (repeat(g, shape=a),))
 def repeat_back(a: Tensor, shape: Shape) -> Tensor:
     """Sum the tiles of a into `shape`; the transpose of `repeat`."""
+
+
+@op(shape="expand", view=True, kernel=None, by_row=True, vjp=lambda g, y, a: (repeat_back(g, shape=a),))
+def expand(a: Tensor, shape: Shape) -> Tensor:
+    """Repeat a along axes of size 1 into `shape`, by strides of 0: a view, which elementwise ops read in place."""
+
+
+@op(shape="sum_products", dense=("a", "b"))
+def sum_products(a: Tensor, b: Tensor, shape: Shape) -> Tensor:
+    """repeat_back(a * b) of operands of one shape. The product is never stored."""
 
 
 # ---------------------------------------------------------------- normalisation

@@ -106,9 +106,11 @@ enum {
     GG_FUSE_SWIGLU = 2,
     GG_FUSE_CROSS_ENTROPY = 4,
     GG_FUSE_ATTENTION = 8,
-    GG_FUSE_ACCUMULATE = 16,
-    GG_FUSE_DIFFERENTIABLE = 15, /* before gg_grad: what has derivative rules. The others come after it. */
-    GG_FUSE_ALL = 31
+    GG_FUSE_REPEAT = 16,
+    GG_FUSE_ACCUMULATE = 32,
+    GG_FUSE_DIFFERENTIABLE = 31, /* before gg_grad: what has derivative rules */
+    GG_FUSE_GRADIENTS = 48,      /* after it */
+    GG_FUSE_ALL = 63
 };
 /* Keep what `roots` and gradients of parameters need and merge the enabled patterns into fused ops; with `train` a fused
  * op leaves behind what its derivative needs. The roots become OUTPUT, and nothing else is: readable after a run. */

@@ -11,8 +11,8 @@
 #include "rows.h"
 #include "simd.h"
 
-/* y[i] = formula(a[i], b[i * b_step]) for i < n; b_step is 0 or 1, and one-operand formulas ignore b. */
-typedef void gg_span_fn(float *y, const float *a, const float *b, int64_t b_step, int64_t n);
+/* y[i] = formula(a[i * a_step], b[i * b_step]) for i < n; steps are 0 or 1, and one-operand formulas ignore b. */
+typedef void gg_span_fn(float *y, const float *a, int64_t a_step, const float *b, int64_t b_step, int64_t n);
 
 typedef gg_vec gg_formula_1(gg_vec a);
 typedef gg_vec gg_formula_2(gg_vec a, gg_vec b);
@@ -39,15 +39,31 @@ GG_INLINE void gg_map_2_scalar(gg_formula_2 *formula, float *y, const float *a, 
     if (i < n) gg_store_n(y + i, formula(gg_load_n(a + i, n - i), b), n - i);
 }
 
+GG_INLINE void gg_map_scalar_2(gg_formula_2 *formula, float *y, gg_vec a, const float *b, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + GG_LANES <= n; i += GG_LANES) gg_store(y + i, formula(a, gg_load(b + i)));
+    if (i < n) gg_store_n(y + i, formula(a, gg_load_n(b + i, n - i)), n - i);
+}
+
+static inline void gg_fill(float *y, gg_vec x, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + GG_LANES <= n; i += GG_LANES) gg_store(y + i, x);
+    if (i < n) gg_store_n(y + i, x, n - i);
+}
+
 /* `flatten` inlines the formula, however long, at each of its calls. */
 #define GG_SPAN(name)                                                                                                  \
-    __attribute__((flatten)) static void gg_span_##name(float *y, const float *a, const float *b, int64_t b_step,      \
-                                                        int64_t n)
+    __attribute__((flatten)) static void gg_span_##name(float *y, const float *a, int64_t a_step, const float *b,      \
+                                                        int64_t b_step, int64_t n)
 
 #define GG_SPAN_2(name, formula)                                                                                       \
     GG_SPAN(name)                                                                                                      \
     {                                                                                                                  \
-        if (b_step == 0) gg_map_2_scalar(formula, y, a, gg_splat(b[0]), n);                                            \
+        if (a_step == 0 && b_step == 0) gg_fill(y, formula(gg_splat(a[0]), gg_splat(b[0])), n);                        \
+        else if (a_step == 0) gg_map_scalar_2(formula, y, gg_splat(a[0]), b, n);                                       \
+        else if (b_step == 0) gg_map_2_scalar(formula, y, a, gg_splat(b[0]), n);                                       \
         else gg_map_2(formula, y, a, b, n);                                                                            \
     }
 
@@ -55,7 +71,8 @@ GG_INLINE void gg_map_2_scalar(gg_formula_2 *formula, float *y, const float *a, 
     GG_SPAN(name)                                                                                                      \
     {                                                                                                                  \
         (void)b, (void)b_step;                                                                                         \
-        gg_map_1(gg_formula_##name, y, a, n);                                                                          \
+        if (a_step == 0) gg_fill(y, gg_formula_##name(gg_splat(a[0])), n);                                             \
+        else gg_map_1(gg_formula_##name, y, a, n);                                                                     \
     }                                                                                                                  \
     GG_KERNEL(name) { gg_elementwise(task, gg_span_##name, gg_operand_of(task, 0), gg_operand_none()); }
 
@@ -69,7 +86,9 @@ GG_INLINE void gg_map_2_scalar(gg_formula_2 *formula, float *y, const float *a, 
     GG_SPAN(name)                                                                                                      \
     {                                                                                                                  \
         (void)b_step;                                                                                                  \
-        gg_map_2_scalar(gg_formula_vec_##name, y, a, gg_load_n(b, n_params), n);                                       \
+        gg_vec p = gg_load_n(b, n_params);                                                                             \
+        if (a_step == 0) gg_fill(y, gg_formula_vec_##name(gg_splat(a[0]), p), n);                                      \
+        else gg_map_2_scalar(gg_formula_vec_##name, y, a, p, n);                                                       \
     }                                                                                                                  \
     GG_KERNEL(name)                                                                                                    \
     {                                                                                                                  \
@@ -86,11 +105,14 @@ typedef struct gg_operand {
     int64_t     ne[GG_MAX_DIMS], nb[GG_MAX_DIMS];
 } gg_operand;
 
+/* Along a stride of 0, as `expand` has them, there is one element. */
 static inline gg_operand gg_operand_of(const gg_task *task, int source)
 {
     gg_operand o = {.data = task->src_data[source]};
     memcpy(o.ne, task->src[source]->ne, sizeof o.ne);
     memcpy(o.nb, task->src[source]->nb, sizeof o.nb);
+    for (int d = 0; d < GG_MAX_DIMS; d++)
+        if (o.nb[d] == 0) o.ne[d] = 1;
     return o;
 }
 
@@ -154,11 +176,13 @@ static inline gg_run gg_run_from(int64_t first, int64_t end, int64_t n0, int64_t
     return (gg_run){first / n0, column, gg_min_i64(gg_min_i64(n0 - column, end - first), longest)};
 }
 
-/* The operand's elements for a run of y's row, tiled from its own `row`: where they lie, or else copied to `buffer`. */
-static inline const float *gg_operand_data(const gg_operand *o, const char *row, int64_t n0, const gg_run *run,
-                                           float *buffer)
+/* The operand's elements for a run of y's row, tiled from its own `row`: where they lie, or else copied to `buffer`. Of
+ * an operand of one column, that column. */
+static inline const float *gg_operand_data(const gg_operand *o, const int64_t *ne, const gg_run *run, float *buffer)
 {
-    if (gg_operand_is_dense(o, n0)) return (const float *)row + run->column;
+    const char *row = gg_operand_row(o, ne, run->row);
+    if (o->ne[0] == 1) return (const float *)row;
+    if (gg_operand_is_dense(o, ne[0])) return (const float *)row + run->column;
     int64_t i0 = run->column % o->ne[0];
     for (int64_t i = 0; i < run->n; i++) {
         buffer[i] = *(const float *)(row + i0 * o->nb[0]);
@@ -167,24 +191,27 @@ static inline const float *gg_operand_data(const gg_operand *o, const char *row,
     return buffer;
 }
 
+/* Whether an operand's elements are read where they lie. */
+static inline bool gg_operand_is_read(const gg_operand *o, int64_t n0)
+{
+    return o->ne[0] == 1 || gg_operand_is_dense(o, n0);
+}
+
 static inline void gg_elementwise(const gg_task *task, gg_span_fn *span, gg_operand a, gg_operand b)
 {
     int64_t ne[GG_MAX_DIMS], begin, end;
     memcpy(ne, task->y->ne, sizeof ne);
     gg_merge_rows(ne, &a, &b);
-    int64_t n0 = ne[0], b_step = b.ne[0] != 1;
-    bool    dense = gg_operand_is_dense(&a, n0) && (b_step == 0 || gg_operand_is_dense(&b, n0));
-    int64_t longest = dense ? n0 : GG_GATHER;
+    int64_t n0 = ne[0], a_step = a.ne[0] != 1, b_step = b.ne[0] != 1;
+    int64_t longest = gg_operand_is_read(&a, n0) && gg_operand_is_read(&b, n0) ? n0 : GG_GATHER;
 
     gg_share(task, gg_nelements(task->y), 1024, &begin, &end);
     gg_run run;
     for (int64_t i = begin; i < end; i += run.n) {
         run = gg_run_from(i, end, n0, longest);
         float        a_buffer[GG_GATHER], b_buffer[GG_GATHER];
-        const char  *b_row = gg_operand_row(&b, ne, run.row);
-        const float *a_data = gg_operand_data(&a, gg_operand_row(&a, ne, run.row), n0, &run, a_buffer);
-        const float *b_data = b_step ? gg_operand_data(&b, b_row, n0, &run, b_buffer) : (const float *)b_row;
-        span((float *)task->y_data + i, a_data, b_data, b_step, run.n);
+        const float *a_data = gg_operand_data(&a, ne, &run, a_buffer), *b_data = gg_operand_data(&b, ne, &run, b_buffer);
+        span((float *)task->y_data + i, a_data, a_step, b_data, b_step, run.n);
     }
 }
 

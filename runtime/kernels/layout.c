@@ -133,16 +133,16 @@ static inline gg_vec gg_formula_repeat(gg_vec a) { return a; }
 
 GG_ELEMENTWISE_1(repeat)
 
-/* ---- repeat_back ---- */
+/* ---- repeat_back, sum_products ---- */
 
 /* Columns summed at a time, in L1, and rows per partial sum: rounding errors then grow with rows / 64 + 64. */
 enum { SUM_COLUMNS = 512, SUM_ROWS = 64 };
 
 /* The tiles of a dense source that fall on one row of y, `width` floats each. */
 typedef struct row_tiles {
-    const char *first;
-    int64_t     width;
-    int64_t     count[GG_MAX_DIMS], stride[GG_MAX_DIMS]; /* innermost first; strides in bytes */
+    const float *a, *b; /* where the first one begins, in the other source too; b NULL: there is none */
+    int64_t      width;
+    int64_t      count[GG_MAX_DIMS], stride[GG_MAX_DIMS]; /* innermost first; strides in floats */
 } row_tiles;
 
 /* Leaves out dimensions of one tile, and makes one of two that lie evenly. */
@@ -150,10 +150,12 @@ static row_tiles row_tiles_of(const gg_task *task, int64_t y_row)
 {
     const gg_tensor *y = task->y, *a = task->src[0];
     row_tiles        t = {.width = y->ne[0], .count = {1, 1, 1, 1}};
-    t.first = task->src_data[0] + gg_row_offset(y->ne, a->nb, y_row);
+    int64_t          first = gg_row_offset(y->ne, a->nb, y_row);
+    t.a = (const float *)(task->src_data[0] + first);
+    t.b = task->src[1] ? (const float *)(task->src_data[1] + first) : NULL;
     int n = 0;
     for (int d = 0; d < GG_MAX_DIMS; d++) {
-        int64_t count = a->ne[d] / y->ne[d], stride = y->ne[d] * a->nb[d];
+        int64_t count = a->ne[d] / y->ne[d], stride = y->ne[d] * a->nb[d] / (int64_t)sizeof(float);
         if (count == 1) continue;
         if (n > 0 && stride == t.count[n - 1] * t.stride[n - 1]) {
             t.count[n - 1] *= count;
@@ -170,33 +172,61 @@ static void add_row(float *restrict total, const float *restrict a, int64_t n)
     for (int64_t i = 0; i < n; i++) total[i] += a[i];
 }
 
-/* Add the same n <= SUM_COLUMNS columns of count[0] tiles to total. */
-static void add_tiles(float *total, const row_tiles *t, const char *first, int64_t n)
+static void multiply_row(float *restrict y, const float *a, const float *b, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+}
+
+static void add_products(float *restrict total, const float *a, const float *b, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) total[i] += a[i] * b[i];
+}
+
+/* Add the same n <= SUM_COLUMNS columns of count[0] tiles to total; the first lies `at` floats from the first of all. */
+static void add_tiles(float *total, const row_tiles *t, int64_t at, int64_t n)
 {
     for (int64_t i = 0; i < t->count[0]; i += SUM_ROWS) {
         float   partial[SUM_COLUMNS];
-        int64_t end = gg_min_i64(i + SUM_ROWS, t->count[0]);
-        memcpy(partial, first + i * t->stride[0], (size_t)n * sizeof(float));
-        for (int64_t k = i + 1; k < end; k++) add_row(partial, (const float *)(first + k * t->stride[0]), n);
+        int64_t end = gg_min_i64(i + SUM_ROWS, t->count[0]), first = at + i * t->stride[0];
+        if (t->b) multiply_row(partial, t->a + first, t->b + first, n);
+        else memcpy(partial, t->a + first, (size_t)n * sizeof(float));
+        for (int64_t k = i + 1; k < end; k++) {
+            int64_t row = at + k * t->stride[0];
+            if (t->b) add_products(partial, t->a + row, t->b + row, n);
+            else add_row(partial, t->a + row, n);
+        }
         add_row(total, partial, n);
     }
 }
 
-/* Single elements side by side, as in the sum of a row, are summed across the lanes. */
+/* Of count[0] elements side by side, or of their products, summed across the lanes. */
+static float sum_line(const row_tiles *t, int64_t at)
+{
+    double sum = 0;
+    if (!t->b) return (float)gg_sum(t->a + at, t->count[0]);
+    for (int64_t i = 0, n; i < t->count[0]; i += n) {
+        float products[SUM_COLUMNS];
+        n = gg_min_i64(SUM_COLUMNS, t->count[0] - i);
+        multiply_row(products, t->a + at + i, t->b + at + i, n);
+        sum += gg_sum(products, n);
+    }
+    return (float)sum;
+}
+
 static void sum_tiles(float *y, const row_tiles *t, int64_t column, int64_t n)
 {
     float   total[SUM_COLUMNS] = {0};
-    bool    is_line = t->width == 1 && t->stride[0] == 4;
+    bool    is_line = t->width == 1 && t->stride[0] == 1;
     int64_t n_outer = t->count[1] * t->count[2] * t->count[3];
     for (int64_t i = 0; i < n_outer; i++) {
-        const char *first = t->first + column * 4 + gg_row_offset(t->count, t->stride, i);
-        if (is_line) total[0] += (float)gg_sum((const float *)first, t->count[0]);
-        else add_tiles(total, t, first, n);
+        int64_t at = column + gg_row_offset(t->count, t->stride, i);
+        if (is_line) total[0] += sum_line(t, at);
+        else add_tiles(total, t, at, n);
     }
     memcpy(y, total, (size_t)n * sizeof(float));
 }
 
-GG_KERNEL(repeat_back)
+static void sum_all_tiles(const gg_task *task)
 {
     float  *y = (float *)task->y_data;
     int64_t begin, end;
@@ -208,6 +238,9 @@ GG_KERNEL(repeat_back)
         sum_tiles(y + i, &tiles, run.column, run.n);
     }
 }
+
+GG_KERNEL(repeat_back) { sum_all_tiles(task); }
+GG_KERNEL(sum_products) { sum_all_tiles(task); }
 
 /* ---- concat ---- */
 

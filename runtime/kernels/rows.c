@@ -236,17 +236,6 @@ static void sum_rows(const gg_task *task, double factor)
 GG_KERNEL(sum_rows) { sum_rows(task, 1); }
 GG_KERNEL(mean) { sum_rows(task, 1.0 / (double)task->src[0]->ne[0]); }
 
-/* y, g: one number a row */
-GG_KERNEL(mean_back)
-{
-    int64_t begin, end, n = task->y->ne[0];
-    gg_share(task, gg_nrows(task->y), 1, &begin, &end);
-    for (int64_t r = begin; r < end; r++) {
-        float g = *gg_source_row(task, 0, r) / (float)n;
-        for (int64_t i = 0; i < n; i++) gg_y_row(task, r)[i] = g;
-    }
-}
-
 /* ---- causal mask ---- */
 
 /* DIAG_MASK_INF and DIAG_MASK_ZERO: in row i1 of a matrix, what follows column i1 + n_past is hidden. */

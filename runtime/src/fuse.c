@@ -14,6 +14,7 @@
 typedef struct fusion {
     const gg_graph *g;
     int32_t        *n_uses;
+    int32_t        *n_strided; /* of these, by ops that read any strides without a copy */
     bool           *reached; /* from the roots, before any fusion */
     bool           *needed;  /* after it */
     bool           *trained; /* see gg_find_trained */
@@ -27,6 +28,7 @@ typedef struct match {
     int32_t src[GG_MAX_SRC];
     int32_t op_params[GG_N_PARAMS];
     int32_t heads[GG_MAX_SRC]; /* old id in whose place source k is to be a view of src[k]; 0: none */
+    int64_t ne[GG_MAX_DIMS];   /* source 0 in these sizes; 0: in its own */
 } match;
 
 /* Source k of node id, if it is an `op` that only this node uses; else -1. */
@@ -247,6 +249,68 @@ static bool match_seed(const fusion *f, int32_t id, match *m)
     return true;
 }
 
+/* The sizes that dimensions `ne` of y have before they are repeated, if y's elements in order are those of `repeated`,
+ * which was of size 1 where `single` says so. False where a dimension of y is of both kinds. */
+static bool unrepeat(const gg_tensor *y, const gg_tensor *repeated, const bool *single, int64_t *ne)
+{
+    int64_t left = repeated->ne[0]; /* of dimension `from`, not yet in y */
+    int from = 0;
+    for (int d = 0; d < GG_MAX_DIMS; d++) {
+        int64_t n = ne[d] = y->ne[d];
+        for (bool begun = false; n > 1; begun = true) {
+            while (left == 1) left = repeated->ne[++from];
+            if (begun && single[from] != (ne[d] == 1)) return false;
+            int64_t taken = gg_min_i64(n, left);
+            if (n % taken || left % taken) return false;
+            if (single[from]) ne[d] = 1;
+            n /= taken;
+            left /= taken;
+        }
+    }
+    return true;
+}
+
+/* A repetition of single elements, in its own dimensions or others, for ops that take any strides: they read it in
+ * place. Nobody may write over what it was made of, or over it, as long as it is read. */
+static bool match_expand(const fusion *f, int32_t id, match *m)
+{
+    int32_t repeat = id;
+    while (gg_at(f->g, repeat)->op == GG_OP_RESHAPE) repeat = gg_at(f->g, repeat)->src[0];
+    const gg_tensor *y = gg_at(f->g, id), *repeated = gg_at(f->g, repeat);
+    if (repeated->op != GG_OP_REPEAT || y->type != GG_TYPE_F32 || f->n_strided[id] != f->n_uses[id]) return false;
+    const gg_tensor *a = gg_at(f->g, repeated->src[0]);
+    bool single[GG_MAX_DIMS];
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        single[i] = a->ne[i] != repeated->ne[i];
+        if (single[i] && a->ne[i] != 1) return false;
+    }
+    if (f->g->writers[repeat] > 0 || gg_overwriter(f->g, repeated->src[0], repeat, f->g->n_tensors) >= 0) return false;
+    *m = (match){.op = GG_OP_EXPAND, .n_src = 1, .src = {repeated->src[0]}};
+    return repeat == id || unrepeat(y, repeated, single, m->ne);
+}
+
+/* A sum of one tile, as in the gradient of an operand that was not repeated: the tile. */
+static bool match_one_tile(const fusion *f, int32_t id, match *m)
+{
+    const gg_tensor *y = gg_at(f->g, id);
+    if (y->op != GG_OP_REPEAT_BACK || !gg_same_shape(y, gg_at(f->g, y->src[0]))) return false;
+    if (f->g->writers[id] > 0 || gg_overwriter(f->g, y->src[0], id, f->g->n_tensors) >= 0) return false;
+    *m = (match){.op = GG_OP_RESHAPE, .n_src = 1, .src = {y->src[0]}};
+    return true;
+}
+
+/* repeat_back(mul(a, b)) of operands that lie alike. */
+static bool match_sum_products(const fusion *f, int32_t id, match *m)
+{
+    int32_t mul = gg_at(f->g, id)->op == GG_OP_REPEAT_BACK ? swallow(f, id, 0, GG_OP_MUL) : -1;
+    if (mul < 0) return false;
+    const int32_t *src = gg_at(f->g, mul)->src;
+    const gg_tensor *a = gg_at(f->g, src[0]), *b = gg_at(f->g, src[1]);
+    if (!gg_same_shape(a, b) || !gg_is_contiguous(a) || !gg_is_contiguous(b)) return false;
+    *m = (match){.op = GG_OP_SUM_PRODUCTS, .n_src = 2, .src = {src[0], src[1]}};
+    return true;
+}
+
 /* add(total, cotangent of a part of it), in either order: only the part's elements are touched. */
 static bool match_part(const fusion *f, int32_t id, match *m)
 {
@@ -281,6 +345,9 @@ static const struct {
     {GG_FUSE_CROSS_ENTROPY, match_cross_entropy},
     {GG_FUSE_ACCUMULATE, match_seed},
     {GG_FUSE_ACCUMULATE, match_part},
+    {GG_FUSE_REPEAT, match_expand},
+    {GG_FUSE_REPEAT, match_one_tile},
+    {GG_FUSE_ACCUMULATE, match_sum_products},
 };
 
 static match find_match(const fusion *f, int32_t id)
@@ -311,6 +378,14 @@ static void count_roots(fusion *f, int32_t n_roots, const int32_t *roots)
     for (int32_t id = 0; id < f->g->n_tensors; id++) f->needed[id] = f->reached[id] = f->n_uses[id] > 0;
 }
 
+/* Elementwise, a copy, or another order of dimensions that only such ops read. */
+static bool takes_strides(const fusion *f, int32_t id)
+{
+    int32_t op = gg_at(f->g, id)->op;
+    bool turns = op == GG_OP_PERMUTE || op == GG_OP_PERMUTE_BACK || op == GG_OP_TRANSPOSE;
+    return turns ? f->n_strided[id] == f->n_uses[id] : op == GG_OP_CONT || gg_ops[op].elementwise;
+}
+
 static void count_uses(fusion *f)
 {
     for (int32_t id = f->g->n_tensors - 1; id >= 0; id--)
@@ -319,6 +394,7 @@ static void count_uses(fusion *f)
             if (src < 0) continue;
             f->reached[src] = true;
             f->n_uses[src]++;
+            f->n_strided[src] += takes_strides(f, id);
         }
 }
 
@@ -366,6 +442,7 @@ static int32_t copy_fused(gg_rebuild *r, const fusion *f, int32_t id, const matc
         src[k] = m->src[k] < 0 ? -1 : r->map[m->src[k]];
         if (m->heads[k] && (src[k] = view_heads(r, m->heads[k], src[k])) < 0) return -1;
     }
+    if (m->ne[0] > 0 && (src[0] = gg_build(&to, GG_OP_RESHAPE, 1, src, NULL, m->ne, NULL)) < 0) return -1;
     if (f->train) add_written(&to, f, m, src, &n_src);
     const int64_t *ne = gg_ops[m->op].sized ? gg_at(r->in, id)->ne : NULL;
     int32_t y = gg_build(&to, m->op, n_src, src, m->op_params, ne, NULL);
@@ -398,10 +475,11 @@ static bool fuse(gg_rebuild *r, fusion *f, int32_t n_roots, const int32_t *roots
     size_t n = (size_t)f->g->n_tensors + 1;
     match *matches = calloc(n, sizeof *matches);
     f->n_uses = calloc(n, sizeof *f->n_uses);
+    f->n_strided = calloc(n, sizeof *f->n_strided);
     f->reached = calloc(n, sizeof *f->reached);
     f->needed = calloc(n, sizeof *f->needed);
     f->trained = calloc(n, sizeof *f->trained);
-    bool ok = matches && f->n_uses && f->reached && f->needed && f->trained;
+    bool ok = matches && f->n_uses && f->n_strided && f->reached && f->needed && f->trained;
     if (ok) {
         gg_find_trained(f->g, f->g->n_tensors, f->trained);
         count_roots(f, n_roots, roots);
@@ -415,6 +493,7 @@ static bool fuse(gg_rebuild *r, fusion *f, int32_t n_roots, const int32_t *roots
     for (int32_t i = 0; ok && i < n_roots; i++) gg_at(r->out, r->map[roots[i]])->flags |= GG_FLAG_OUTPUT;
     free(matches);
     free(f->n_uses);
+    free(f->n_strided);
     free(f->reached);
     free(f->needed);
     free(f->trained);

@@ -41,12 +41,14 @@ static void measure_lives(planner *p)
     }
 }
 
-/* The source whose memory node id may write its result over, if the op says so at all; -1 for none. */
-static int32_t overwritten(const planner *p, int32_t id)
+/* Whether the op lets node id write its result over source k: the one it names, or any other as large of an elementwise
+ * op. */
+static bool may_overwrite(const planner *p, int32_t id, int k)
 {
     const gg_tensor *y = gg_at(p->g, id);
     int32_t inplace = gg_ops[y->op].inplace;
-    return inplace < 0 || y->root != id ? -1 : y->src[inplace];
+    if (inplace < 0 || y->root != id || y->src[k] < 0) return false;
+    return k == inplace || (gg_ops[y->op].elementwise && gg_same_shape(gg_at(p->g, y->src[k]), y));
 }
 
 /* Whether each element lies where the same element of `a`, which is contiguous, does. */
@@ -55,14 +57,14 @@ static bool is_in_place_of(const gg_tensor *t, const gg_tensor *a)
     return gg_same_shape(t, a) && gg_is_contiguous(t) && t->root_offset == a->root_offset;
 }
 
-static bool can_overwrite(const planner *p, int32_t id, int32_t source)
+static bool can_overwrite(const planner *p, int32_t id, int taken)
 {
-    const gg_tensor *y = gg_at(p->g, id), *a = gg_at(p->g, source);
+    const gg_tensor *y = gg_at(p->g, id), *a = gg_at(p->g, y->src[taken]);
     const buffer *b = &p->buffers[p->owner[a->root]];
     if (!in_arena(p->g, a->root) || b->last != id || b->nbytes != gg_align(gg_span(y))) return false;
     if (!gg_is_contiguous(a) || a->root_offset != 0) return false;
     for (int k = 0; k < GG_MAX_SRC; k++) {
-        if (y->src[k] < 0 || k == gg_ops[y->op].inplace || gg_ops[y->op].layouts >> k & 1) continue;
+        if (y->src[k] < 0 || k == taken || gg_ops[y->op].layouts >> k & 1) continue;
         const gg_tensor *other = gg_at(p->g, y->src[k]);
         bool same_memory = p->owner[other->root] == p->owner[a->root];
         if (same_memory && !(gg_ops[y->op].elementwise && is_in_place_of(other, a))) return false;
@@ -73,12 +75,14 @@ static bool can_overwrite(const planner *p, int32_t id, int32_t source)
 static void share_inplace(planner *p)
 {
     for (int32_t id = 0; id < p->g->n_tensors; id++) {
-        int32_t source = overwritten(p, id);
-        if (source < 0 || !can_overwrite(p, id, source)) continue;
-        int32_t owner = p->owner[gg_at(p->g, source)->root];
-        p->owner[id] = owner;
-        p->buffers[owner].last = p->buffers[id].last;
-        p->buffers[id].nbytes = 0;
+        for (int k = 0; k < GG_MAX_SRC; k++) {
+            if (!may_overwrite(p, id, k) || !can_overwrite(p, id, k)) continue;
+            int32_t owner = p->owner[gg_at(p->g, gg_at(p->g, id)->src[k])->root];
+            p->owner[id] = owner;
+            p->buffers[owner].last = p->buffers[id].last;
+            p->buffers[id].nbytes = 0;
+            break;
+        }
     }
 }
 

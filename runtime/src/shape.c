@@ -274,15 +274,6 @@ int32_t gg_shape_row_scalars(const gg_graph *g, gg_tensor *y, gg_error *err)
     return check_f32(g, y, err) < 0 ? -1 : gg_set_ne(y, ne, err);
 }
 
-int32_t gg_shape_mean_back(const gg_graph *g, gg_tensor *y, gg_error *err)
-{
-    const gg_tensor *a = source(g, y, 0);
-    if (gg_shape_sized(g, y, err) < 0) return -1;
-    if (a->ne[0] != 1 || a->ne[1] != y->ne[1] || a->ne[2] != y->ne[2] || a->ne[3] != y->ne[3])
-        FAIL("the cotangent is not one number a row");
-    return 0;
-}
-
 int32_t gg_shape_count_equal(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     const gg_tensor *a = source(g, y, 0), *b = source(g, y, 1);
@@ -312,6 +303,23 @@ int32_t gg_shape_repeat_back(const gg_graph *g, gg_tensor *y, gg_error *err)
 {
     if (gg_shape_sized(g, y, err) < 0) return -1;
     if (!tiles(y, source(g, y, 0))) FAIL("the shape asked for does not tile the operand");
+    return 0;
+}
+
+int32_t gg_shape_sum_products(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    if (!gg_same_shape(source(g, y, 0), source(g, y, 1))) FAIL("operands differ in shape");
+    return gg_shape_repeat_back(g, y, err);
+}
+
+int32_t gg_shape_expand(const gg_graph *g, gg_tensor *y, gg_error *err)
+{
+    const gg_tensor *a = source(g, y, 0);
+    if (gg_shape_sized(g, y, err) < 0) return -1;
+    for (int i = 0; i < GG_MAX_DIMS; i++) {
+        if (a->ne[i] != y->ne[i] && a->ne[i] != 1) FAIL("the operand has %lld elements where 1 is repeated", (long long)a->ne[i]);
+        y->nb[i] = a->ne[i] == y->ne[i] ? a->nb[i] : 0;
+    }
     return 0;
 }
 

@@ -96,7 +96,8 @@ def test_each_fusion_can_be_left_out_and_changes_rounding_only(
 ) -> None:
     path = export(tmp_path / "graph.bin", loss, config)
     with gg.Runtime(path) as fused, gg.Runtime(path, fusions=FUSIONS.keys() - {fusion}) as plain:
-        assert (ops_of(fused) != ops_of(plain)) == (fusion != "swiglu" or loss is llama.loss)
+        repeats_nothing = fusion == "repeat"  # see test_repeats.py
+        assert (ops_of(fused) != ops_of(plain)) == (not repeats_nothing and (fusion != "swiglu" or loss is llama.loss))
         assert_same_gradients(fused, plain, batch_of(4, 16))
 
 

@@ -254,7 +254,7 @@ static bool run_step(const gg_graph *g, uint64_t *state)
 {
     gg_error err;
     int32_t  loss = g ? loss_of(g) : -1;
-    gg_graph *fused = g ? gg_fuse(g, 1, &loss, 1, GG_FUSE_ALL & ~GG_FUSE_DIFFERENTIABLE, &err) : NULL;
+    gg_graph *fused = g ? gg_fuse(g, 1, &loss, 1, GG_FUSE_GRADIENTS, &err) : NULL;
     bool      done = fused && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state);
     gg_graph_free(fused);
     return done;
@@ -442,7 +442,7 @@ static void try_step(gg_graph *g, int32_t loss)
 {
     if (!tried(gg_grad(g, loss, try_with()) >= 0)) return;
     gg_graph *again = got(gg_recompute(g, loss, 2, try_with()));
-    gg_graph *fused = again ? got(gg_fuse(again, 1, &loss, 0, GG_FUSE_ACCUMULATE, try_with())) : NULL;
+    gg_graph *fused = again ? got(gg_fuse(again, 1, &loss, 0, GG_FUSE_GRADIENTS, try_with())) : NULL;
     if (fused && tried(gg_accumulate(fused, try_with()) >= 0) && tried(gg_adamw(fused, try_with()) >= 0))
         try_program(fused);
     gg_graph_free(fused);

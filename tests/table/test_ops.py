@@ -20,7 +20,7 @@ from ggmlgraph.table.op import TABLE
 
 LINEAR = {  # sums of products: the error is bounded by what the magnitudes add up to
     "mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "mul_mat_id_rows_back", "out_prod", "sum", "sum_rows",
-    "mean", "repeat_back", "upscale_back", "view_back", "get_rows_back", "add_rows", "sum_sqr",
+    "mean", "repeat_back", "sum_products", "upscale_back", "view_back", "get_rows_back", "add_rows", "sum_sqr",
 }  # fmt: skip
 PRODUCTS = {"mul_mat", "mul_mat_back", "mul_mat_id", "mul_mat_id_back", "mul_mat_id_rows_back", "out_prod"}
 NORMALISING = {
