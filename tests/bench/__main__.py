@@ -1,5 +1,4 @@
-"""Benchmarks: `python tests/bench [peak] [gemm] [steps] [growth] [decode] [bf16] [convert] [saving]`, by default all.
-Run by `make bench`.
+"""Benchmarks: `python tests/bench [NAME ...]`, by default all of NAMES. Run by `make bench`.
 
 Each prints tables and writes every measurement to build/bench/NAME.json. Quote medians of paired ratios: on a shared
 machine a single time says little.
@@ -15,6 +14,7 @@ import convert
 import decode
 import gemm
 import growth
+import operators
 import peak
 import saving
 import steps
@@ -22,7 +22,7 @@ from workloads import WORKLOADS
 
 from ggmlgraph import machine
 
-NAMES = ("peak", "gemm", "steps", "growth", "decode", "bf16", "convert", "saving")
+NAMES = ("peak", "gemm", "steps", "growth", "decode", "bf16", "convert", "saving", "operators")
 
 
 def main() -> None:
@@ -41,9 +41,8 @@ def main() -> None:
         if name == "steps":
             steps.main(a.out, a.threads, a.rounds, a.workloads.split(","), a.batch)
         else:
-            modules = {"peak": peak, "gemm": gemm, "growth": growth, "decode": decode, "bf16": bf16, "convert": convert,
-                       "saving": saving}  # fmt: skip
-            modules[name].main(a.out, a.threads, a.rounds)
+            modules = (peak, gemm, growth, decode, bf16, convert, saving, operators)
+            {module.__name__: module for module in modules}[name].main(a.out, a.threads, a.rounds)
 
 
 if __name__ == "__main__":
