@@ -256,6 +256,10 @@ class Ref(Operand):
             operands[op.sources.index(name)].value = value
         return Ref(REFERENCE[op.name](*values, **params))
 
+    @property
+    def row_share(self) -> float:
+        return 1 / self.value.shape[-1]
+
     def __getattr__(self, name: str) -> Any:
         return self.params[name]
 
