@@ -637,6 +637,12 @@ def attention(g: Graph) -> None:
     scores = g.op("mul_mat", [turned(k, heads, [0, 2, 1, 3]), turned(q, heads, [0, 2, 1, 3])])
     if g.rng.random() < 0.7:
         scores = g.op("scale", [scores], s=0.5)
+    if g.rng.random() < 0.3:
+        scores = g.op("scale", [g.op("tanh", [scores])], s=float(g.rng.choice([0.7, 2.0])))
+    for _ in range(int(g.rng.choice([0, 0, 1, 2]))):
+        full = g.tensors[scores].shape
+        mask = (*(int(g.rng.choice([n, 1])) for n in full[:3]), full[3])
+        scores = g.op("add", [scores, pick_or_make(g, mask, lambda t, mask=mask: t.shape == mask)])
     if g.rng.random() < 0.7:
         scores = g.op("diag_mask_inf", [scores], hidden=True, n_past=0)
     weights = g.op("soft_max", [scores])

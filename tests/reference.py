@@ -449,10 +449,11 @@ def _pool_1d_back(g: Array, a: Array, kind: int, k0: int, s0: int, p0: int) -> A
 
 
 def _attention_scores(
-    q: Array, k: Array, mask: Array | None, scale: float, n_past: int, window: int = 0
+    q: Array, k: Array, mask: Array | None, scale: float, n_past: int, window: int = 0, soft_cap: float = 0.0
 ) -> Array:  # fmt: skip
     """(batch, n_head, ctx, ctx_k) from q and k whose heads are the last axis but one."""
-    scores = scale * _mul_mat(k.swapaxes(-2, -3), q.swapaxes(-2, -3)) + (0 if mask is None else mask)
+    scores = scale * _mul_mat(k.swapaxes(-2, -3), q.swapaxes(-2, -3))
+    scores = (soft_cap * np.tanh(scores / soft_cap) if soft_cap else scores) + (0 if mask is None else mask)
     hidden = _above_diagonal(scores, n_past)
     if window:
         hidden = hidden | ~_above_diagonal(scores, n_past - window)
@@ -461,24 +462,25 @@ def _attention_scores(
 
 def _attention(
     q: Array, k: Array, v: Array, lse: Array | None = None, mask: Array | None = None, scale: float = 1.0,
-    n_past: int = 0, window: int = 0,
+    n_past: int = 0, window: int = 0, soft_cap: float = 0.0,
 ) -> Array:  # fmt: skip
-    weights = _soft_max(_attention_scores(q, k, mask, scale, n_past, window))
+    weights = _soft_max(_attention_scores(q, k, mask, scale, n_past, window, soft_cap))
     return _mul_mat(v.swapaxes(-2, -3).swapaxes(-1, -2), weights).swapaxes(-2, -3)
 
 
 def _attention_writes(
     q: Array, k: Array, v: Array, lse: Array | None = None, mask: Array | None = None, scale: float = 1.0,
-    n_past: int = 0, window: int = 0,
+    n_past: int = 0, window: int = 0, soft_cap: float = 0.0,
 ) -> dict[str, Array]:  # fmt: skip
     if lse is None:
         return {}
-    return {"lse": np.log(np.exp(_attention_scores(q, k, mask, scale, n_past, window)).sum(-1))}
+    return {"lse": np.log(np.exp(_attention_scores(q, k, mask, scale, n_past, window, soft_cap)).sum(-1))}
 
 
 def _cached_attention_writes(
-    q: Array, k: Array, v: Array, k_cache: Array, v_cache: Array, n_past: Array, scale: float = 1.0
-) -> dict[str, Array]:
+    q: Array, k: Array, v: Array, k_cache: Array, v_cache: Array, n_past: Array, scale: float = 1.0,
+    soft_cap: float = 0.0,
+) -> dict[str, Array]:  # fmt: skip
     """The caches with what there is room for of k and v, a head after the other, at places n_past[0], ..."""
     k_cache, v_cache = k_cache.copy(), v_cache.copy()
     heads = np.moveaxis(_with_rank(k, 4), 2, 1), np.moveaxis(_with_rank(v, 4), 2, 1)
@@ -491,7 +493,8 @@ def _cached_attention_writes(
 
 
 def _cached_attention(
-    q: Array, k: Array, v: Array, k_cache: Array, v_cache: Array, n_past: Array, scale: float = 1.0
+    q: Array, k: Array, v: Array, k_cache: Array, v_cache: Array, n_past: Array, scale: float = 1.0,
+    soft_cap: float = 0.0,
 ) -> Array:  # fmt: skip
     caches = _cached_attention_writes(q, k, v, k_cache, v_cache, n_past)
     batch, n, n_head_kv, head_dim = _with_rank(k, 4).shape
@@ -499,17 +502,20 @@ def _cached_attention(
     keys = np.moveaxis(caches["k_cache"], -1, 2).reshape(batch, n_head_kv, -1, head_dim)
     values = caches["v_cache"].reshape(batch, n_head_kv, -1, head_dim)
     k, v = (x.swapaxes(1, 2)[:, :room] for x in (keys, values))
-    return _attention(_with_rank(q, 4), k, v, scale=scale, n_past=int(n_past[0])).reshape(q.shape)
+    y = _attention(_with_rank(q, 4), k, v, scale=scale, n_past=int(n_past[0]), soft_cap=soft_cap)
+    return y.reshape(q.shape)
 
 
 def _attention_back_writes(
     dq: Array, dk: Array, dv: Array, g: Array, y: Array, q: Array, k: Array, v: Array, lse: Array,
-    mask: Array | None, scale: float, n_past: int, window: int,
+    mask: Array | None, scale: float, n_past: int, window: int, soft_cap: float,
 ) -> dict[str, Array]:  # fmt: skip
     """By the chain rule through products and softmax, from g, q, k and v alone."""
-    weights = _soft_max(_attention_scores(q, k, mask, scale, n_past, window))
+    weights = _soft_max(_attention_scores(q, k, mask, scale, n_past, window, soft_cap))
     q, k, v, g = (x.swapaxes(-2, -3) for x in (q, k, v, g))
     dscores = _soft_max_back(_mul_mat(v, g), weights, scale)
+    if soft_cap:
+        dscores = dscores * (1 - np.tanh(scale * _mul_mat(k, q) / soft_cap) ** 2)
     dq = dscores @ _group_repeat(k, q.shape)
     dk, dv = _mul_mat_back(dscores, q, k.shape), _mul_mat_back(weights, g, v.shape)
     return {"dq": dq.swapaxes(-2, -3), "dk": dk.swapaxes(-2, -3), "dv": dv.swapaxes(-2, -3)}
@@ -1548,6 +1554,16 @@ def _attention_operands() -> Iterator[tuple[list[Operand], Operand | None, dict[
         mask = None, _f32((1, n_head, 1, ctx_k)), _f32((batch, 1, 1, ctx_k)), _f32((ctx_k,))
         params = {"scale": head_dim**-0.5, "n_past": n_past, "window": (window, window, 0)[k % 3]}
         yield [_f32(shape) for shape in shapes], mask[k % 4], params
+    masks = [  # as above, and a window, a soft cap, and the mask's batch, n_head and ctx
+        (1, 1, 1, 1, 1, 1, 0, 0, 1.5, (1, 1, 1)), (2, 7, 7, 4, 2, 6, 0, 0, 0.5, (2, 4, 7)),
+        (1, 65, 65, 2, 1, 8, 0, 0, 0.0, (1, 1, 65)), (2, 70, 130, 2, 2, 16, 1000, 0, 3.0, (2, 1, 70)),
+        (1, 130, 130, 2, 1, 5, 0, 40, 2.0, (1, 2, 130)), (2, 33, 33, 2, 1, 33, 1000, 0, 0.0, (2, 2, 33)),
+        (1, 200, 200, 1, 1, 8, 0, 0, 30.0, (1, 1, 1)),
+    ]  # fmt: skip
+    for batch, ctx, ctx_k, n_head, n_head_kv, head_dim, n_past, window, soft_cap, sizes in masks:
+        shapes = (batch, ctx, n_head, head_dim), *[(batch, ctx_k, n_head_kv, head_dim)] * 2
+        params = {"scale": head_dim**-0.5, "n_past": n_past, "window": window, "soft_cap": soft_cap}
+        yield [_f32(shape, -2, 2) for shape in shapes], _f32((*sizes, ctx_k)), params
 
 
 def _attentions() -> Iterator[Sample]:
@@ -1567,7 +1583,7 @@ def _cached_attentions() -> Iterator[Sample]:
         caches = (batch * n_head_kv, n_blocks, head_dim, 64), (batch * n_head_kv, n_blocks * 64, head_dim)
         layout = ("dense", "sliced")[i % 2]
         new = [_f32((batch, ctx, n, head_dim), layout=layout) for n in (n_head, n_head_kv, n_head_kv)]
-        params = {"scale": (1.0, head_dim**-0.5)[i % 2]}
+        params = {"scale": (1.0, head_dim**-0.5)[i % 2], "soft_cap": (0.0, 0.0, 2.0)[i % 3]}
         yield Sample((*new, *map(_f32, caches), Operand((1,), "count", limit=n_past)), params)
 
 
@@ -1589,7 +1605,7 @@ def _attention_backs() -> Iterator[Sample]:
         written = [replace(x, layout="dense") for x in (q, k, v)]
         y, lse = _f32(q.shape), _f32((batch, n_head, ctx))
         yield AttentionBackSample(
-            (*written, replace(q, layout=v.layout), y, q, k, v, lse, mask), {"window": 0} | params
+            (*written, replace(q, layout=v.layout), y, q, k, v, lse, mask), {"window": 0, "soft_cap": 0.0} | params
         )
 
 

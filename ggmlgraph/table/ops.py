@@ -761,7 +761,9 @@ def _attention_cotangents(
     g: Tensor, y: Any, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, None, None]:
     dk, dv = empty(shape=k), empty(shape=v)
-    dq = attention_back(empty(shape=q), dk, dv, g, y, q, k, v, written(lse, y), mask, y.scale, y.n_past, y.window)
+    dq = attention_back(
+        empty(shape=q), dk, dv, g, y, q, k, v, written(lse, y), mask, y.scale, y.n_past, y.window, y.soft_cap
+    )
     return dq, written(dk, dq), written(dv, dq), None, None
 
 
@@ -776,12 +778,14 @@ def attention(
     scale: float = 1.0,
     n_past: int = 0,
     window: int = 0,
+    soft_cap: float = 0.0,
 ) -> Tensor:
     """softmax(scale * q @ k.T + mask) @ v per head; key j is visible to query i where j <= i + n_past, and, if there is
-    a window, j > i + n_past - window.
+    a window, j > i + n_past - window. soft_cap > 0: scores before the mask are cap * tanh(scores / cap) (Gemma Team
+    2024, section 2).
 
     q: (batch, ctx, n_head, head_dim); k, v: (batch, ctx_k, n_head_kv, head_dim), each head of which serves a group
-    of query heads -> shape of q; mask: (batch or 1, n_head or 1, 1, ctx_k), the same for all queries. Streams over
+    of query heads -> shape of q; mask: (batch or 1, n_head or 1, ctx or 1, ctx_k). Streams over
     blocks of keys (Milakov & Gimelshein 2018, Dao et al. 2022): the scores are never stored. When lse (batch, n_head,
     ctx) is given, it is left the logarithm of each softmax's denominator, which the backward pass needs.
     """
@@ -803,14 +807,22 @@ def attention_back(
     scale: float,
     n_past: int,
     window: int,
+    soft_cap: float,
 ) -> Tensor:
     """Cotangents of q, k and v in y = attention(q, k, v), left in dq, dk and dv; the result is dq."""
 
 
 @op(shape="cached_attention", rows=("q", "k", "v"), dense=("k_cache", "v_cache", "n_past"),
-    writes=("k_cache", "v_cache"), work="cached_attention")  # fmt: skip
+    writes=("k_cache", "v_cache"), work="cached_attention", words={"scale": 0, "soft_cap": 3})  # fmt: skip
 def cached_attention(
-    q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, n_past: Tensor, scale: float = 1.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    n_past: Tensor,
+    scale: float = 1.0,
+    soft_cap: float = 0.0,
 ) -> Tensor:
     """attention(q, k, v) of new positions to themselves and to the n_past[0] before them, which the caches hold.
 

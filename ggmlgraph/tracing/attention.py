@@ -1,7 +1,7 @@
 """`attention`: each query's mean of the values, weighted by how its key agrees; written in ggml's own ops.
 
-Stock ggml computes the file as it stands. The runtime fuses all but soft caps and masks that differ from query to query
-into an op that never stores the scores (runtime/src/fuse.c). Used by models.
+Stock ggml computes the file as it stands. The runtime fuses all of it, but for masks that are trained, into an op that
+never stores the scores (runtime/src/fuse.c). Used by models.
 """
 
 from __future__ import annotations

@@ -154,8 +154,10 @@ static void clear_keys(float *column, int64_t begin, int64_t end)
 typedef struct head {
     rows         q, k, v;
     int64_t      head_dim, n_queries, n_keys, n_past, window; /* of the last `window` keys that a query would see */
-    float        scale;
-    const float *mask; /* added to the scores of each key; NULL: none */
+    float        scale;        /* of the products, by the soft cap if there is one */
+    float        soft_cap;     /* 0: none */
+    const float *mask;         /* added to the scores; NULL: none */
+    int64_t      mask_row;     /* floats from one query's to the next one's; 0: the same for all */
 } head;
 
 static const float *mask_of(const gg_tensor *mask, const char *data, int64_t i_head, int64_t sequence)
@@ -169,11 +171,13 @@ static head head_of(const gg_task *task, int first_src, int64_t i_head, int64_t 
     const gg_tensor *const *src = task->src + first_src; /* q, k, v, lse, mask */
     char *const *data = task->src_data + first_src;
     int64_t i_kv = i_head / (src[0]->ne[1] / src[1]->ne[1]), window = gg_param_i32(task->y, 2);
+    float   scale = gg_param_f32(task->y, 0), soft_cap = gg_param_f32(task->y, 3);
     return (head){.window = window > 0 ? window : INT64_MAX / 2, .mask = mask_of(src[4], data[4], i_head, sequence),
+                  .mask_row = src[4] && src[4]->ne[1] > 1 ? src[4]->ne[0] : 0, .soft_cap = soft_cap,
                   .q = head_rows(src[0], data[0], i_head, sequence), .k = head_rows(src[1], data[1], i_kv, sequence),
                   .v = head_rows(src[2], data[2], i_kv, sequence), .head_dim = src[0]->ne[0],
                   .n_queries = src[0]->ne[2], .n_keys = src[1]->ne[2], .n_past = gg_param_i32(task->y, 1),
-                  .scale = gg_param_f32(task->y, 0)};
+                  .scale = soft_cap > 0 ? scale / soft_cap : scale};
 }
 
 static float *lse_of(const gg_tensor *lse, char *data, int64_t i_head, int64_t sequence)
@@ -250,12 +254,46 @@ static forward_blocks carve_forward(float *work, int64_t head_dim)
     return w;
 }
 
+/* Scores become soft_cap * tanh(score), and `bends`, unless it is NULL, the derivatives of that. */
+static void cap_scores(const pair *p, float *scores, float soft_cap, float *bends)
+{
+    for (int64_t i = 0; i < p->n_queries; i += GG_LANES) {
+        int64_t end = visible_keys(p, i + GG_LANES - 1);
+        for (int64_t j = hidden_keys(p, i); j < end; j++) {
+            gg_vec t = gg_tanh(gg_load(scores + j * QUERIES + i));
+            gg_store(scores + j * QUERIES + i, t * soft_cap);
+            if (bends) gg_store(bends + j * QUERIES + i, (1.0f - t * t) * soft_cap);
+        }
+    }
+}
+
 /* Add to each key's row of scores what belongs to the key. */
-static void add_mask(const pair *p, float *scores, const float *mask)
+static void add_key_mask(const pair *p, float *scores, const float *mask)
 {
     for (int64_t j = 0; j < p->n_keys; j++)
         for (int64_t i = 0; i < p->n_queries; i += GG_LANES)
             gg_store(scores + j * QUERIES + i, gg_load(scores + j * QUERIES + i) + mask[j]);
+}
+
+/* Add to the scores what belongs to a key and a query; each query's are a row of the mask. */
+static void add_mask(const pair *p, float *scores, const float *mask, int64_t row)
+{
+    for (int64_t i = 0; i < p->n_queries; i += GG_LANES) {
+        float   columns[KEYS * GG_LANES];
+        int64_t n = gg_min_i64(GG_LANES, p->n_queries - i), n_keys = visible_keys(p, i + GG_LANES - 1);
+        if (n < GG_LANES) memset(columns, 0, sizeof columns);
+        gg_transpose(columns, GG_LANES, mask + i * row, row, n_keys, (int)n);
+        for (int64_t j = 0; j < n_keys; j++)
+            gg_store(scores + j * QUERIES + i, gg_load(scores + j * QUERIES + i) + gg_load(columns + j * GG_LANES));
+    }
+}
+
+/* The scores of the queries from `query` on and the keys from `key` on, of which there are the scaled products. */
+static void finish_scores(const pair *p, const head *h, float *scores, float *bends, int64_t query, int64_t key)
+{
+    if (h->soft_cap > 0) cap_scores(p, scores, h->soft_cap, bends);
+    if (h->mask_row > 0) add_mask(p, scores, h->mask + query * h->mask_row + key, h->mask_row);
+    else if (h->mask) add_key_mask(p, scores, h->mask + key);
 }
 
 /* Scores of GG_LANES queries from i on become weights exp(score - maximum). */
@@ -313,7 +351,7 @@ static void attend(const forward_blocks *w, const head *h, int64_t query, const 
         load_block(w->k, &h->k, key, p.n_keys, h->head_dim, 1);
         load_block(w->v, &h->v, key, p.n_keys, h->head_dim, 1);
         score(&p, w->scores, w->k, w->q);
-        if (h->mask) add_mask(&p, w->scores, h->mask + key);
+        finish_scores(&p, h, w->scores, NULL, query, key);
         for (int64_t i = 0; i < n_queries; i += GG_LANES) weigh(w, &p, i);
         if (key > first) scale_rows(w->y, w->correction, n_queries, gg_attention_row(h->head_dim));
         sum_keys(&p, w->y, w->scores, w->v, key > first);
@@ -338,10 +376,10 @@ GG_KERNEL(attention)
 
 /* ---------------------------------------------------------------- backward */
 
-/* A thread's blocks: scores, then weights; their derivative; operands, a query's as rows and as columns; lse and
- * g . y of each query. */
+/* A thread's blocks: scores, then weights; their derivative; that of the soft cap; operands, a query's as rows and as
+ * columns; lse and g . y of each query. */
 typedef struct backward_blocks {
-    float *weights, *slopes, *k, *v, *q, *q_columns, *g, *g_columns, *dq, *lse, *g_y;
+    float *weights, *slopes, *bends, *k, *v, *q, *q_columns, *g, *g_columns, *dq, *lse, *g_y;
 } backward_blocks;
 
 static backward_blocks carve_backward(float *work, int64_t head_dim)
@@ -350,6 +388,7 @@ static backward_blocks carve_backward(float *work, int64_t head_dim)
     backward_blocks w;
     w.weights = carve(&work, GG_ATTENTION_SCORES);
     w.slopes = carve(&work, GG_ATTENTION_SCORES);
+    w.bends = carve(&work, GG_ATTENTION_SCORES);
     w.k = carve(&work, KEYS * row);
     w.v = carve(&work, KEYS * row);
     w.q = carve(&work, QUERIES * row);
@@ -387,6 +426,18 @@ static void differentiate(const backward_blocks *w, const pair *p, int64_t i)
     clear_keys(slopes, l.some, l.n_keys);
 }
 
+/* Derivatives by the scores become those by the products that a soft cap was put on. */
+static void bend(const backward_blocks *w, const pair *p)
+{
+    for (int64_t i = 0; i < p->n_queries; i += GG_LANES) {
+        int64_t end = visible_keys(p, i + GG_LANES - 1);
+        for (int64_t j = hidden_keys(p, i); j < end; j++) {
+            float *slopes = w->slopes + j * QUERIES + i;
+            gg_store(slopes, gg_load(slopes) * gg_load(w->bends + j * QUERIES + i));
+        }
+    }
+}
+
 static float dot(const float *a, const float *b, int64_t n)
 {
     gg_vec sum = {0};
@@ -420,9 +471,10 @@ static void attend_back(const backward_blocks *w, const head *h, const cotangent
         load_block(w->k, &h->k, key, p.n_keys, h->head_dim, 1);
         load_block(w->v, &h->v, key, p.n_keys, h->head_dim, 1);
         score(&p, w->weights, w->k, w->q_columns);
-        if (h->mask) add_mask(&p, w->weights, h->mask + key);
+        finish_scores(&p, h, w->weights, w->bends, query, key);
         score(&p, w->slopes, w->v, w->g_columns);
         for (int64_t i = 0; i < n_queries; i += GG_LANES) differentiate(w, &p, i);
+        if (h->soft_cap > 0) bend(w, &p);
         sum_queries(&p, &c->dv, key, w->weights, w->g);
         sum_queries(&p, &c->dk, key, w->slopes, w->q);
         sum_keys(&p, w->dq, w->slopes, w->k, key > first);

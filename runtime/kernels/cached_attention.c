@@ -80,15 +80,24 @@ typedef struct blocks {
     float *q, *scores, *y;
 } blocks;
 
-/* n rows of queries, scaled. */
+/* 0: there is none. */
+static float soft_cap_of(const gg_task *task) { return gg_param_f32(task->y, 3); }
+
+/* n rows of queries, scaled, and by the soft cap. */
 static void load_queries(float *dst, const gg_task *task, const group *g, int64_t row, int64_t n)
 {
     int64_t head_dim = task->y->ne[0];
-    float   scale = gg_param_f32(task->y, 0);
+    float   scale = gg_param_f32(task->y, 0), soft_cap = soft_cap_of(task);
+    if (soft_cap > 0) scale /= soft_cap;
     for (int64_t i = row; i < row + n; i++, dst += head_dim) {
         const float *q = (const float *)(g->q + i % g->size * task->src[Q]->nb[1] + i / g->size * task->src[Q]->nb[2]);
         for (int64_t d = 0; d < head_dim; d++) dst[d] = q[d] * scale;
     }
+}
+
+static void cap_scores(float *row, int64_t n_keys, float soft_cap)
+{
+    for (int64_t i = 0; i < n_keys; i += GG_LANES) gg_store(row + i, gg_tanh(gg_load(row + i)) * soft_cap);
 }
 
 /* The first n_seen of a row of scores become weights exp(score - maximum), those from there to n_keys zero; returns the
@@ -119,7 +128,8 @@ static void attend(const gg_task *task, const blocks *w, const group *g, int64_t
         gg_multiply(&(gg_product){.a = w->q, .a_row = head_dim, .a_col = 1, .b = g->k_cache + key * head_dim,
                                   .b_row = KEYS, .c = w->scores + key, .c_row = room, .n_rows = n, .n_cols = KEYS,
                                   .n_inner = head_dim});
-    float sum[ROWS];
+    float sum[ROWS], soft_cap = soft_cap_of(task);
+    for (int64_t i = 0; i < n && soft_cap > 0; i++) cap_scores(w->scores + i * room, n_keys, soft_cap);
     for (int64_t i = 0; i < n; i++)
         sum[i] = weigh(w->scores + i * room, gg_min_i64(n_past + (row + i) / g->size + 1, n_keys), n_keys);
     gg_multiply(&(gg_product){.a = w->scores, .a_row = room, .a_col = 1, .b = g->v_cache, .b_row = head_dim,

@@ -59,10 +59,10 @@ static inline int64_t gg_attention_floats(int64_t head_dim)
            3 * GG_ATTENTION_QUERIES;
 }
 
-/* Scores and their derivative, k and v; q and g also transposed, dq, and two numbers a query. */
+/* Scores, their derivative and that of their soft cap, k and v; q and g also transposed, dq, and two numbers a query. */
 static inline int64_t gg_attention_back_floats(int64_t head_dim)
 {
-    return 2 * GG_ATTENTION_SCORES + (2 * GG_ATTENTION_KEYS + 5 * GG_ATTENTION_QUERIES) * gg_attention_row(head_dim) +
+    return 3 * GG_ATTENTION_SCORES + (2 * GG_ATTENTION_KEYS + 5 * GG_ATTENTION_QUERIES) * gg_attention_row(head_dim) +
            2 * GG_ATTENTION_QUERIES;
 }
 

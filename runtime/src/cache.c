@@ -167,7 +167,7 @@ static bool follow_heads(const follower *f, int32_t id, int n_src)
     return true;
 }
 
-/* Causal, without a window that hides anything as long as the caches have room, and without a mask of keys. */
+/* Causal, without a window that hides anything as long as the caches have room, and without a mask. */
 static bool sees_all_before(const follower *f, const gg_tensor *y)
 {
     int32_t n_past = gg_param_i32(y, 1), window = gg_param_i32(y, 2);

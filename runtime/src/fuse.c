@@ -143,14 +143,14 @@ static int32_t permuted(const fusion *f, int32_t id, const int32_t axes[GG_MAX_D
     return t->op == GG_OP_PERMUTE && memcmp(t->op_params, axes, GG_MAX_DIMS * sizeof *axes) == 0 ? t->src[0] : -1;
 }
 
-enum { LSE = 3, KEY_MASK = 4 }; /* sources of attention */
+enum { LSE = 3, MASK = 4, SECOND_MASK = 5, MOST_MASKS = 2 }; /* sources of attention; it takes the sum of two masks */
 
 static const int32_t heads_out[GG_MAX_DIMS] = {0, 2, 1, 3}, heads_out_transposed[GG_MAX_DIMS] = {1, 2, 0, 3};
 
-/* What attention takes beside queries, keys and values; key_mask -1: none. */
+/* What attention takes beside queries, keys and values. */
 typedef struct weighing {
-    float   scale;
-    int32_t n_past, window, key_mask;
+    float   scale, soft_cap;
+    int32_t n_past, window, n_masks, masks[MOST_MASKS];
 } weighing;
 
 static const int32_t swapped[GG_MAX_DIMS] = {1, 0, 2, 3};
@@ -173,33 +173,61 @@ static int32_t swallow_window(const fusion *f, int32_t id, int64_t *past)
     return inside;
 }
 
-/* Node id, or the sum that is its source 0 with one number for each key, the same for all queries, that is not trained. */
-static int32_t swallow_key_mask(const fusion *f, int32_t id, int32_t *key_mask)
+/* Whether b may be added to scores of these sizes as attention's mask: each size is theirs or 1, and it is not trained. */
+static bool is_mask(const fusion *f, int32_t b, const gg_tensor *scores)
 {
-    int32_t add = swallow(f, id, 0, GG_OP_ADD);
-    const gg_tensor *sum = add < 0 ? NULL : gg_at(f->g, add), *b = sum ? gg_at(f->g, sum->src[1]) : NULL;
-    if (!b || b->ne[0] != sum->ne[0] || b->ne[1] != 1 || b->type != GG_TYPE_F32) return id;
-    if ((b->ne[2] != 1 && b->ne[2] != sum->ne[2]) || (b->ne[3] != 1 && b->ne[3] != sum->ne[3])) return id;
-    if (f->trained[sum->src[1]]) return id;
-    *key_mask = sum->src[1];
-    return add;
+    const gg_tensor *t = gg_at(f->g, b);
+    for (int i = 0; i < GG_MAX_DIMS; i++)
+        if (t->ne[i] != scores->ne[i] && (i == 0 || t->ne[i] != 1)) return false;
+    return t->type == GG_TYPE_F32 && !f->trained[b];
 }
 
-/* soft_max of mul_mat(k, q), with a mask of keys or none, with a causal mask, which may have a window, or none, scaled
- * before the mask, after it, or by soft_max itself; the node of the product. -1: something else. */
+/* Node id, or what is below one or two sums with masks that are its source 0, as far as there is room for them. */
+static int32_t swallow_masks(const fusion *f, int32_t id, weighing *w)
+{
+    for (int32_t add; w->n_masks < MOST_MASKS && (add = swallow(f, id, 0, GG_OP_ADD)) >= 0; id = add) {
+        int32_t mask = gg_at(f->g, add)->src[1];
+        if (!is_mask(f, mask, gg_at(f->g, add))) break;
+        w->masks[w->n_masks++] = mask;
+    }
+    return id;
+}
+
+/* Node id, or below its source 0 the products whose soft cap it scales: scale * tanh(products). */
+static int32_t swallow_soft_cap(const fusion *f, int32_t id, weighing *w)
+{
+    int32_t tanh = swallow(f, id, 0, GG_OP_TANH);
+    if (tanh < 0) return id;
+    w->soft_cap = w->scale;
+    return swallow_scale(f, tanh, &w->scale);
+}
+
+/* The mask that ggml's soft_max takes itself, if any. False where it is none of ours. */
+static bool take_mask(const fusion *f, int32_t soft_max, weighing *w)
+{
+    const gg_tensor *t = gg_at(f->g, soft_max);
+    if (t->src[1] < 0) return true;
+    w->masks[w->n_masks++] = t->src[1];
+    return gg_param_f32(t, 1) == 0 && is_mask(f, t->src[1], t);
+}
+
+/* soft_max of mul_mat(k, q), with masks or none, with a causal mask, which may have a window, or none, with a soft cap or
+ * none, scaled before the mask, after it, or by soft_max itself; the node of the product. -1: something else. */
 static int32_t match_weights(const fusion *f, int32_t soft_max, weighing *w)
 {
-    if (soft_max < 0 || gg_at(f->g, soft_max)->src[1] >= 0) return -1;
+    if (soft_max < 0) return -1;
     int64_t past = -1;
-    *w = (weighing){.scale = gg_param_f32(gg_at(f->g, soft_max), 0), .key_mask = -1};
+    *w = (weighing){.scale = gg_param_f32(gg_at(f->g, soft_max), 0)};
+    if (!take_mask(f, soft_max, w)) return -1;
     int32_t scores = swallow_window(f, swallow_scale(f, soft_max, &w->scale), &past);
     int32_t mask = swallow(f, scores, 0, GG_OP_DIAG_MASK_INF);
     w->n_past = mask < 0 ? INT32_MAX : gg_param_i32(gg_at(f->g, mask), 0);
     if (w->n_past < 0 || (mask < 0 && past >= 0)) return -1;
     if (past >= 0) w->window = (int32_t)gg_min_i64(INT32_MAX, w->n_past + past + 1);
     if (mask >= 0) scores = swallow_scale(f, mask, &w->scale);
-    int32_t add = w->scale == 1.0f ? swallow_key_mask(f, scores, &w->key_mask) : scores;
-    if (add != scores) scores = swallow_scale(f, add, &w->scale);
+    int32_t below = w->scale == 1.0f ? swallow_masks(f, scores, w) : scores;
+    if (below != scores) scores = swallow_scale(f, below, &w->scale);
+    scores = swallow_soft_cap(f, scores, w);
     return w->scale > 0 && w->scale < INFINITY ? swallow(f, scores, 0, GG_OP_MUL_MAT) : -1;
 }
 
@@ -230,13 +258,15 @@ static bool match_attention(const fusion *f, int32_t id, match *m)
     if (gg_at(f->g, q)->ne[3] != gg_at(f->g, k)->ne[3]) return false;
     if (gg_at(f->g, k)->type != GG_TYPE_F32 || gg_at(f->g, v)->type != GG_TYPE_F32) return false;
     if (w.window > 0 && gg_at(f->g, q)->ne[2] > gg_at(f->g, k)->ne[2]) return false; /* queries may see no key */
-    *m = (match){.op = GG_OP_ATTENTION, .n_src = w.key_mask < 0 ? 3 : 5, .src = {[LSE] = -1, [KEY_MASK] = w.key_mask}};
+    *m = (match){.op = GG_OP_ATTENTION, .n_src = w.n_masks > 0 ? MASK + w.n_masks : LSE,
+                 .src = {[LSE] = -1, [MASK] = w.masks[0], [SECOND_MASK] = w.masks[1]}};
     set_heads(f, m, 0, q);
     set_heads(f, m, 1, k);
     set_heads(f, m, 2, v);
     memcpy(&m->op_params[0], &w.scale, sizeof w.scale);
     m->op_params[1] = w.n_past;
     m->op_params[2] = w.window;
+    memcpy(&m->op_params[3], &w.soft_cap, sizeof w.soft_cap);
     return true;
 }
 
@@ -434,6 +464,14 @@ static void add_written(gg_builder *to, const fusion *f, const match *m, int32_t
     }
 }
 
+/* The sum of two masks, in the sizes of both. */
+static int32_t add_masks(gg_builder *to, int32_t a, int32_t b)
+{
+    int64_t ne[GG_MAX_DIMS];
+    for (int i = 0; i < GG_MAX_DIMS; i++) ne[i] = gg_max_i64(gg_at(to->g, a)->ne[i], gg_at(to->g, b)->ne[i]);
+    return gg_make_add(to, gg_build(to, GG_OP_EXPAND, 1, &a, NULL, ne, NULL), b);
+}
+
 static int32_t copy_fused(gg_rebuild *r, const fusion *f, int32_t id, const match *m)
 {
     gg_builder to = {.g = r->out, .err = r->err};
@@ -443,6 +481,10 @@ static int32_t copy_fused(gg_rebuild *r, const fusion *f, int32_t id, const matc
         if (m->heads[k] && (src[k] = view_heads(r, m->heads[k], src[k])) < 0) return -1;
     }
     if (m->ne[0] > 0 && (src[0] = gg_build(&to, GG_OP_RESHAPE, 1, src, NULL, m->ne, NULL)) < 0) return -1;
+    if (m->op == GG_OP_ATTENTION && n_src > SECOND_MASK) {
+        src[MASK] = add_masks(&to, src[MASK], src[SECOND_MASK]);
+        n_src = SECOND_MASK;
+    }
     if (f->train) add_written(&to, f, m, src, &n_src);
     const int64_t *ne = gg_ops[m->op].sized ? gg_at(r->in, id)->ne : NULL;
     int32_t y = gg_build(&to, m->op, n_src, src, m->op_params, ne, NULL);

@@ -144,12 +144,15 @@ int32_t gg_shape_rope(const gg_graph *g, gg_tensor *y, gg_error *err)
     return like(y, a, err);
 }
 
-enum { ATTENTION_SCALE = 0, ATTENTION_N_PAST = 1, ATTENTION_WINDOW = 2 }; /* words */
+enum { ATTENTION_SCALE = 0, ATTENTION_N_PAST = 1, ATTENTION_WINDOW = 2, ATTENTION_SOFT_CAP = 3 }; /* words */
 
 static int32_t check_attention(const gg_tensor *y, const gg_tensor *q, const gg_tensor *k, const gg_tensor *v,
                                const gg_tensor *lse, gg_error *err)
 {
     if (check_finite(y, ATTENTION_SCALE, ATTENTION_SCALE, err) < 0) return -1;
+    if (check_finite(y, ATTENTION_SOFT_CAP, ATTENTION_SOFT_CAP, err) < 0) return -1;
+    if (gg_param_f32(y, ATTENTION_SOFT_CAP) < 0)
+        FAIL_AS("BadOpParams", "soft_cap %g is negative", (double)gg_param_f32(y, ATTENTION_SOFT_CAP));
     if (gg_param_i32(y, ATTENTION_N_PAST) < 0) FAIL_AS("BadOpParams", "n_past %d is negative", gg_param_i32(y, ATTENTION_N_PAST));
     if (!gg_same_shape(k, v)) FAIL("keys and values differ in shape");
     if (q->ne[0] != k->ne[0]) FAIL("head sizes %lld and %lld differ", (long long)q->ne[0], (long long)k->ne[0]);
@@ -161,7 +164,7 @@ static int32_t check_attention(const gg_tensor *y, const gg_tensor *q, const gg_
     return 0;
 }
 
-/* What only attention and its derivative have: a window, which leaves each query a key, and a mask of keys. */
+/* What only attention and its derivative have: a window, which leaves each query a key, and a mask. */
 static int32_t check_hidden(const gg_tensor *y, const gg_tensor *q, const gg_tensor *k, const gg_tensor *mask,
                             gg_error *err)
 {
@@ -169,9 +172,9 @@ static int32_t check_hidden(const gg_tensor *y, const gg_tensor *q, const gg_ten
     if (window < 0) FAIL_AS("BadOpParams", "window %lld is negative", (long long)window);
     if (window > 0 && q->ne[2] + n_past - window >= k->ne[2])
         FAIL("a window of %lld leaves the last query without a key", (long long)window);
-    if (mask && (mask->ne[0] != k->ne[2] || mask->ne[1] != 1 || (mask->ne[2] != 1 && mask->ne[2] != q->ne[1]) ||
-                 (mask->ne[3] != 1 && mask->ne[3] != q->ne[3])))
-        FAIL("the mask is not one number per key");
+    const int64_t scores[GG_MAX_DIMS] = {k->ne[2], q->ne[2], q->ne[1], q->ne[3]};
+    for (int i = 0; mask && i < GG_MAX_DIMS; i++)
+        if (mask->ne[i] != scores[i] && (i == 0 || mask->ne[i] != 1)) FAIL("the mask is not one number per key and query");
     return 0;
 }
 
