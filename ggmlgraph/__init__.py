@@ -22,6 +22,7 @@ _HOMES = {
     "LimitError": "errors", "MemoryLimitError": "errors", "ShapeError": "errors", "UnsupportedError": "errors",
     "UsageError": "errors",
     "Model": "library.model", "generate": "library.model", "load": "library.model", "tokenizer": "library.vocabulary",
+    "Outcome": "library.trainer", "Trainer": "library.trainer",
     "Dim": "graphfile.dim", "Graph": "tracing.tracer", "Params": "tracing.params", "Runtime": "execution.runtime",
     "Tensor": "tracing.tensor", "trace": "tracing.tracer",
     "equal": "tracing.arithmetic", "logical_not": "tracing.arithmetic",

@@ -13,6 +13,8 @@ from ggmlgraph.graphfile.dim import Dim as Dim
 from ggmlgraph.library.model import Model as Model
 from ggmlgraph.library.model import generate as generate
 from ggmlgraph.library.model import load as load
+from ggmlgraph.library.trainer import Outcome as Outcome
+from ggmlgraph.library.trainer import Trainer as Trainer
 from ggmlgraph.library.vocabulary import tokenizer as tokenizer
 from ggmlgraph.table.ops import abs as abs
 from ggmlgraph.table.ops import argsort as argsort

@@ -1,12 +1,14 @@
-"""What this machine offers: processors this process may use, memory it may take, the ISA level to run.
+"""What this machine offers: processors this process may use, memory it may take, the ISA level to run, packages.
 
-Used by the runtime for its defaults and by `doctor`, which prints it.
+Used by the runtime for its defaults, by training for what it tells of a run, and by `doctor`, which prints it.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import resource
+from importlib import metadata
 from pathlib import Path
 
 from ggmlgraph.errors import UsageError
@@ -105,3 +107,20 @@ def check_threads(n: int) -> int:
     if not 1 <= n <= MAX_THREADS:
         raise UsageError(f"--threads {n} is not in 1..{MAX_THREADS}")
     return n
+
+
+def version_of(name: str) -> str | None:
+    """Of an installed package."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """What the machine calls it."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Amounts of memory: as an option's value, and to print. Used by the other modules here."""
+"""Amounts of memory as an option's value. Used by commands.py."""
 
 from __future__ import annotations
 
@@ -21,12 +21,3 @@ class Memory(click.ParamType[int]):
         if match is None:
             self.fail(f"{value!r} is no size such as 800M or 2G", param, ctx)
         return int(float(match[1]) * UNITS[match[2].upper()])
-
-
-def nbytes(n: float) -> str:
-    """ "1.5 GiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}"
-        n /= 1024
-    return f"{n:.2f} GiB"

@@ -14,8 +14,7 @@ import click
 import numpy as np
 
 from ggmlgraph import machine
-from ggmlgraph.cli import precision
-from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.amounts import nbytes
 from ggmlgraph.core.levels import isa_levels, peak_flops
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.execution import profiler
@@ -125,7 +124,7 @@ def _report(runtime: Runtime, r: dict[str, Any]) -> Iterator[str]:
     seconds = r["all_step_seconds"]
     yield f"model    {name}: {runtime.n_params:,} parameters, batch {r['batch']}, ctx {r['ctx']}"
     peak = f"{r['peak_flops_per_second'] / 1e9:,.1f} GFLOP/s at the peak"
-    yield f"machine  {r['threads']} threads, {precision.level(runtime)}, {peak}"
+    yield f"machine  {r['threads']} threads, {runtime.level}, {peak}"
     yield (
         f"step     {r['step_seconds']:.4f} s, median of {len(seconds)} from {min(seconds):.4f} to {max(seconds):.4f}; "
         f"{r['flops'] / 1e9:,.2f} GFLOP in matrix products"

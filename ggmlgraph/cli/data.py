@@ -10,7 +10,7 @@ import click
 import msgspec
 import numpy as np
 
-from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.amounts import nbytes
 from ggmlgraph.cli.terminal import say, shown
 from ggmlgraph.data.documents import Reading, Skipped, Split
 from ggmlgraph.data.others import open_tokens

@@ -6,12 +6,11 @@ import os
 import platform
 import re
 from importlib import metadata
-from pathlib import Path
 
 import click
 
 from ggmlgraph import __version__, machine
-from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.amounts import nbytes
 from ggmlgraph.core.levels import isa_levels, peak_flops
 from ggmlgraph.errors import UsageError
 
@@ -24,7 +23,7 @@ def command() -> None:
     one, all_ = (peak_flops(forced, n) / 1e9 for n in (1, threads))
     why = "GGMLGRAPH_ISA" if forced else "the best this processor has"
     click.echo(f"ggmlgraph     {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    click.echo(f"processor     {processor()}, {os.cpu_count()} seen, {threads} usable")
+    click.echo(f"processor     {machine.processor()}, {os.cpu_count()} seen, {threads} usable")
     click.echo(f"ISA levels    {', '.join(isa_levels())}; runs {forced or isa_levels()[0]} ({why})")
     click.echo(f"arithmetic    {one:,.1f} GFLOP/s with 1 thread, {all_:,.1f} with {threads}")
     click.echo(f"memory        {'unknown' if memory is None else nbytes(memory)} available")
@@ -36,21 +35,4 @@ def dependencies() -> list[tuple[str, str | None]]:
     """Packages that ggmlgraph needs at run time, with their versions; None where one is missing."""
     required = [r for r in metadata.requires("ggmlgraph") or [] if "extra ==" not in r]
     names = [re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in required]
-    return [(name, version_of(name)) for name in names]
-
-
-def version_of(name: str) -> str | None:
-    """Of an installed package."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def processor() -> str:
-    """What the machine calls it."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return [(name, machine.version_of(name)) for name in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.amounts import nbytes
 from ggmlgraph.cli.terminal import say
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.interchange.tokenizer import load_tokenizer

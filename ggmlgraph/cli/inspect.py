@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.amounts import nbytes
 from ggmlgraph.cli.terminal import say
 from ggmlgraph.cli.told import told
 from ggmlgraph.core.graph import CoreGraph

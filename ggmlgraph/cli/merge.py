@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ggmlgraph.cli.amounts import nbytes
+from ggmlgraph.amounts import nbytes
 from ggmlgraph.cli.terminal import say
 from ggmlgraph.cli.told import told
 from ggmlgraph.finetuning import attaching, factors, merging

@@ -1,7 +1,7 @@
-"""Training data from numpy files: one file per input of a graph, the first axis counts samples.
+"""Training data from arrays, in numpy files or in memory: one per input of a graph, the first axis counts samples.
 
-Which samples a step sees is a pure function of the seed and the step's number. Used by `ggmlgraph train --input`;
-text.py is the same for text.
+Which samples a step sees is a pure function of the seed and the step's number. text.py is the same for text, batches.py
+for what a program makes step by step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph.data import npz, order
 from ggmlgraph.data.numbers import Numbers
@@ -31,7 +31,7 @@ CHUNK = 1 << 20  # elements looked at together
 
 @dataclass(frozen=True)
 class _Input:
-    path: Path
+    source: str  # the file, else the input's name
     samples: NDArray[Any]  # (n, ...), read-only, mapped: to be looked through once
     numbers: Numbers | None  # the same, to draw from; None where they do not lie in order, and `samples` are in memory
     dtype: np.dtype[Any]  # of the graph's leaf
@@ -46,16 +46,16 @@ class _Input:
 
 
 class ArrayData:
-    """`files` by name of the graph's input; `rows` of them are a batch of the graph.
+    """Files, or arrays, by name of the graph's input; `rows` samples are a batch of the graph.
 
     Samples are for training but for the last tenth, at least one batch, which is for validation.
     A .npz file gives the array of the input's name; its arrays are held in memory.
-    Raises DataError for a file that is not a .npy or .npz of numbers or does not fit its input.
+    Raises DataError for a file that is not a .npy or .npz of numbers, or what does not fit its input.
     """
 
-    def __init__(self, files: Mapping[str, Path], runtime: Runtime, seed: int) -> None:
+    def __init__(self, arrays: Mapping[str, Path | ArrayLike], runtime: Runtime, seed: int) -> None:
         self.seed, self.answers = seed, answers_of(runtime.graph)
-        self._inputs = {name: _open(path, name, runtime.input(name)) for name, path in files.items()}
+        self._inputs = {name: _open(given, name, runtime.input(name)) for name, given in arrays.items()}
         self.rows = self._rows(runtime)
         n = self._n_samples()
         self.n_val = max(self.rows, n // VALIDATION_SHARE // self.rows * self.rows)
@@ -70,20 +70,20 @@ class ArrayData:
     @property
     def name(self) -> str:
         """What errors and summaries call the data."""
-        return ", ".join(str(each.path) for each in self._inputs.values())
+        return ", ".join(each.source for each in self._inputs.values())
 
     def _rows(self, runtime: Runtime) -> int:
         """Samples of a batch: the inputs' first axes, or one where a sample fills the whole input."""
         rows = {name: runtime.input(name).size // int(np.prod(each.shape)) for name, each in self._inputs.items()}
         if len(set(rows.values())) != 1:
             found = ", ".join(f"{name} {n}" for name, n in rows.items())
-            raise DataError(f"a run of the graph takes as many samples of every input, but by these files: {found}")
+            raise DataError(f"a run of the graph takes as many samples of every input, but by these samples: {found}")
         return next(iter(rows.values()))
 
     def _n_samples(self) -> int:
         counts = {len(each.samples) for each in self._inputs.values()}
         if len(counts) != 1:
-            found = ", ".join(f"{each.path} {len(each.samples)}" for each in self._inputs.values())
+            found = ", ".join(f"{each.source} {len(each.samples)}" for each in self._inputs.values())
             raise DataError(f"as many samples are needed of every input, but: {found}")
         return counts.pop()
 
@@ -95,7 +95,7 @@ class ArrayData:
             bad = (part < 0) | (part >= n_classes)
             if bad.any():
                 at = int(bad.argmax())
-                raise DataError(f"{each.path}: target {part[at]} (number {begin + at}) is not in 0..{n_classes - 1}")
+                raise DataError(f"{each.source}: target {part[at]} (number {begin + at}) is not in 0..{n_classes - 1}")
 
     def _digest(self) -> str:
         digest = blake2b(digest_size=16)
@@ -144,7 +144,7 @@ class ArrayData:
 def _convert(each: _Input, chosen: NDArray[np.int64]) -> NDArray[Any]:
     values = each.rows(chosen)
     if each.dtype == np.int32 and values.size and not -(1 << 31) <= values.min() <= values.max() < 1 << 31:
-        raise DataError(f"{each.path}: {values.min()} or {values.max()} does not fit int32")
+        raise DataError(f"{each.source}: {values.min()} or {values.max()} does not fit int32")
     return np.ascontiguousarray(values.reshape(-1, *each.shape), each.dtype)
 
 
@@ -156,22 +156,35 @@ def _map(path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: not a .npy file of numbers: {' '.join(str(error).split())[:120]}") from None
 
 
-def _open(path: Path, name: str, leaf: NDArray[Any]) -> _Input:
-    """Map a file and see that it fits the leaf. The file is not trusted: nothing in it is executed."""
-    samples = npz.read(path, name) if path.suffix == ".npz" else _map(path)
+def _read(path: Path, name: str) -> NDArray[Any]:
+    """Map a file. It is not trusted: nothing in it is executed."""
+    return npz.read(path, name) if path.suffix == ".npz" else _map(path)
+
+
+def _array(given: ArrayLike, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise DataError(f"{name}: not an array: {error}") from None
+
+
+def _open(given: Path | ArrayLike, name: str, leaf: NDArray[Any]) -> _Input:
+    """See that samples fit the leaf."""
+    samples = _read(given, name) if isinstance(given, Path) else _array(given, name)
+    source = str(given) if isinstance(given, Path) else name
     kinds = "bui" if leaf.dtype.kind == "i" else "buif"
     if samples.dtype.kind not in kinds:
-        raise DataError(f"{path} holds {samples.dtype}, the input {name} takes {leaf.dtype}")
+        raise DataError(f"{source} holds {samples.dtype}, the input {name} takes {leaf.dtype}")
     if samples.ndim == 0 or samples.size == 0:
-        raise DataError(f"{path} holds no samples: its shape is {list(samples.shape)}")
+        raise DataError(f"{source} holds no samples: its shape is {list(samples.shape)}")
     sample = samples.shape[1:]
     while sample and sample[0] == 1 and sample not in (leaf.shape, leaf.shape[1:]):
         sample = sample[1:]
     if sample not in (leaf.shape, leaf.shape[1:]):
         wanted = ", ".join(map(str, leaf.shape[1:]))
         raise DataError(
-            f"{path}: samples of shape {list(samples.shape[1:])} for the input {name}, which takes [{wanted}]"
+            f"{source}: samples of shape {list(samples.shape[1:])} for the input {name}, which takes [{wanted}]"
         )
-    if not isinstance(samples, np.memmap) or not samples.flags.c_contiguous:
-        return _Input(path, np.ascontiguousarray(samples), None, leaf.dtype, sample)
-    return _Input(path, samples, Numbers(path, samples.offset, samples.dtype), leaf.dtype, sample)
+    if isinstance(given, Path) and isinstance(samples, np.memmap) and samples.flags.c_contiguous:
+        return _Input(source, samples, Numbers(given, samples.offset, samples.dtype), leaf.dtype, sample)
+    return _Input(source, np.ascontiguousarray(samples), None, leaf.dtype, sample)

@@ -1,6 +1,6 @@
 """Training data from Python: batches that a program makes, one for each step.
 
-Used by programs that train through `Trainer`; text.py and arrays.py are the same for files.
+text.py and arrays.py are the same for texts and arrays.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class BatchData:
         self._batches, self._validation = batches, validation
         self._iterator: Iterator[Arrays] | None = None
         self._next = 0  # the step of the element that the iterator gives next
-        self._first = self._arrays(0)
-        self.digest, self.order = _digest(self._first), order.VERSION
+        self.first = self._arrays(0)
+        self.digest, self.order = _digest(self.first), order.VERSION
         self.bits_per_nat: float | None = None  # samples are no text
 
     def batch(self, step: int, n: int) -> dict[str, NDArray[Any]]:
@@ -42,7 +42,7 @@ class BatchData:
 
         Raises DataError where there are no more batches, or something is none.
         """
-        return self._first if step == 0 else self._arrays(step)
+        return self.first if step == 0 else self._arrays(step)
 
     def samples(self, first: int, n: int) -> dict[str, NDArray[Any]]:
         """The batch that begins with sample `first`, where all batches have n samples."""

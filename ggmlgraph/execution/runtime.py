@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ggmlgraph import machine
 from ggmlgraph.core import limits, passes
-from ggmlgraph.core.levels import matmul_precision_number
+from ggmlgraph.core.levels import isa_levels, matmul_precision_number
 from ggmlgraph.core.limits import Limits
 from ggmlgraph.errors import GGError, UnsupportedError, UsageError
 from ggmlgraph.execution import checkpoint
@@ -91,7 +91,7 @@ class Runtime(Session):
         matmul_precision_number(matmul_precision)
         settings = Settings(machine.isa(), matmul_precision, passes.fusion_mask(fusions))
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
-        with _file_of(graph) as path:
+        with file_of(graph) as path:
             model = open_graph(path, dialect, limits, roles, mapped=mapped).at(batch, ctx)
         self.slots, self.ranks = slots, ranks or Alone()
         self._begin(model, settings, threads, memory_limit, accumulate, Pools(), Turns())
@@ -129,6 +129,13 @@ class Runtime(Session):
         model = self.model.at(batch, ctx)
         other._begin(model, self.settings, self.threads, self.memory_limit, accumulate, self.pools, self.turns)
         return other
+
+    @property
+    def level(self) -> str:
+        """What it computes with, to print: the ISA level, and the precision of products if it is not float32."""
+        precision = self.settings.matmul_precision
+        products = "" if precision == "float32" else f", {precision} products"
+        return (self.settings.isa or isa_levels()[0]) + products
 
     # ------------------------------------------------------------ training
 
@@ -251,7 +258,7 @@ class Runtime(Session):
 
 
 @contextmanager
-def _file_of(graph: Graph | str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
+def file_of(graph: Graph | str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
     """The path of a graph's file; one that was traced goes through a file too, so that there is one way to run it."""
     if not isinstance(graph, Graph):
         yield graph

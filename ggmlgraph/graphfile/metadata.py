@@ -132,6 +132,11 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
         found = (group for group in self.groups if fnmatchcase(name, group.pattern))
         return next(found, ParamGroup("*"))
 
+    def axes_of(self, name: str) -> tuple[Expression, ...]:
+        """How the axes of a tensor follow from the named sizes, in numpy's order; none where that is not known."""
+        said, rank = self.exprs.get(name), self.ranks.get(name, 0)
+        return () if said is None else said.ne[:rank][::-1]
+
     def encode(self) -> bytes:
         """JSON, padded so that tensors behind it stay aligned."""
         return _pad(msgspec.json.encode(self))

@@ -1,4 +1,4 @@
-"""`gg.tokenizer`: text to ids and back, out of whatever has a tokenizer."""
+"""Text to ids and back: `gg.tokenizer`, out of whatever has one, and the one that a run is trained with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ggmlgraph.errors import DataError
 from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.interchange.tokenizer import load_tokenizer
 from ggmlgraph.tokenizers.base import Tokenizer
+from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
+from ggmlgraph.tokenizers.plain import BytesTokenizer
 from ggmlgraph.training import rundir
 from ggmlgraph.training.run import Run
 
@@ -38,3 +40,26 @@ def _is_graph(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(GRAPH)) == GRAPH
+
+
+def chosen(runtime: Runtime, given: Tokenizer | str | os.PathLike[str] | None, beside: Path | None) -> Tokenizer:
+    """Of a run: the one in its graph, else the one given, else what an earlier run kept in the file `beside`.
+
+    Raises DataError if they do not fit the model or each other.
+    """
+    n_vocab, inside = runtime.n_vocab, runtime.tokenizer_bytes()
+    if given is not None:
+        name = "the tokenizer" if isinstance(given, Tokenizer) else str(given)
+        found = given if isinstance(given, Tokenizer) else load_tokenizer(Path(given))
+        if inside is not None and found.to_bytes() != tokenizer_from_bytes(inside).to_bytes():
+            raise DataError(f"{name}: the graph has another tokenizer in it; export it with this one")
+        if inside is None and n_vocab is not None and found.n_vocab != n_vocab:
+            raise DataError(f"{name}: the tokenizer has {found.n_vocab} ids, the model's n_vocab is {n_vocab}")
+        return found
+    if inside is not None:
+        return tokenizer_from_bytes(inside)
+    if beside is not None and beside.exists():
+        return tokenizer_from_bytes(beside.read_bytes())
+    if n_vocab == BytesTokenizer.n_vocab:
+        return BytesTokenizer()
+    raise DataError(f"the graph has no tokenizer: give --tokenizer{f' with {n_vocab} ids' if n_vocab else ''}")

@@ -1,16 +1,20 @@
-"""The options of a training run: `ggmlgraph train` takes them, a run directory keeps them, trainer.py follows them."""
+"""The options of a training run: `ggmlgraph train` takes them, a run directory keeps them, loop.py follows them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
 from ggmlgraph.errors import UsageError
 
 BUILTIN, STDIN = "builtin:", "-"  # texts that are no files (data/sources.py)
+GIVEN = "given:"  # instead of a file: what a Python program gives
+WARMUP_SHARE = 10  # of the steps, one in so many, at most 100
 FINAL_LR = 0.1  # of the peak, where cosine and linear schedules end, as in nanoGPT
 
 
@@ -21,8 +25,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     val_data: tuple[str, ...] = ()
     mix: tuple[str, ...] = ()  # NAME=WEIGHT:SOURCE, or NAME:SOURCE with proportions, instead of data
     proportions: Literal["llama", "redpajama"] | None = None
-    input: tuple[str, ...] = ()  # NAME=FILE.npy, instead of a text
-    targets: str | None = None  # FILE.npy
+    input: tuple[str, ...] = ()  # NAME=FILE.npy or NAME=GIVEN, instead of a text
+    targets: str | None = None  # FILE.npy or GIVEN
     params: tuple[str, ...] = ()  # see execution/roles.py
     loss: str | None = None
     steps: int = 300
@@ -48,6 +52,21 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     predict: int = 64  # tokens of a sample; 0: no samples
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> TrainConfig:
+        """Some options, the others as they are by default. Raises UsageError for what is none, or no value of one."""
+        for name in options:
+            if name not in cls.__struct_fields__:
+                close = get_close_matches(name, cls.__struct_fields__, 1)
+                raise UsageError(f"training has no option {name!r}{f': did you mean {close[0]!r}?' if close else ''}")
+        try:
+            config = msgspec.convert(dict(options), cls)
+        except msgspec.ValidationError as error:
+            what, _, where = str(error).partition(" - at `$.")
+            raise UsageError(f"{where.rstrip('`')}: {what}") from None
+        warmup = options.get("warmup", min(100, config.steps // WARMUP_SHARE))
+        return msgspec.structs.replace(config, warmup=warmup)
+
     def __post_init__(self) -> None:
         bounds = {"steps": 1, "batch": 1, "accumulate": 1, "ctx": 1, "warmup": 0, "eval_every": 0, "sample_every": 0,
                   "save_every": 0, "layers_every": 0, "keep": 1, "keep_every": 0, "predict": 0, "seed": 0}  # fmt: skip
@@ -68,8 +87,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
             data=tuple(map(_absolute, self.data)),
             val_data=tuple(map(_absolute, self.val_data)),
             mix=tuple(f"{part}:{_absolute(spec)}" for part, _, spec in (each.partition(":") for each in self.mix)),
-            input=tuple(f"{name}={Path(path).absolute()}" for name, _, path in (x.partition("=") for x in self.input)),
-            targets=self.targets and str(Path(self.targets).absolute()),
+            input=tuple(f"{name}={_absolute(path)}" for name, _, path in (x.partition("=") for x in self.input)),
+            targets=self.targets and _absolute(self.targets),
         )
 
     @property
@@ -96,6 +115,39 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.lr * (FINAL_LR + (1 - FINAL_LR) * left)
 
 
-def _absolute(spec: str) -> str:
-    """What a source of text is called from anywhere."""
-    return spec if spec.startswith(BUILTIN) or spec == STDIN else str(Path(spec).absolute())
+def _absolute(source: str) -> str:
+    """What a file is called from anywhere."""
+    is_file = not source.startswith((BUILTIN, GIVEN)) and source != STDIN
+    return str(Path(source).absolute()) if is_file else source
+
+
+class Options(TypedDict, total=False):
+    """The fields of TrainConfig that `Trainer` takes by name, for type checkers."""
+
+    val_data: tuple[str, ...]
+    mix: tuple[str, ...]
+    proportions: Literal["llama", "redpajama"] | None
+    params: tuple[str, ...]
+    loss: str | None
+    steps: int
+    batch: int
+    accumulate: int
+    ctx: int
+    lr: float
+    warmup: int
+    schedule: Literal["cosine", "linear", "constant"]
+    weight_decay: float
+    betas: tuple[float, float]
+    clip: float
+    seed: int
+    matmul_precision: Literal["float32", "bf16"]
+    eval_every: int
+    sample_every: int
+    save_every: int
+    keep: int
+    keep_every: int
+    layers_every: int
+    tensorboard: bool
+    spikes: Literal["tell", "rollback"]
+    prompt: str | None
+    predict: int

@@ -1,6 +1,6 @@
 """What a person watching a training run sees: a live bar and curve on a terminal, plain lines elsewhere.
 
-Used by the trainer, which also sends its samples and warnings through here so that they do not tear the live line.
+All that is said of a run goes through here, samples and warnings too, so that nothing tears the live line.
 A terminal that is no longer there, as after a lost connection, is no error: `is_gone` then, and nothing more is shown.
 """
 
@@ -46,14 +46,15 @@ class Rate:
 
 
 class Console:
-    """Progress of one run; a context manager."""
+    """Progress of one run; a context manager. tell: is told the lines, instead of standard output."""
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Rate, tell: Callable[[str], object] | None = None) -> None:
         self.is_gone = False
         self._rate = rate
         self._peak = rate.peak
         self._rich = _Rich(highlight=False, markup=False, emoji=False, soft_wrap=True)
-        has_live_lines = self._rich.is_terminal and not self._rich.is_dumb_terminal
+        self._tell = tell
+        has_live_lines = tell is None and self._rich.is_terminal and not self._rich.is_dumb_terminal
         self._live = Live(console=self._rich, auto_refresh=False, transient=True) if has_live_lines else None
         self._bars = ASCII_BARS if self._rich.options.ascii_only else BARS
         self._trend = Trend()
@@ -74,8 +75,8 @@ class Console:
             self._show(self._live.stop)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self._print(Text(text, "yellow" if text.startswith("warning:") else ""))
+        """A line that stays. Names in it are other people's, and texts a model's: nothing in it steers a terminal."""
+        self._print(Text(escaped(text, keep=WHITE), "yellow" if text.startswith("warning:") else ""))
 
     def acknowledge(self) -> None:
         """That a signal has arrived."""
@@ -83,7 +84,7 @@ class Console:
 
     def sample(self, step: int, text: str) -> None:
         """What the model writes after a step; control characters that it has learnt to write are escaped."""
-        shown = Text(shown_sample(step, text))
+        shown = Text(escaped(f"sample, step {step}: {text}", keep=WHITE))
         shown.stylize("cyan", 0, shown.plain.index(":") + 1)
         self._print(shown)
 
@@ -150,7 +151,7 @@ class Console:
         )
 
     def _print(self, text: Text) -> None:
-        self._show(partial(self._rich.print, text))
+        self._show(partial(self._tell, text.plain) if self._tell else partial(self._rich.print, text))
 
     def _show(self, show: Callable[[], object]) -> None:
         """Show something, unless nobody is there any more. What a full disk does not take of a log is not shown."""
@@ -172,11 +173,6 @@ class _Rich(RichConsole):
     def on_broken_pipe(self) -> None:
         """Where rich would exit the program."""
         raise
-
-
-def shown_sample(step: int, text: str) -> str:
-    """A sample as people read it."""
-    return f"sample, step {step}: {escaped(text, keep=WHITE)}"
 
 
 def _fitted(parts: list[str], width: int) -> str:

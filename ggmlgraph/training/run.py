@@ -85,7 +85,7 @@ class Run:
 
 
 def files_of(config: TrainConfig) -> dict[str, Path]:
-    """Names of inputs and their files, of `input` and `targets`. Raises UsageError."""
+    """Names of inputs and their files, of `input` and `targets`; GIVEN is none. Raises UsageError."""
     files: dict[str, Path] = {}
     for word in config.input:
         name, equals, path = word.partition("=")

@@ -1,4 +1,4 @@
-"""The directory of a training run: what lies in it, and the lock that keeps a second trainer out.
+"""The directory of a training run: what lies in it, and the lock that keeps a second run out.
 
     run/graph.bin       the graph that is trained, so that `generate run/` needs nothing else
     run/tokenizer.bin   the tokenizer, only if the graph brought none
@@ -19,6 +19,7 @@ import filecmp
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,11 @@ def tokenizer_path(run: Path) -> Path:
     return run / "tokenizer.bin"
 
 
+def metrics_path(run: Path) -> Path:
+    """A line a step."""
+    return run / "metrics.jsonl"
+
+
 class RunDirectory:
     """A run directory, created if need be and locked until it is left."""
 
@@ -55,12 +61,25 @@ class RunDirectory:
             raise UsageError(f"{path} is not a directory")
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._unlock: weakref.finalize[..., RunDirectory] | None = None
+        self.lock()
+
+    def lock(self) -> None:
+        """Keep others out until `close`. Raises GGError if another process, or another trainer, is in."""
+        if self._unlock and self._unlock.alive:
+            return
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock)
-            raise GGError(f"{path} is in use: another process is training in it") from None
+            os.close(lock)
+            raise GGError(f"{self.path} is in use: another process is training in it") from None
+        self._unlock = weakref.finalize(self, os.close, lock)
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._unlock:
+            self._unlock()
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -68,11 +87,11 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._lock)
+        self.close()
 
     @property
     def metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return metrics_path(self.path)
 
     @property
     def events_path(self) -> Path:

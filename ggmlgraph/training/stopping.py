@@ -14,7 +14,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -23,7 +23,7 @@ ASKING = (*URGENT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Listens to signals until it is left; a context manager, for the main thread.
+    """Listens to signals until it is left; a context manager. They are the main thread's: in others it hears none.
 
     acknowledge: called once, in another thread, at the first signal.
     """
@@ -32,8 +32,11 @@ class StopRequest:
         self.asked = False
         self._acknowledge = acknowledge
         self._before: dict[int, Any] = {}
+        self._listens = current_thread() is main_thread()
 
     def __enter__(self) -> StopRequest:
+        if not self._listens:
+            return self
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._thread = Thread(target=self._watch, name="signals", daemon=True)
@@ -65,6 +68,8 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._listens:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)

@@ -21,7 +21,7 @@ from ggmlgraph.data.text import TextData
 from ggmlgraph.errors import DataError, UsageError
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.training.config import TrainConfig
-from ggmlgraph.training.trainer import TrainingData, origin_of
+from ggmlgraph.training.loop import TrainingData, origin_of
 
 _PART = re.compile(r"(?P<name>[^=:]+)(?:=(?P<weight>[^:]*))?:(?P<spec>.+)", re.DOTALL)
 

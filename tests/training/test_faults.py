@@ -19,8 +19,8 @@ from ggmlgraph.execution import checkpoint
 from ggmlgraph.training import events
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console, Rate
+from ggmlgraph.training.loop import Loop
 from ggmlgraph.training.rundir import RunDirectory, latest, step_directory, step_of, steps
-from ggmlgraph.training.trainer import Trainer
 from ggmlgraph.training.watch import LEAST, Watch
 
 N, STEPS, EVERY = 4, 60, 10
@@ -96,7 +96,7 @@ def train(
                     asked.append(position)
                 return inputs
 
-            run = Trainer(rt, BatchData(given, validation=[batch(1000)]), config, directory, sample=None)
+            run = Loop(rt, BatchData(given, validation=[batch(1000)]), config, directory, sample=None)
             if (found := latest(path)[0]) is not None:
                 run.resume(found)
             run.run(console)

@@ -19,8 +19,8 @@ from ggmlgraph.data.batches import BatchData
 from ggmlgraph.errors import CheckpointError, DataError
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console, Rate
+from ggmlgraph.training.loop import Loop
 from ggmlgraph.training.rundir import RunDirectory, step_directory
-from ggmlgraph.training.trainer import Trainer
 
 N = 4
 Points = Annotated[gg.Tensor, gg.Float("batch", 3)]
@@ -64,7 +64,7 @@ def train(graph: Path, run: Path, batches: Any, steps: int, resume: int | None =
     console = Console(Rate(n_steps=steps, tokens=N, flops=1e6, peak=1e9, measure_peak=lambda: 1e9))
     with gg.Runtime(graph, threads=1) as rt, RunDirectory(run) as directory, console:
         data = BatchData(batches, validation=[batch(1000)])
-        trainer = Trainer(rt, data, options, directory, sample=None)
+        trainer = Loop(rt, data, options, directory, sample=None)
         if resume is not None:
             trainer.resume(step_directory(run, resume))
         trainer.run(console)

@@ -65,7 +65,7 @@ def told(path: Path) -> Told:
     """A run directory. Raises UsageError where there is nothing to tell of, FormatError for what no run wrote."""
     if not path.is_dir():
         raise UsageError(f"{path} is no run directory")
-    metrics = path / "metrics.jsonl"
+    metrics = rundir.metrics_path(path)
     if not metrics.is_file():
         raise UsageError(f"{path} has no metrics.jsonl: nothing has been trained there")
     history, config = read(metrics), rundir.read_config(path)

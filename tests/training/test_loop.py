@@ -31,9 +31,9 @@ from ggmlgraph.models import baby_llama
 from ggmlgraph.tokenizers.plain import CharsTokenizer
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Console, Rate
+from ggmlgraph.training.loop import Loop
 from ggmlgraph.training.metrics import MetricsFile, StepMetrics
 from ggmlgraph.training.rundir import RunDirectory, steps
-from ggmlgraph.training.trainer import Trainer
 
 SIZES = {"batch": 2, "ctx": 16}
 OPTIONS = ["--batch", "2", "--ctx", "16", "--eval-every", "7", "--save-every", "5", "--sample-every", "6",
@@ -64,12 +64,12 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "elapsed_s", "memory")} for line in lines]
 
 
-def trainer(graph: Path, path: Path, accumulate: int = 1, **options: Any) -> Trainer:
+def trainer(graph: Path, path: Path, accumulate: int = 1, **options: Any) -> Loop:
     config = TrainConfig(**{"steps": 8, "warmup": 2, "save_every": 4, "eval_every": 0, **SIZES, **options})
     runtime = gg.Runtime(graph, threads=1, batch=config.batch, accumulate=accumulate)
     tokens = prepared(["builtin:sine"], CharsTokenizer(SINE_ALPHABET), path / "tokens")
     data = TextData(tokens, config.ctx, config.seed, n_vocab=8)
-    return Trainer(runtime, data, config, RunDirectory(path), sample=None)
+    return Loop(runtime, data, config, RunDirectory(path), sample=None)
 
 
 def console() -> Console:

@@ -2,7 +2,7 @@
 
 A run is a function of its graph, text and options: the learning rate and the batch of a step follow from the step's
 number, samples draw from a stream named by it. So a run that was stopped and resumed, even killed, has the metrics
-and weights of one that never stopped. Used by `ggmlgraph train`.
+and weights of one that never stopped. `gg.Trainer` prepares what it needs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class TrainingData(Protocol):
-    """What a run is trained on: a text (data/text.py) or numpy files (data/arrays.py)."""
+    """What a run is trained on: a text (data/text.py), arrays (data/arrays.py) or batches (data/batches.py)."""
 
     digest: str  # of the content: the same wherever it lies
     bits_per_nat: float | None  # of the text that was evaluated last: bits per byte = loss times this
@@ -79,7 +79,7 @@ class TrainingData(Protocol):
         """Mean loss of the part kept for validation, and the share of right answers where that means something."""
 
 
-class Trainer:
+class Loop:
     """One run. `sample(step)` is a text the model makes up, or None for no samples."""
 
     def __init__(
