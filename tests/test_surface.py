@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from rlcompleter import Completer
 
 import numpy as np
 import pytest
+import typedpage
 from places import ROOT
 
 import ggmlgraph as gg
@@ -75,39 +77,29 @@ def test_type_checkers_are_told_the_names_there_are() -> None:
     assert made == (ROOT / "ggmlgraph/__init__.pyi").read_text(), "run `make docs`"
 
 
-RIGHT = """
-import ggmlgraph as gg
-
-def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: object) -> gg.Tensor:
-    x = p.embedding("e", tokens, 256, 8)
-    x = gg.silu(gg.rms_norm(x, 1e-5)) * 2.0
-    return p.cross_entropy(p.linear("o", x, 256), targets)
-
-graph: gg.Graph = gg.trace(loss, None)
-try:
-    graph.save("g.bin")
-except gg.ShapeError as error:
-    print(error)
-"""
-WRONG = {
-    "gg.nosuch": 'Module has no attribute "nosuch"',
-    "gg.adamw": 'Module has no attribute "adamw"',
-    "gg.rms_norm()": 'Missing positional arguments "a", "eps" in call to "rms_norm"',
-    "gg.silu(3)": 'Argument 1 to "silu" has incompatible type "int"; expected "Tensor"',
-    "gg.trace(loss, None, batch='x')": 'Argument "batch" to "trace" has incompatible type "str"; expected "int"',
-}
-
-
 def test_mypy_takes_what_is_right_and_names_what_is_wrong(tmp_path: Path) -> None:
-    page = tmp_path / "page.py"
-    page.write_text(RIGHT + "".join(f"{line}\n" for line in WRONG))
+    page, lines = typedpage.write(tmp_path)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context", str(page)]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.splitlines()
     errors = [line for line in said if ": error: " in line]
-    first = RIGHT.count("\n") + 1
-    assert [int(line.split(":")[1]) for line in errors] == list(range(first, first + len(WRONG)))
-    for line, wanted in zip(errors, WRONG.values(), strict=True):
-        assert wanted in line
+    assert [int(line.split(":")[1]) for line in errors] == lines
+    for line, wrong in zip(errors, typedpage.WRONG, strict=True):
+        assert wrong.mypy in line
+
+
+def test_completion_offers_the_public_names_that_begin_so() -> None:
+    completer = Completer({"gg": gg})
+    found = {beginning: [completer.complete(beginning, i) for i in range(99)] for beginning in ("gg.soft", "gg.adam")}
+    assert {*found["gg.soft"]} == {None, *(f"gg.{name}(" for name in PUBLIC if name.startswith("soft"))}
+    assert {*found["gg.adam"]} == {None}
+
+
+def test_help_tells_the_methods_of_parameters_with_their_names_in_the_file() -> None:
+    for name in ("linear", "embedding", "layer_norm", "rms_norm", "conv"):
+        text = pydoc.plain(pydoc.render_doc(getattr(gg.Params, name)))
+        assert "`name`.weight" in text, name
+    assert "bias: 'bool' = False" in pydoc.plain(pydoc.render_doc(gg.Params.linear))
+    assert list(inspect.signature(gg.Trainer).parameters)[:3] == ["graph", "run", "data"]
 
 
 # ---------------------------------------------------------------- objects

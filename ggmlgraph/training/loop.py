@@ -100,6 +100,7 @@ class Loop:
         self._layers = Layers(runtime)
         self._problem: str | None = None  # why the last line of metrics could not be written
         self._n_unsaved = 0  # checkpoints in a row that could not be saved
+        self._board: TensorBoard | None = None  # while a run goes on that writes one
 
     def resume(self, directory: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError if it is not one of this graph, text and data options."""
