@@ -15,7 +15,7 @@ def stub() -> Iterator[str]:
     yield "# Made by docs/stub.py: `make docs`."
     homes = ggmlgraph._HOMES
     names = {name: homes.get(name, "table.ops") for name in dir(ggmlgraph) if not name.startswith("_")}
-    for name, home in sorted(names.items(), key=lambda item: (item[1], item[0])):
+    for name, home in sorted(names.items(), key=lambda item: (item[1], not item[0].isupper(), item[0])):  # as ruff does
         yield f"from ggmlgraph.{home} import {name} as {name}"
     yield ""
     yield "__version__: str"

@@ -8,6 +8,13 @@ from ggmlgraph.errors import MemoryLimitError as MemoryLimitError
 from ggmlgraph.errors import ShapeError as ShapeError
 from ggmlgraph.errors import UnsupportedError as UnsupportedError
 from ggmlgraph.errors import UsageError as UsageError
+from ggmlgraph.execution.optimizers import SGD as SGD
+from ggmlgraph.execution.optimizers import Adafactor as Adafactor
+from ggmlgraph.execution.optimizers import AdamW as AdamW
+from ggmlgraph.execution.optimizers import Lion as Lion
+from ggmlgraph.execution.optimizers import Muon as Muon
+from ggmlgraph.execution.optimizers import NorMuon as NorMuon
+from ggmlgraph.execution.optimizers import ScheduleFree as ScheduleFree
 from ggmlgraph.execution.runtime import Runtime as Runtime
 from ggmlgraph.graphfile.dim import Dim as Dim
 from ggmlgraph.library.model import Model as Model

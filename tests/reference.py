@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -661,27 +662,177 @@ def _sum_sqr(a: Array, total: Array | None = None) -> Array:
     return np.sum(a**2, keepdims=True).reshape(1) + (0.0 if total is None else total)
 
 
-def _adamw_writes(
-    p: Array, g: Array, m: Array, v: Array, hyper: Array, sum_sqr: Array, decay: int = 1
+def _norm_of(sum_sqr: Array) -> float:
+    return math.sqrt(sum_sqr.reshape(())) if np.isfinite(sum_sqr).all() else math.inf
+
+
+def _clipped(g: Array, hyper: Array, sum_sqr: Array) -> Array:
+    """The gradient that an update sees."""
+    norm, (clip, clip_value) = _norm_of(sum_sqr), hyper.reshape(-1)[2:4]
+    g = g * (clip / (norm + 1e-6)) if clip > 0 and norm > clip else g
+    return np.clip(g, -clip_value, clip_value) if clip_value > 0 else g
+
+
+def _stepped(p: Array, u: Array, hyper: Array, rate: float, decay: float, cautious: int) -> Array:
+    lr, weight_decay = hyper.reshape(-1)[:2]
+    decays = (u * p >= 0) | (not cautious)
+    return p - lr * weight_decay * decay * p * decays - lr * rate * u
+
+
+def _skips(update: Callable[..., dict[str, Array]], *states: str) -> Callable[..., dict[str, Array]]:
+    """An update that leaves everything as it is where the gradient is not finite."""
+
+    def writes(*operands: Array, rate: float = 1.0, decay: float = 1.0, cautious: int = 0) -> dict[str, Array]:
+        if not math.isfinite(_norm_of(operands[-1])):
+            return {"p": operands[0]} | dict(zip(states, operands[2:], strict=False))
+        return update(*operands, rate, decay, cautious)
+
+    return writes
+
+
+def _adamw_update(
+    p: Array, g: Array, m: Array, v: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
 ) -> dict[str, Array]:
-    lr, beta1, beta2, eps, weight_decay, clip, correction1, correction2 = hyper.reshape(-1)
-    norm = math.sqrt(sum_sqr.reshape(())) if np.isfinite(sum_sqr).all() else math.inf
-    if not math.isfinite(norm):
-        return {"p": p, "m": m, "v": v}
-    if clip > 0 and norm > clip:
-        g = g * (clip / (norm + 1e-6))
+    beta1, beta2, eps, correction1, correction2 = hyper.reshape(-1)[4:9]
+    g = _clipped(g, hyper, sum_sqr)
     m = beta1 * m + (1.0 - beta1) * g
     v = beta2 * v + (1.0 - beta2) * g**2
-    update = (m / correction1) / (np.sqrt(v / correction2) + eps) + (weight_decay * p if decay else 0.0)
-    return {"p": p - lr * update, "m": m, "v": v}
+    u = (m / correction1) / (np.sqrt(v / correction2) + eps)
+    return {"p": _stepped(p, u, hyper, rate, decay, cautious), "m": m, "v": v}
+
+
+def _sgd_update(
+    p: Array, g: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
+) -> dict[str, Array]:
+    lr, weight_decay = hyper.reshape(-1)[:2]
+    return {"p": p - lr * rate * (_clipped(g, hyper, sum_sqr) + weight_decay * decay * p)}
+
+
+def _sgd_momentum_update(
+    p: Array, g: Array, m: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
+) -> dict[str, Array]:
+    lr, weight_decay, _, _, momentum, nesterov = hyper.reshape(-1)[:6]
+    g = _clipped(g, hyper, sum_sqr) + weight_decay * decay * p
+    m = momentum * m + g
+    return {"p": p - lr * rate * (g + momentum * m if nesterov else m), "m": m}
+
+
+def _lion_update(
+    p: Array, g: Array, m: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
+) -> dict[str, Array]:
+    beta1, beta2 = hyper.reshape(-1)[4:6]
+    g = _clipped(g, hyper, sum_sqr)
+    u = np.sign(beta1 * m + (1 - beta1) * g)
+    return {"p": _stepped(p, u, hyper, rate, decay, cautious), "m": beta2 * m + (1 - beta2) * g}
+
+
+def _momentum_writes(g: Array, m: Array, hyper: Array, sum_sqr: Array) -> dict[str, Array]:
+    beta, finite = hyper.reshape(-1)[4], math.isfinite(_norm_of(sum_sqr))
+    return {"m": beta * m + (1 - beta) * _clipped(g, hyper, sum_sqr) if finite else m}
+
+
+def _momentum(g: Array, m: Array, hyper: Array, sum_sqr: Array) -> Array:
+    beta, nesterov = hyper.reshape(-1)[4:6]
+    m = _momentum_writes(g, m, hyper, sum_sqr)["m"]
+    return beta * m + (1 - beta) * _clipped(g, hyper, sum_sqr) if nesterov else m
+
+
+def _muon_update(
+    p: Array, u: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
+) -> dict[str, Array]:
+    return {"p": _stepped(p, u, hyper, rate, decay, cautious)}
+
+
+def _normuon_update(
+    p: Array, u: Array, v: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
+) -> dict[str, Array]:
+    beta2, eps = hyper.reshape(-1)[6:8]
+    v = beta2 * v + (1 - beta2) * np.mean(u**2, -1).reshape(v.shape)
+    u = u / (np.sqrt(v).reshape(*u.shape[:-1], 1) + eps)
+    norm = np.sqrt(np.sum(u**2))
+    return {"p": _stepped(p, u / norm if norm else 0 * u, hyper, rate, decay, cautious), "v": v}
+
+
+def _rms(a: Array) -> float:
+    return float(np.sqrt(np.mean(a**2)))
+
+
+def _adafactor_stepped(p: Array, g: Array, v: Array, hyper: Array, rate: float, decay: float, cautious: int) -> Array:
+    lr, floor, least_scale, threshold, most_rate = hyper.reshape(-1)[[0, 6, 7, 8, 9]]
+    u = g / np.sqrt(np.maximum(v, floor**2))
+    scale = max(least_scale, _rms(p)) / max(1.0, _rms(u) / threshold)
+    slower = most_rate / lr if 0 < most_rate < lr else 1.0
+    return _stepped(p, scale * slower * u, hyper, rate, decay, cautious)
+
+
+def _adafactor_update(
+    p: Array, g: Array, r: Array, c: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
+) -> dict[str, Array]:
+    beta2, added, floor = hyper.reshape(-1)[4:7]
+    g, shape = np.atleast_2d(_clipped(g, hyper, sum_sqr)), p.shape
+    rows, columns = (np.mean(g**2, axis, keepdims=True) + added for axis in (-1, -2))
+    of_rows = beta2 * r.reshape(rows.shape) + (1 - beta2) * rows
+    of_columns = beta2 * c.reshape(columns.shape) + (1 - beta2) * columns
+    v = of_rows * of_columns / np.maximum(np.mean(of_rows, -2, keepdims=True), floor)
+    stepped = _adafactor_stepped(p, g.reshape(shape), v.reshape(shape), hyper, rate, decay, cautious)
+    return {"p": stepped, "r": of_rows.reshape(r.shape), "c": of_columns.reshape(c.shape)}
+
+
+def _adafactor_whole_update(
+    p: Array, g: Array, v: Array, hyper: Array, sum_sqr: Array, rate: float, decay: float, cautious: int
+) -> dict[str, Array]:
+    beta2, added = hyper.reshape(-1)[4:6]
+    g = _clipped(g, hyper, sum_sqr)
+    v = beta2 * v + (1 - beta2) * (g**2 + added)
+    return {"p": _adafactor_stepped(p, g, v, hyper, rate, decay, cautious), "v": v}
+
+
+def _schedule_free_update(
+    p: Array, g: Array, v: Array, z: Array, average: Array, sums: Array, hyper: Array, sum_sqr: Array, rate: float,
+    decay: float, cautious: int,
+) -> dict[str, Array]:  # fmt: skip
+    lr, weight_decay, _, _, beta1, beta2, eps, correction2, first = hyper.reshape(-1)[:9]
+    g = _clipped(g, hyper, sum_sqr)
+    v = beta2 * v + (1 - beta2) * g**2
+    z, x = (p, p) if first else (z, average)
+    z = z - lr * rate * (g / (np.sqrt(v / correction2) + eps) + weight_decay * decay * p)
+    largest = lr if first else max(lr, sums.reshape(-1)[0])
+    total = largest**2 + (0.0 if first else sums.reshape(-1)[1])
+    x = x + largest**2 / total * (z - x) if total else x
+    sums = np.array([largest, total]).reshape(sums.shape)
+    return {"p": (1 - beta1) * z + beta1 * x, "v": v, "z": z, "average": x, "sums": sums}
+
+
+def _ema(average: Array, p: Array, hyper: Array, sum_sqr: Array) -> Array:
+    decay, first = hyper.reshape(-1)[4:6]
+    if not math.isfinite(_norm_of(sum_sqr)):
+        return average
+    return p if first else decay * average + (1 - decay) * p
+
+
+UPDATES: dict[str, Callable[..., dict[str, Array]]] = {
+    "adamw": _skips(_adamw_update, "m", "v"),
+    "sgd": _skips(_sgd_update),
+    "sgd_momentum": _skips(_sgd_momentum_update, "m"),
+    "lion": _skips(_lion_update, "m"),
+    "adafactor": _skips(_adafactor_update, "r", "c"),
+    "adafactor_whole": _skips(_adafactor_whole_update, "v"),
+    "schedule_free": _skips(_schedule_free_update, "v", "z", "average", "sums"),
+    "muon": _skips(_muon_update),
+    "normuon": _skips(_normuon_update, "v"),
+}
+
+
+def _first_written(update: Callable[..., dict[str, Array]], *operands: Array, **params: Any) -> Array:
+    return update(*operands, **params)["p"]
 
 
 def _opt_step_adamw_writes(
     p: Array, g: Array, m: Array, v: Array, iteration: int, alpha: float, beta1: float, beta2: float, eps: float,
     weight_decay: float,
 ) -> dict[str, Array]:  # fmt: skip
-    hyper = np.array([alpha, beta1, beta2, eps, weight_decay, 0, 1 - beta1**iteration, 1 - beta2**iteration])
-    return _adamw_writes(p, g, m, v, hyper, np.zeros(1))
+    hyper = np.array([alpha, weight_decay, 0, 0, beta1, beta2, eps, 1 - beta1**iteration, 1 - beta2**iteration])
+    return UPDATES["adamw"](p, g, m, v, hyper, np.zeros(1))
 
 
 # ---------------------------------------------------------------- the table
@@ -822,13 +973,19 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "dropout": _dropout,
     "accumulate": _accumulate,
     "sum_sqr": _sum_sqr,
-    "adamw": lambda *operands, **params: _adamw_writes(*operands, **params)["p"],
+    "ema": _ema,
+    "momentum": _momentum,
+    "unit": lambda a, sum_sqr, eps: a / (np.sqrt(sum_sqr.reshape(())) + eps),
+    "newton_schulz": lambda s, s2, a, b, c: a * np.broadcast_to(np.eye(s.shape[-1]), s.shape) + b * s + c * s2,
+    **{op: partial(_first_written, update) for op, update in UPDATES.items()},
     "opt_step_adamw": lambda *operands, **params: _opt_step_adamw_writes(*operands, **params)["p"],
 }
 
 WRITES: dict[str, Callable[..., dict[str, Array]]] = {
     "accumulate": lambda total, g, keep: {"total": _accumulate(total, g, keep)},
-    "adamw": _adamw_writes,
+    **UPDATES,
+    "ema": lambda *operands: {"average": _ema(*operands)},
+    "momentum": _momentum_writes,
     "attention": _attention_writes,
     "cpy": lambda a, b: {"b": a.reshape(b.shape)},
     "cached_attention": _cached_attention_writes,
@@ -1757,19 +1914,82 @@ def _sum_sqrs() -> Iterator[Sample]:
     yield Sample((_f32((3, 127, 127)), None))
 
 
-def _adamws() -> Iterator[Sample]:
-    def sample(shape: Shape, decay: int, sum_sqr: float, t: int = 3, lr: float = 1e-3, clip: float = 1.0) -> Sample:
-        hyper = (lr, 0.9, 0.999, 1e-8, 0.1, clip, 1 - 0.9**t, 1 - 0.999**t)
-        operands = (_f32(shape), _f32(shape), _f32(shape, -0.1, 0.1), _f32(shape, 0.0, 0.1), _values((8,), *hyper),
-                    _values((1,), sum_sqr))  # fmt: skip
-        return Sample(operands, {"decay": decay})
+N_HYPER = 12
+
+
+def _hyper(*values: float) -> Operand:
+    return _values((N_HYPER,), *values, *[0.0] * (N_HYPER - len(values)))
+
+
+def _updates(
+    own: Callable[[int], tuple[float, ...]], *states: tuple[float, float], cautious: bool = True
+) -> Iterator[Sample]:
+    """own: an op's numbers at step t. states: least and largest number in what it keeps."""
+
+    def sample(
+        shape: Shape, k: int, sum_sqr: float, t: int = 3, lr: float = 1e-3, clip: float = 1.0, cut: float = 0.0
+    ) -> Sample:
+        operands = (_f32(shape), _f32(shape), *(_f32(shape, *limits) for limits in states),
+                    _hyper(lr, 0.1, clip, cut, *own(t)), _values((1,), sum_sqr))  # fmt: skip
+        params = {"rate": (1.0, 0.25)[k % 2], "decay": (1.0, 0.0, 2.5)[k % 3]}
+        return Sample(operands, params | ({"cautious": k // 3 % 2} if cautious else {}))
 
     for k, (shape, _) in enumerate(DENSE):
-        yield sample(shape, k % 2, (0.25, 100.0)[k // 2 % 2])
+        yield sample(shape, k, (0.25, 100.0)[k // 2 % 2], cut=(0.0, 0.02)[k // 4 % 2])
     for sum_sqr, clip in ((100.0, 0.0), (1.0, 1.0), (math.inf, 1.0), (math.nan, 1.0), (math.inf, 0.0)):
-        yield sample((3, 33), 1, sum_sqr, clip=clip)
-    yield sample((3, 33), 1, 0.25, t=1)
-    yield sample((3, 33), 1, 0.25, t=10000, lr=0.0)
+        yield sample((3, 33), 0, sum_sqr, clip=clip)
+    yield sample((3, 33), 3, 0.25, t=1)
+    yield sample((3, 33), 0, 0.25, t=10000, lr=0.0)
+
+
+def _adafactors(t: int, *, whole: bool) -> Iterator[Sample]:
+    """As torch's and as optax's, by turns."""
+    forms = ((0.0, 2.0**-23, 1e-3, 1.0, t**-0.5), (1e-30, 0.0, 0.5, 1.0, 0.0))
+    for k, sample in enumerate(_updates(lambda _: (1 - t**-0.8, *forms[0]), (0.0, 0.1))):
+        p, g, v, hyper, sum_sqr = sample.operands
+        shape = p.shape  # type: ignore[union-attr]
+        hyper = _values((N_HYPER,), *hyper.values[:5], *forms[k % 2], 0.0, 0.0)  # type: ignore[union-attr]
+        rows = _f32((math.prod(shape[:-1]),), 0.01, 0.1)
+        columns = _f32((math.prod(shape[:-2]) * shape[-1],), 0.01, 0.1)
+        yield replace(sample, operands=(p, g, v, hyper, sum_sqr) if whole else (p, g, rows, columns, hyper, sum_sqr))
+
+
+def _schedule_frees() -> Iterator[Sample]:
+    for k, sample in enumerate(_updates(lambda t: (0.9, 0.999, 1e-8, 1 - 0.999**t, t == 1), cautious=False)):
+        p, g, hyper, sum_sqr = sample.operands
+        shape = p.shape  # type: ignore[union-attr]
+        state = (_f32(shape, 0.0, 0.1), _f32(shape), _f32(shape), _values((2,), (2e-3, 5e-4)[k % 2], 3e-6))
+        yield replace(sample, operands=(p, g, *state, hyper, sum_sqr))
+
+
+def _emas() -> Iterator[Sample]:
+    for k, (shape, _) in enumerate(DENSE):
+        sum_sqr = _values((1,), (1.0, math.nan)[k % 5 == 4])
+        yield Sample((_f32(shape), _f32(shape), _hyper(1e-3, 0.1, 1.0, 0.0, 0.99, k % 3 == 0), sum_sqr))
+
+
+def _momenta() -> Iterator[Sample]:
+    for k, (shape, _) in enumerate(DENSE):
+        hyper = _hyper(1e-3, 0.1, 1.0, (0.0, 0.02)[k // 2 % 2], 0.95, k % 2)
+        yield Sample((_f32(shape), _f32(shape, -0.1, 0.1), hyper, _values((1,), (0.25, 100.0)[k // 4 % 2])))
+
+
+def _units() -> Iterator[Sample]:
+    for shape, _ in DENSE:
+        yield Sample((_f32(shape), _values((1,), 2.5)), {"eps": 1e-7})
+
+
+def _newton_schulzes() -> Iterator[Sample]:
+    for n in (1, 2, 3, 7, 31, 32, 33, 64, 65, 127):
+        shape = (2, n, n) if n < 32 else (n, n)
+        yield Sample((_f32(shape), _f32(shape)), {"a": 3.4445, "b": -4.775, "c": 2.0315})
+
+
+def _normuons() -> Iterator[Sample]:
+    for sample in _updates(lambda t: (0.95, 1.0, 0.95, 1e-8)):
+        shape = sample.operands[0].shape  # type: ignore[union-attr]
+        rows = _f32((math.prod(shape[:-1]),), 0.0, 0.1)
+        yield replace(sample, operands=(*sample.operands[:2], rows, *sample.operands[2:]))
 
 
 def _opt_step_adamws() -> Iterator[Sample]:
@@ -1910,7 +2130,19 @@ _GENERATORS: dict[str, Iterator[Sample]] = {
     "dropout": _dropouts(),
     "accumulate": _accumulates(),
     "sum_sqr": _sum_sqrs(),
-    "adamw": _adamws(),
+    "adamw": _updates(lambda t: (0.9, 0.999, 1e-8, 1 - 0.9**t, 1 - 0.999**t), (-0.1, 0.1), (0.0, 0.1)),
+    "sgd": _updates(lambda t: (), cautious=False),
+    "sgd_momentum": _updates(lambda t: (0.9, t == 3), (-0.1, 0.1), cautious=False),
+    "lion": _updates(lambda t: (0.9, 0.99), (-0.1, 0.1)),
+    "adafactor": _adafactors(3, whole=False),
+    "adafactor_whole": _adafactors(3, whole=True),
+    "schedule_free": _schedule_frees(),
+    "ema": _emas(),
+    "momentum": _momenta(),
+    "unit": _units(),
+    "newton_schulz": _newton_schulzes(),
+    "muon": _updates(lambda t: ()),
+    "normuon": _normuons(),
     "opt_step_adamw": _opt_step_adamws(),
 }
 

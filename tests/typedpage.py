@@ -27,7 +27,7 @@ try:
     graph.save("g.bin")
 except gg.ShapeError as error:
     print(error)
-done = gg.Trainer(graph, "run", data={"x": np.zeros(3), "y": "y.npy"}, steps=3, lr=1e-3, betas=(0.9, 0.95)).run()
+done = gg.Trainer(graph, "run", data={"x": np.zeros(3), "y": "y.npy"}, steps=3, lr=1e-3, optimizer=gg.SGD()).run()
 print(done.finished, done.history["loss"][-1])
 gg.Trainer("g.bin", data=["a.txt", "b.txt"], tell=None, schedule="linear").run()
 gg.Trainer("g.bin", data=batch, resume="auto").run()

@@ -16,7 +16,7 @@ N_NOISE = 4
 Points = Annotated[gg.Tensor, gg.Float("batch", 2)]
 Noise = Annotated[gg.Tensor, gg.Float("batch", N_NOISE)]
 BATCH, STEPS, LR = 64, 600, 2e-3
-BETAS = (0.5, 0.9)
+ADAM = gg.AdamW(beta1=0.5, beta2=0.9)
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def main(steps: int = STEPS) -> list[float]:
     for name, function in (("judge", judge_loss), ("maker", maker_loss)):
         gg.trace(function, Config(), batch=BATCH).save(f"{name}.bin")
     judged, fooled = [], []
-    with gg.Runtime("judge.bin") as judging, gg.Runtime("maker.bin") as making:
+    with gg.Runtime("judge.bin", optimizer=ADAM) as judging, gg.Runtime("maker.bin", optimizer=ADAM) as making:
         for step in range(steps):
             given = batch(step)
-            judged.append(judging.step(given, lr=LR, betas=BETAS).loss)
+            judged.append(judging.step(given, lr=LR).loss)
             exchange(judging, making)
-            fooled.append(making.step({"noise": given["noise"]}, lr=LR, betas=BETAS).loss)
+            fooled.append(making.step({"noise": given["noise"]}, lr=LR).loss)
             exchange(making, judging)
         (made,) = making.forward("made", noise=batch(steps)["noise"])
     x, y = made.mean(0)

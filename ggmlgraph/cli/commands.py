@@ -15,8 +15,10 @@ import click
 
 from ggmlgraph.cli import outputs
 from ggmlgraph.cli.amounts import Memory
+from ggmlgraph.cli.updating import FactorType, OptimizerType, by_pattern
 from ggmlgraph.core import limits
 from ggmlgraph.core.limits import Limits
+from ggmlgraph.execution.optimizers import spelled
 from ggmlgraph.generation.sampling import PENALISED, Sampling
 from ggmlgraph.table.dialect import DIALECTS, WRITTEN
 from ggmlgraph.training.config import TrainConfig
@@ -362,7 +364,31 @@ TRAIN = command(
         help="Micro-batches per step: a batch of batch x accumulate in the memory of one.",
     ),
     option("--ctx", type=SIZE, help="Tokens per window.  [default: the graph's]"),
-    defaulting("--lr", type=float, default=TRAINING.lr, help="Learning rate at its peak."),
+    defaulting(
+        "--optimizer",
+        type=OptimizerType(),
+        default=spelled(TRAINING.optimizer),
+        help="What updates the weights, and its options where they are not as usual, such as lion:beta2=0.95.",
+    ),
+    option("--lr", type=float, help="Learning rate at its peak.  [default: the optimiser's usual one, AdamW's 0.001]"),
+    option(
+        "--lr-of",
+        type=FactorType(),
+        multiple=True,
+        metavar="PATTERN=FACTOR",
+        callback=by_pattern,
+        help="Multiply the learning rate of parameters of such names, as in 'token_embd.*=5'; the first that matches "
+        "counts. Repeat it.",
+    ),
+    option(
+        "--decay-of",
+        type=FactorType(),
+        multiple=True,
+        metavar="PATTERN=FACTOR",
+        callback=by_pattern,
+        help="Multiply the weight decay of parameters of such names, also of vectors, which else do not decay.",
+    ),
+    option("--freeze", multiple=True, metavar="PATTERN", help="Names of parameters to leave as they are."),
     option("--warmup", type=click.IntRange(0), help="Steps of linear warm-up.  [default: a tenth, at most 100]"),
     defaulting(
         "--schedule",
@@ -370,16 +396,16 @@ TRAIN = command(
         default=TRAINING.schedule,
         help="After the warm-up; cosine and linear end at lr/10.",
     ),
-    defaulting("--weight-decay", type=float, default=TRAINING.weight_decay, help="Of matrices."),
-    defaulting(
-        "--betas",
-        type=float,
-        nargs=2,
-        default=TRAINING.betas,
-        metavar="BETA1 BETA2",
-        help="How long AdamW's two moments remember.",
-    ),
+    option("--weight-decay", type=float, help="Of what has two axes or more.  [default: the optimiser's, AdamW's 0.1]"),
     defaulting("--clip", type=float, default=TRAINING.clip, help="Largest gradient norm; 0: any."),
+    defaulting("--clip-value", type=float, default=TRAINING.clip_value, help="Largest number of a gradient; 0: any."),
+    defaulting(
+        "--ema",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=TRAINING.ema,
+        help="Keep an exponential average of the weights, of which so much stays in a step, such as 0.999: what is "
+        "evaluated, sampled and saved. 0: none.",
+    ),
     THREADS,
     PRECISION,
     MEMORY_LIMIT,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ggmlgraph.core.boundary import call, ffi, lib
+from ggmlgraph.core.boundary import OP_NUMBERS, call, ffi, lib
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.errors import UsageError
 
@@ -103,6 +103,11 @@ def accumulate(graph: CoreGraph) -> int:
     return int(call(lib.gg_accumulate, graph.handle))
 
 
-def adamw(graph: CoreGraph) -> None:
-    """Append clipping and AdamW for every parameter."""
-    call(lib.gg_adamw, graph.handle)
+def optimize(graph: CoreGraph, updates: Mapping[int, tuple[str, float, float, bool, bool]]) -> None:
+    """Append clipping, and what updates each of these parameters: an op of the table, factors of its step and of what
+    decay takes, whether that is cautious, and whether an average is kept."""
+    rows = ffi.new("gg_update[]", len(updates))
+    for row, (param, (op, rate, decay, cautious, averaged)) in zip(rows, updates.items(), strict=True):
+        row.param, row.op, row.rate, row.decay = param, OP_NUMBERS[op], rate, decay
+        row.cautious, row.averaged = cautious, averaged
+    call(lib.gg_optimize, graph.handle, len(updates), rows)

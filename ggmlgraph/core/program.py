@@ -79,9 +79,9 @@ class Program:
         finally:
             lib.gg_program_profile(self.handle, ffi.NULL)
 
-    def flops(self, tensor_id: int) -> float:
-        """Floating-point operations of one node; 0 for what is no matrix product."""
-        return float(lib.gg_program_flops(self.handle, tensor_id, tensor_id + 1))
+    def flops(self, begin: int, end: int | None = None) -> float:
+        """Floating-point operations of matrix products: of one node, or of nodes begin .. end."""
+        return float(lib.gg_program_flops(self.handle, begin, begin + 1 if end is None else end))
 
     def offset(self, tensor_id: int) -> int:
         """Bytes into the program's own memory; -1 for what lies in a leaf."""

@@ -22,7 +22,10 @@ ROLES = {  # what a box is, by op: its colour; others are "other"
     "loss": ("cross_entropy", "linear_cross_entropy", "soft_cross_entropy", "cross_entropy_back"),
     "rows": ("get_rows", "get_rows_back", "add_rows"),
     "softmax": ("soft_max", "soft_max_back", "soft_max_scaled_back"),
-    "update": ("adamw", "accumulate", "opt_step_adamw"),
+    "update": (
+        "accumulate", "opt_step_adamw", "adamw", "sgd", "sgd_momentum", "lion", "adafactor", "adafactor_whole",
+        "schedule_free", "momentum", "unit", "newton_schulz", "muon", "normuon", "ema",
+    ),
 }  # fmt: skip
 SHOWN_OPS = 3  # of a part
 UNNAMED = "node_"  # begins the names that nobody gave

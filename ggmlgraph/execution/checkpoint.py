@@ -3,7 +3,7 @@
 A checkpoint is a directory `step_NNNNNN/` with
 
     weights.safetensors    the model's weights, float32, by name, trained or not; of a fine-tuning run, those trained
-    optimizer.safetensors  AdamW's moments of the trained ones, float32, "m.NAME" and "v.NAME"
+    optimizer.safetensors  what the optimiser keeps of the trained ones, "m.NAME" and the like
     state.json             counters, the trainer's state, digests of the graph and of the values that stay in its file
                            (those of other types), size and SHA-256 of the other files
 
@@ -63,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     graph: str  # `graph_digest`
     base: str = ""  # `base_digest`; empty in checkpoints that do not say it
     n_steps: int  # optimiser updates done
+    optimizer: str = "adamw"  # whose state it is
     sizes: dict[str, int]  # batch and ctx it was trained at; it loads at any
     files: dict[str, FileRecord]
     state: dict[str, Any]  # the trainer's
@@ -100,16 +101,18 @@ def save(runtime: Runtime, directory: Path, state: dict[str, Any]) -> None:
 def snapshot(runtime: Runtime, state: dict[str, Any]) -> Snapshot:
     """What `write` is to write of a runtime as it is now."""
     check_names(runtime)
-    weights = _weights(runtime)
+    trained, kept = runtime.state()
+    weights = {name: trained.get(name, array) for name, array in _weights(runtime).items()}
     manifest = Manifest(
         graph=graph_digest(runtime),
         base=base_digest(runtime, weights),
         n_steps=runtime.n_steps,
+        optimizer=runtime.optimizer.name,
         sizes=runtime.sizes,
         files={},
         state=state,
     )
-    return Snapshot({WEIGHTS: weights, OPTIMIZER: runtime.state()[1]}, manifest)
+    return Snapshot({WEIGHTS: weights, OPTIMIZER: kept}, manifest)
 
 
 def write(snapshot: Snapshot, directory: Path, copied: Callable[[], object] = lambda: None) -> None:
@@ -230,7 +233,13 @@ def load(runtime: Runtime, directory: Path) -> dict[str, Any]:
     Raises CheckpointError, before anything changes, if the checkpoint is incomplete, damaged or of another graph.
     """
     manifest = verify(directory)
-    copies = [_check_weights(runtime, directory, manifest), _check(directory / OPTIMIZER, runtime.state()[1])]
+    if manifest.optimizer != runtime.optimizer.name:
+        raise CheckpointError(
+            f"{directory} has the state of the optimiser {manifest.optimizer}, not of {runtime.optimizer.name}: go on "
+            f"with that one, or begin anew with its weights (--init-from)"
+        )
+    trained, kept = runtime.state_at(manifest.n_steps)
+    copies = [_check_weights(runtime, directory, manifest, trained), _check(directory / OPTIMIZER, kept)]
     for copy in copies:
         copy()
     runtime.n_steps = manifest.n_steps
@@ -245,13 +254,12 @@ def load_weights(runtime: Runtime, directory: Path) -> None:
 def begin(runtime: Runtime, directory: Path) -> bool:
     """As `load`, for a run that may train other parameters: the optimiser then begins anew. Whether it goes on."""
     manifest = verify(directory)
-    moments = runtime.state()[1]
-    copies, goes_on = (
-        [_check_weights(runtime, directory, manifest)],
-        moments.keys() == _contents(directory / OPTIMIZER).keys(),
-    )
+    trained, kept = runtime.state_at(manifest.n_steps)
+    same_kind = manifest.optimizer == runtime.optimizer.name
+    goes_on = same_kind and kept.keys() == _contents(directory / OPTIMIZER).keys()
+    copies = [_check_weights(runtime, directory, manifest, trained if goes_on else {})]
     if goes_on:
-        copies.append(_check(directory / OPTIMIZER, moments))
+        copies.append(_check(directory / OPTIMIZER, kept))
     for copy in copies:
         copy()
     runtime.n_steps = manifest.n_steps if goes_on else 0
@@ -263,13 +271,14 @@ def check(runtime: Runtime, directory: Path) -> Callable[[], None]:
 
     Raises CheckpointError.
     """
-    return _check_weights(runtime, directory, verify(directory, (WEIGHTS,)))
+    return _check_weights(runtime, directory, verify(directory, (WEIGHTS,)), {})
 
 
-def _check_weights(runtime: Runtime, directory: Path, manifest: Manifest) -> Callable[[], None]:
+def _check_weights(runtime: Runtime, directory: Path, manifest: Manifest, trained: Arrays) -> Callable[[], None]:
+    """trained: where values go of parameters that do not lie where they are to go."""
     weights, path = _weights(runtime), directory / WEIGHTS
     inside = {name: array for name, array in weights.items() if name in _contents(path)}
-    copy = _check(path, {name: runtime.input(name) for name in runtime.params} | inside)
+    copy = _check(path, {name: runtime.input(name) for name in runtime.params} | inside | trained)
     if manifest.graph != graph_digest(runtime):
         raise CheckpointError(f"{directory} is of another graph: same parameters, other operations")
     if manifest.base not in ("", base_digest(runtime, inside)):

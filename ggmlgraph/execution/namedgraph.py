@@ -73,8 +73,14 @@ class NamedGraph:
         return (self.graph.name(i) for i in self.graph.flagged(flag) if self.graph.is_leaf(i))
 
     @property
+    def trained(self) -> list[int]:
+        """Ids of the parameters."""
+        return [i for i in self.graph.flagged(PARAM) if self.graph.is_leaf(i)]
+
+    @property
     def params(self) -> list[str]:
-        return list(self.leafs(PARAM))
+        """Names of the parameters."""
+        return [self.graph.name(i) for i in self.trained]
 
     @property
     def inputs(self) -> list[str]:
@@ -83,7 +89,7 @@ class NamedGraph:
     @property
     def n_params(self) -> int:
         """Number of trained values."""
-        return sum(math.prod(self.graph.shape(i)) for i in self.graph.flagged(PARAM) if self.graph.is_leaf(i))
+        return sum(math.prod(self.graph.shape(i)) for i in self.trained)
 
     @property
     def loss(self) -> str:
@@ -112,6 +118,16 @@ class NamedGraph:
         lookups = (i for i in range(len(self.graph)) if self.graph.op(i) == "get_rows")
         tables = (self.graph.src(i)[0] for i in lookups if self.graph.base(self.graph.src(i)[1]) in tokens)
         return min((self.graph.shape(table, 2)[0] for table in tables), default=None)
+
+    def ends(self) -> set[str]:
+        """Names of the leafs where a language model begins and ends: tables that ids choose from, and what makes the
+        logits."""
+        graph, n_vocab, found = self.graph, self.n_vocab, set()
+        for i in range(len(graph)):
+            makes_logits = graph.op(i) == "mul_mat" and n_vocab is not None and graph.shape(i)[-1] == n_vocab
+            if graph.op(i) == "get_rows" or makes_logits:
+                found.add(graph.name(graph.base(graph.src(i)[0])))
+        return found
 
     def rank(self, name: str) -> int | None:
         """Axes of a tensor as the model was written; None where the file does not say."""

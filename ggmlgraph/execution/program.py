@@ -1,4 +1,4 @@
-"""The training program of a loss: forward pass, gradients and AdamW in one graph.
+"""The training program of a loss: forward pass, gradients and updates in one graph.
 
 The graph it is made of stays as it is. Used by `programs.py`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from ggmlgraph.core import passes
 from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.program import Pool, Program
-from ggmlgraph.table.dialect import LOSS, OUTPUT
+from ggmlgraph.execution.optimizers import Update
+from ggmlgraph.table.dialect import LOSS, OUTPUT, PARAM
 from ggmlgraph.table.op import TABLE
 
 DROPOUT_KEY = "dropout.key"  # leaf of a training graph
 _WORD = 0xFFFFFFFF
+UPDATES = [name for name, op in TABLE.items() if op.sources[-2:] == ("hyper", "sum_sqr")]
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,27 @@ class TrainProgram(Program):
     recompute: how much of the forward pass is computed again instead of kept, 0 to `max_recompute`.
     """
 
-    def __init__(self, forward: CoreGraph, accumulate: int, pool: Pool, settings: Settings, recompute: int = 0) -> None:
-        """forward: of `forward_of`; it becomes this program's."""
+    def __init__(
+        self,
+        forward: CoreGraph,
+        updates: Mapping[str, Update],
+        accumulate: int,
+        pool: Pool,
+        settings: Settings,
+        recompute: int = 0,
+    ) -> None:
+        """forward: of `forward_of`; it becomes this program's. updates: of parameters by name."""
         self.recompute = recompute
         graph, self.max_recompute = _differentiate(forward, settings.fusions, recompute)
         self.share, self.loss = _share_and_loss(graph)
         self.keep = passes.accumulate(graph) if accumulate > 1 else -1
         self.n_gradient = len(graph)
-        passes.adamw(graph)
-        self.hyper = graph.find("adamw.hyper")
-        self.params: dict[str, int] = {}
-        self.moments: dict[str, tuple[int, int]] = {}
-        self.sum_sqr = -1
-        for i in range(self.n_gradient, len(graph)):
-            if graph.op(i) == "adamw":
-                param, _, m, v, _, self.sum_sqr = graph.src(i)
-                self.params[graph.name(param)], self.moments[graph.name(param)] = param, (m, v)
+        trained = [i for i in graph.flagged(PARAM) if passes.gradient_of(graph, i) >= 0]
+        self.params = {graph.name(i): i for i in trained}
+        passes.optimize(graph, {i: updates[graph.name(i)] for i in trained})
+        self.hypers = {op: i for op in UPDATES if (i := graph.find(f"{op}.hyper")) >= 0}
+        self.states = _states(graph, self.n_gradient)
+        self.sum_sqr = graph.src(next(i for i in range(self.n_gradient, len(graph)) if graph.op(i) in UPDATES))[-1]
         graph.set_flags(self.sum_sqr, graph.flags(self.sum_sqr) | OUTPUT)
         self.key = graph.find(DROPOUT_KEY)
         super().__init__(graph, pool, settings.isa, settings.matmul_precision)
@@ -81,6 +89,16 @@ class TrainProgram(Program):
             part = flat[begin : begin + gradient.size]
             begin += gradient.size
             yield part.reshape(gradient.shape), gradient
+
+    @property
+    def averages(self) -> dict[str, NDArray[Any]]:
+        """Averages of parameters by name, where some are kept: flat."""
+        found = {name: leafs["average"] for name, leafs in self.states.items() if "average" in leafs}
+        return {name: self.leaf(i) for name, i in found.items()}
+
+    def flops_of_step(self, accumulate: int) -> tuple[float, float]:
+        """Operations of the gradients of so many micro-batches, and of the update."""
+        return accumulate * self.flops(0, self.n_gradient), self.flops(self.n_gradient, self.end)
 
     def drop(self, seed: int, step: int, part: int) -> None:
         """What is dropped from now on: another mask for each step and each of its micro-batches, 0, 1, ..."""
@@ -125,6 +143,23 @@ def _differentiate(graph: CoreGraph, fusions: int, recompute: int) -> tuple[Core
     if recompute:
         graph = passes.recompute(graph, loss, recompute)
     return passes.fuse_gradients(graph, graph.flagged(OUTPUT), fusions), n_levels
+
+
+def _states(graph: CoreGraph, begin: int) -> dict[str, dict[str, int]]:
+    """What updates keep from step to step: by parameter, the leafs that its ops write, by their names in the table."""
+    states: dict[str, dict[str, int]] = {}
+    found: dict[str, int] = {}  # of the parameter whose update follows
+    for i in range(begin, len(graph)):
+        row = None if graph.is_leaf(i) else TABLE[graph.op(i)]
+        if row is None:
+            continue
+        sources = dict(zip(row.sources, graph.src(i), strict=True))
+        found |= {name: sources[name] for name in row.writes if name != "p"}
+        if row.name in UPDATES and "p" in sources:
+            param = graph.name(graph.base(sources["p"]))
+            states[param] = states.get(param, {}) | found
+            found = {}
+    return states
 
 
 def _share_and_loss(graph: CoreGraph) -> tuple[int, int]:

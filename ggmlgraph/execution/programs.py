@@ -6,7 +6,7 @@ Used by `Runtime` and, through it, by decoding and by whoever looks into a graph
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ggmlgraph import machine
 from ggmlgraph.core import passes
@@ -14,6 +14,7 @@ from ggmlgraph.core.graph import CoreGraph
 from ggmlgraph.core.program import Pool, Program
 from ggmlgraph.errors import MemoryLimitError
 from ggmlgraph.execution.namedgraph import NamedGraph
+from ggmlgraph.execution.optimizers import Update
 from ggmlgraph.execution.program import Settings, TrainProgram, forward_of
 from ggmlgraph.execution.roles import answers_of
 from ggmlgraph.table.dialect import INPUT
@@ -34,8 +35,8 @@ class Pools:
 
 
 class Programs:
-    """Programs of one graph at one size. parts: micro-batches of a step, in whose number a loss without weights of its
-    own is divided, and slots, within which the graph adds them up."""
+    """Programs of one graph at one size. updates: of parameters, by name. parts: micro-batches of a step, in whose
+    number a loss without weights of its own is divided, and slots, within which the graph adds them up."""
 
     def __init__(
         self,
@@ -44,10 +45,12 @@ class Programs:
         pool: Pool,
         memory_limit: int | None,
         *,
+        updates: Mapping[str, Update],
         parts: tuple[int, int],
         divides_loss: bool,
     ) -> None:
         self._model, self._settings, self._pool, self._memory_limit = model, settings, pool, memory_limit
+        self._updates = updates
         accumulate, slots = parts
         self._accumulate, self._divisor = accumulate // slots, accumulate if divides_loss else 1
         self._forward: OrderedDict[tuple[str, ...], Program] = OrderedDict()  # the latest used last
@@ -99,7 +102,7 @@ class Programs:
         roots = self._with_writes(read)
         dropout = {self._model.find(name): rate for name, rate in self._model.metadata.dropout.items()}
         forward = forward_of(self._model.graph, loss, roots, self._settings, dropout=dropout, divisor=self._divisor)
-        return TrainProgram(forward, self._accumulate, self._pool, self._settings, recompute)
+        return TrainProgram(forward, self._updates, self._accumulate, self._pool, self._settings, recompute)
 
     def _fitting(self) -> TrainProgram:
         program = least = self.train_at(0)

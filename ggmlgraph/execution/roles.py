@@ -29,13 +29,15 @@ class Roles:
     """`params`: patterns (* ? []) of names of float32 leafs to train, none: those that the file marks. `inputs`: leafs
     that take data. `loss`: the scalar to minimise, default the one that is marked or called loss. With `targets`,
     `loss` names logits (..., n_classes), default the tensor called logits, or their softmax; the loss is then the
-    cross-entropy with class numbers, the new int32 input `ggmlgraph.targets` (...).
+    cross-entropy with class numbers, the new int32 input `ggmlgraph.targets` (...). `frozen`: patterns of names of
+    parameters that are not trained, whatever else is said.
     """
 
     params: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     loss: str | None = None
     targets: bool = False
+    frozen: tuple[str, ...] = ()
 
 
 def assign(graph: CoreGraph, meta: Metadata, roles: Roles) -> Metadata:
@@ -70,6 +72,16 @@ def _leaf(graph: CoreGraph, name: str) -> int:
 
 
 def _set_params(graph: CoreGraph, roles: Roles) -> None:
+    _choose_params(graph, roles)
+    params = [i for i in _leafs(graph) if graph.flags(i) & PARAM]
+    frozen = {i for pattern in roles.frozen for i in _matches(graph, params, pattern)}
+    if frozen.issuperset(params):
+        raise UsageError("every parameter is frozen: there is nothing to train")
+    for i in frozen:
+        graph.set_flags(i, graph.flags(i) & ~PARAM)
+
+
+def _choose_params(graph: CoreGraph, roles: Roles) -> None:
     if not roles.params:
         if not any(graph.flags(i) & PARAM for i in _leafs(graph)):
             raise UsageError(f"the graph does not say what is trained; its leafs are {_names(graph, _leafs(graph))}")

@@ -25,10 +25,11 @@ from ggmlgraph import machine
 from ggmlgraph.core import limits, passes
 from ggmlgraph.core.levels import isa_levels, matmul_precision_number
 from ggmlgraph.core.limits import Limits
-from ggmlgraph.errors import GGError, UnsupportedError, UsageError
-from ggmlgraph.execution import checkpoint
+from ggmlgraph.errors import GGError, UsageError
+from ggmlgraph.execution import checkpoint, optimizers
 from ggmlgraph.execution.feeder import Batch, Feeder
 from ggmlgraph.execution.namedgraph import NamedGraph, open_graph
+from ggmlgraph.execution.optimizers import Optimizer
 from ggmlgraph.execution.program import Settings
 from ggmlgraph.execution.programs import Pools, Programs
 from ggmlgraph.execution.roles import Roles
@@ -36,6 +37,10 @@ from ggmlgraph.execution.session import Session, in_turn
 from ggmlgraph.execution.slots import Alone, Block, Ranks, TreeSum, slots_of
 from ggmlgraph.execution.turns import Turns
 from ggmlgraph.tracing.tracer import Graph
+
+DEFAULT_OPTIMIZER = optimizers.AdamW()
+NO_FACTORS: Mapping[str, float] = {}
+CHUNK = 1 << 16  # weights that change places at a time
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,11 @@ class Runtime(Session):
     computes in float32 either way. limits: the largest graph to take from the file. mapped: weights lie in the file
     instead of in memory of their own, so nothing may change it meanwhile; what is written into them stays here. seed:
     of what dropout drops in training.
+
+    optimizer: what `step` updates parameters with. lr_of, decay_of: factors of the learning rate and of the weight
+    decay by patterns (* ? []) of names, of which the first that matches counts; without one, the groups of the file.
+    What has one axis, gains and biases, decays only where decay_of says so. ema: of an exponential average of the
+    weights, how much stays in a step, such as 0.999; `loss` and `forward` run at the average, and `save` saves it.
 
     Any thread may call; one call goes on at a time, others wait for it, also those of a runtime made by `at`. While one
     runs, other Python threads go on. A forked process goes on with a copy. Arrays that look into the graph's memory
@@ -84,10 +94,14 @@ class Runtime(Session):
         roles: Roles | None = None,
         mapped: bool = False,
         seed: int = 0,
+        optimizer: Optimizer = DEFAULT_OPTIMIZER,
+        lr_of: Mapping[str, float] = NO_FACTORS,
+        decay_of: Mapping[str, float] = NO_FACTORS,
+        ema: float = 0.0,
     ) -> None:
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise UsageError(f"seed {seed!r} is not in 0 .. 2**64 - 1")
-        self.seed = seed
+        self.seed, self.optimizer, self.lr_of, self.decay_of, self.ema = seed, optimizer, lr_of, decay_of, ema
         matmul_precision_number(matmul_precision)
         settings = Settings(machine.isa(), matmul_precision, passes.fusion_mask(fusions))
         threads = machine.n_threads() if threads is None else machine.check_threads(threads)
@@ -114,17 +128,23 @@ class Runtime(Session):
             raise UsageError(f"{self.ranks.size} ranks for {self.slots} slots: each needs at least one")
         self.settings, self.threads, self.memory_limit = settings, threads, memory_limit
         self.accumulate, self.pools = accumulate, pools
-        self.n_steps = 0  # optimiser steps done, for AdamW's bias correction
+        self.n_steps = 0  # optimiser steps done
         self.before_update: Callable[[], object] | None = None  # waits for who still reads the weights
+        self.updates = optimizers.updates(self.optimizer, model, self.lr_of, self.decay_of, ema=self.ema)
+        self._at_average = False  # the weights are those of the average
         feeder, pool = Feeder(model), pools.of(threads)
         divides = not feeder.has_weights
-        programs = Programs(model, settings, pool, memory_limit, parts=(accumulate, self.slots), divides_loss=divides)
+        programs = Programs(
+            model, settings, pool, memory_limit,
+            updates=self.updates, parts=(accumulate, self.slots), divides_loss=divides,
+        )  # fmt: skip
         super().__init__(model, feeder, programs, turns)
 
     def at(self, batch: int | None = None, ctx: int | None = None, accumulate: int = 1, slots: int = 1) -> Runtime:
         """The same weights at another batch or context, default as here; slots are shared with the same ranks."""
         other = object.__new__(Runtime)
-        other.seed = self.seed
+        other.seed, other.optimizer, other.ema = self.seed, self.optimizer, self.ema
+        other.lr_of, other.decay_of = self.lr_of, self.decay_of
         other.slots, other.ranks = slots, self.ranks if slots > 1 else Alone()
         model = self.model.at(batch, ctx)
         other._begin(model, self.settings, self.threads, self.memory_limit, accumulate, self.pools, self.turns)
@@ -184,41 +204,28 @@ class Runtime(Session):
         lr: float,
         weight_decay: float = 0.1,
         clip: float = 1.0,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
+        clip_value: float = 0.0,
     ) -> StepResult:
-        """One AdamW update on tokens, targets int32 (batch * accumulate, ctx); or on inputs by name, each with
-        `accumulate` times the graph's first axis.
+        """One update by the optimiser on tokens, targets int32 (batch * accumulate, ctx); or on inputs by name, each
+        with `accumulate` times the graph's first axis.
 
-        clip: largest global gradient norm, 0 for none. A gradient norm that is not finite changes nothing. Raises
-        UsageError for a rate that is not finite, and the like; UnsupportedError for groups of parameters that ask for
-        rates or decays of their own.
+        clip: largest global gradient norm, 0 for none. clip_value: largest size of a number of the gradient after that,
+        0 for none. A gradient norm that is not finite changes nothing. Raises UsageError for a rate that is not finite,
+        and the like.
         """
-        self._check_groups()
-        _check_rates(lr=lr, weight_decay=weight_decay, clip=clip, eps=eps)
-        if not all(0 <= beta < 1 for beta in betas):
-            raise UsageError(f"betas {betas} are not from 0 to below 1")
+        _check_rates(lr=lr, weight_decay=weight_decay, clip=clip, clip_value=clip_value)
         loss = self.backward(batch)
         train = self.programs.train
-        correction = [1.0 - beta ** (self.n_steps + 1) for beta in betas]
-        train.leaf(train.hyper)[...] = [lr, *betas, eps, weight_decay, clip, *correction]
+        own = self.optimizer.hyper(self.n_steps + 1) | {"ema": (self.ema, self.n_steps == 0)}
+        for op, leaf in train.hypers.items():
+            numbers = (lr, weight_decay, clip, clip_value, *own[op])
+            train.leaf(leaf)[: len(numbers)] = numbers
         if self.before_update:
             self.before_update()
         train.run(train.n_gradient)
         grad_norm = float(np.sqrt(train.array(train.sum_sqr).item()))
         self.n_steps += math.isfinite(grad_norm)
         return StepResult(loss, grad_norm)
-
-    def _check_groups(self) -> None:
-        """AdamW has one rate, and one decay for all matrices: raise for a group that asks for another."""
-        for name in self.params if self.metadata.groups else ():
-            group, shape = self.metadata.group_of(name), self.graph.shape(self.model.find(name), 4)
-            is_matrix = math.prod(shape[:-1]) > 1
-            if group.lr != 1 or (group.decay != 1 and is_matrix):
-                raise UnsupportedError(
-                    f"{name} is in the group {group.pattern!r} of {group.lr:g} times the learning rate and "
-                    f"{group.decay:g} times the weight decay, which training does not follow yet"
-                )
 
     @in_turn
     def gradient(self, name: str) -> NDArray[np.float32]:
@@ -237,14 +244,46 @@ class Runtime(Session):
         """Views of the weights by parameter name."""
         return {name: self.model.leaf(name) for name in self.params}
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, weights are the averages, where the optimiser keeps some; `loss` and `forward` do so themselves."""
+        with self.turns:
+            train = self.programs.made
+            averages = train.averages if train and self.n_steps and not self._at_average else {}
+            if self.before_update and averages:
+                self.before_update()
+            self._exchange(averages)
+            self._at_average |= bool(averages)
+            try:
+                yield
+            finally:
+                self._exchange(averages)
+                self._at_average &= not averages
+
+    def _exchange(self, averages: Mapping[str, NDArray[Any]]) -> None:
+        for name, average in averages.items():
+            weights = self.model.leaf(name).reshape(-1)
+            for k in range(0, len(weights), CHUNK):
+                part = slice(k, k + CHUNK)
+                average[part], weights[part] = weights[part].copy(), average[part].copy()
+
     @in_turn
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """Views of the weights by parameter name, and of AdamW's moments as "m.NAME" and "v.NAME"."""
-        weights, train, moments = self.weights(), self.programs.train, {}
-        for name, ids in train.moments.items():
-            for letter, tensor_id in zip("mv", ids, strict=True):
-                moments[f"{letter}.{name}"] = train.leaf(tensor_id).reshape(weights[name].shape)
-        return weights, moments
+        """Views of the weights by parameter name, and of what the optimiser keeps, as "m.NAME" and the like. Where
+        it averages weights, the averages are the weights, and what training goes on with is kept, as "trained.NAME"."""
+        return self.state_at(self.n_steps)
+
+    def state_at(self, n_steps: int) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Where weights and state lie after so many steps."""
+        weights, train, kept = self.weights(), self.programs.train, {}
+        for name, leafs in train.states.items():
+            for letter, tensor_id in leafs.items():
+                values = train.leaf(tensor_id)
+                shape = weights[name].shape if values.size == weights[name].size else values.shape
+                kept[f"{letter}.{name}"] = values.reshape(shape)
+        for name in train.averages if n_steps and not self._at_average else ():
+            kept[f"trained.{name}"], weights[name] = weights[name], kept.pop(f"average.{name}")
+        return weights, kept
 
     @in_turn
     def save(self, directory: str | os.PathLike[str]) -> None:

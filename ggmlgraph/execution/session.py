@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from html import escape
 from types import TracebackType
@@ -176,6 +177,10 @@ class Session:
 
     # ------------------------------------------------------------ running
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, weights are what they are to be when they are used; see Runtime."""
+        return nullcontext()
+
     @in_turn
     def forward(
         self, /, *outputs: str, tokens: ArrayLike | None = None, targets: ArrayLike | None = None, **inputs: ArrayLike
@@ -188,7 +193,8 @@ class Session:
         if tokens is not None or inputs:
             self._feeder.feed({**self._feeder.by_role(tokens, targets), **inputs})
         program = self.programs.forward(*outputs)
-        program.run()
+        with self.averaged():
+            program.run()
         self._last = program
         return [self.get(name) for name in outputs]
 
@@ -213,6 +219,7 @@ class Session:
         if train is None:
             return float(self.forward()[0].item())
         train.drop_nothing()
-        train.run(0, train.loss + 1)
+        with self.averaged():
+            train.run(0, train.loss + 1)
         self._last = train
         return float(train.array(train.loss).item())

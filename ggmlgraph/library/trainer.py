@@ -111,9 +111,10 @@ class Trainer:
     init_from: a checkpoint or run to begin with the weights of, and the optimiser's state where it fits.
     threads, memory_limit, limits: as of `Runtime`.
     tell: is told what happens, a line each; None: nobody is.
-    options: steps, batch, accumulate, ctx, lr, warmup, schedule, weight_decay, betas, clip, seed, matmul_precision,
-        eval_every, sample_every, save_every, keep, keep_every, layers_every, tensorboard, spikes, prompt, predict,
-        params, loss, val_data, mix, proportions: as of `ggmlgraph train`.
+    options: steps, batch, accumulate, ctx, optimizer, lr, lr_of, decay_of, freeze, warmup, schedule, weight_decay,
+        clip, clip_value, ema, seed, matmul_precision, eval_every, sample_every, save_every, keep, keep_every,
+        layers_every, tensorboard, spikes, prompt, predict, params, loss, val_data, mix, proportions: as of
+        `ggmlgraph train`; optimizer is `gg.AdamW()` or another.
 
     What is wrong is told before the first step: UsageError, DataError, CheckpointError, MemoryLimitError, and what
     `Runtime` raises. A context manager, which frees the memory; the run's directory is others' again when `run` ends.
@@ -206,6 +207,10 @@ class Trainer:
             matmul_precision=config.matmul_precision,
             limits=limits,
             seed=config.seed,
+            optimizer=config.optimizer,
+            lr_of=config.lr_of,
+            decay_of=config.decay_of,
+            ema=config.ema,
         )
 
     # ------------------------------------------------------------ what it is trained on
@@ -270,7 +275,8 @@ class Trainer:
     def _sample(self, step: int) -> Pieces:
         assert self._generator is not None
         how = Sampling(seed=self.config.seed)
-        return self._generator.scored(self._prompt, self.config.predict, how, f"sample {step}")
+        with self.runtime.averaged():
+            return self._generator.scored(self._prompt, self.config.predict, how, f"sample {step}")
 
     # ------------------------------------------------------------ what it does
 

@@ -1007,13 +1007,188 @@ def sum_sqr(a: Tensor, total: Tensor | None = None) -> Tensor:
     """Sum of squares of a, plus total[0] -> (1,)."""
 
 
-@op(shape="first", dense=("p", "g", "m", "v"), writes=("p", "m", "v"), view=True)
-def adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, hyper: Tensor, sum_sqr: Tensor, decay: int = 1) -> Tensor:
-    """One AdamW update in place (Loshchilov & Hutter 2019, algorithm 2, decay multiplied by the rate).
+# What updates parameters (execution/optimizers.py chooses). hyper: (lr, weight_decay, clip, clip_value), then up to
+# eight numbers of the op's own. g is first scaled by clip / (norm + 1e-6) where the global norm, sqrt(sum_sqr[0]), is
+# above clip > 0, then cut at +-clip_value if that is above 0; a norm that is not finite leaves everything as it is. The
+# step is lr * rate * u, for a direction u, and p is first multiplied by 1 - lr * weight_decay * decay, with `cautious`
+# only where u * p >= 0 (Chen et al. 2025, cautious weight decay).
 
-    hyper: (lr, beta1, beta2, eps, weight_decay, clip, 1 - beta1^t, 1 - beta2^t). g is first scaled by
-    clip / (norm + 1e-6) where the global norm sqrt(sum_sqr[0]) exceeds clip > 0; a norm that is not finite
-    leaves p, m and v as they are. `decay` 0 exempts p from weight decay.
+
+@op(shape="first", dense=("p", "g", "m", "v"), writes=("p", "m", "v"), view=True)
+def adamw(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+    cautious: int = 0,
+) -> Tensor:
+    """One AdamW update in place (Loshchilov & Hutter 2019, algorithm 2, decay multiplied by the rate, as torch's).
+
+    hyper: (lr, weight_decay, clip, clip_value, beta1, beta2, eps, 1 - beta1^t, 1 - beta2^t).
+    """
+
+
+@op(shape="first", dense=("p", "g"), writes=("p",), view=True)
+def sgd(
+    p: Tensor, g: Tensor, hyper: Tensor, sum_sqr: Tensor, rate: float = 1.0, decay: float = 1.0, cautious: int = 0
+) -> Tensor:
+    """p -= lr * rate * (g + weight_decay * decay * p), in place: torch's SGD, whose decay is part of the gradient."""
+
+
+@op(shape="first", dense=("p", "g", "m"), writes=("p", "m"), view=True)
+def sgd_momentum(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+    cautious: int = 0,
+) -> Tensor:
+    """torch's SGD with momentum, in place: m = momentum * m + g, and the step is along m, or with nesterov along
+    g + momentum * m (Sutskever et al. 2013); g has weight_decay * decay * p in it.
+
+    hyper: (lr, weight_decay, clip, clip_value, momentum, nesterov).
+    """
+
+
+@op(shape="first", dense=("p", "g", "m"), writes=("p", "m"), view=True)
+def lion(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+    cautious: int = 0,
+) -> Tensor:
+    """One Lion update in place (Chen et al. 2023, algorithm 2): along the sign of beta1 * m + (1 - beta1) * g; then
+    m = beta2 * m + (1 - beta2) * g.
+
+    hyper: (lr, weight_decay, clip, clip_value, beta1, beta2).
+    """
+
+
+@op(shape="first", dense=("p", "g", "r", "c"), writes=("p", "r", "c"), view=True, work="rows")
+def adafactor(
+    p: Tensor,
+    g: Tensor,
+    r: Tensor,
+    c: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+    cautious: int = 0,
+) -> Tensor:
+    """One Adafactor update in place (Shazeer & Stern 2018), of matrices: r and c are running means of squares of rows
+    and columns, v = r c / max(mean(r), floor), u = g / sqrt(max(v, floor^2)), and the step is along
+    u / max(1, rms(u) / threshold), times max(least_scale, rms(p)), at no more than most_rate unless that is 0.
+
+    hyper: (lr, weight_decay, clip, clip_value, beta2 of this step, what is added to g^2, floor, least_scale, threshold,
+    most_rate).
+    """
+
+
+@op(shape="first", dense=("p", "g", "v"), writes=("p", "v"), view=True, work="rows")
+def adafactor_whole(
+    p: Tensor,
+    g: Tensor,
+    v: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+    cautious: int = 0,
+) -> Tensor:
+    """The same where v is kept as it is: of vectors and small matrices."""
+
+
+@op(
+    shape="first",
+    dense=("p", "g", "v", "z", "average", "sums"),
+    writes=("p", "v", "z", "average", "sums"),
+    view=True,
+)
+def schedule_free(
+    p: Tensor,
+    g: Tensor,
+    v: Tensor,
+    z: Tensor,
+    average: Tensor,
+    sums: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+) -> Tensor:
+    """One schedule-free AdamW update in place (Defazio et al. 2024): z steps along g / sqrt(v) + decay of p, `average`
+    is the mean of z, weighted by the squares of the largest rate so far, and p = (1 - beta1) z + beta1 average.
+
+    hyper: (lr, weight_decay, clip, clip_value, beta1, beta2, eps, 1 - beta2^t, whether t is 1).
+    """
+
+
+@op(shape="first", dense=("average", "p"), writes=("average",), view=True)
+def ema(average: Tensor, p: Tensor, hyper: Tensor, sum_sqr: Tensor) -> Tensor:
+    """average += (1 - decay) * (p - average), in place, and at first p.
+
+    hyper: (lr, weight_decay, clip, clip_value, decay, whether t is 1).
+    """
+
+
+@op(shape="first", dense=("g", "m"), writes=("m",))
+def momentum(g: Tensor, m: Tensor, hyper: Tensor, sum_sqr: Tensor) -> Tensor:
+    """m = momentum * m + (1 - momentum) * g, in place; the result is m or, with nesterov, the same formula again.
+
+    hyper: (lr, weight_decay, clip, clip_value, momentum, nesterov).
+    """
+
+
+@op(shape="first", dense=("a",), inplace=True)
+def unit(a: Tensor, sum_sqr: Tensor, eps: float) -> Tensor:
+    """a / (sqrt(sum_sqr[0]) + eps): a divided by its own norm."""
+
+
+@op(shape="same", dense=("s", "s2"), inplace="s2")
+def newton_schulz(s: Tensor, s2: Tensor, a: float, b: float, c: float) -> Tensor:
+    """a * I + b * s + c * s2 of square matrices: what a quintic Newton-Schulz step multiplies by (Jordan 2024)."""
+
+
+@op(shape="first", dense=("p", "u"), writes=("p",), view=True)
+def muon(
+    p: Tensor,
+    u: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+    cautious: int = 0,
+) -> Tensor:
+    """The last part of a Muon update (Jordan 2024), in place: p steps along u, the orthogonalised momentum."""
+
+
+@op(shape="first", dense=("p", "u", "v"), writes=("p", "v"), view=True, work="rows")
+def normuon(
+    p: Tensor,
+    u: Tensor,
+    v: Tensor,
+    hyper: Tensor,
+    sum_sqr: Tensor,
+    rate: float = 1.0,
+    decay: float = 1.0,
+    cautious: int = 0,
+) -> Tensor:
+    """The last part of a NorMuon update (Li et al. 2025, algorithm 1), in place: v, one number a row, is the mean of
+    the row's squares over steps, and p steps along u / (sqrt(v) + eps) divided by its norm.
+
+    hyper: (lr, weight_decay, clip, clip_value, momentum, nesterov, beta2, eps).
     """
 
 

@@ -57,8 +57,8 @@ class Params:
 
     def group(self, pattern: str, *, lr: float = 1.0, decay: float = 1.0) -> None:
         """Multiply the learning rate and the weight decay of the parameters of this scope whose names the pattern
-        (* ? []) matches; of several groups the first that matches counts. The file keeps it; training refuses
-        what it cannot follow yet.
+        (* ? []) matches; of several groups the first that matches counts. The file keeps it. What has one axis
+        does not decay, whatever its group.
 
         Raises UsageError for a factor that is not in 0..1e6 and, when all is traced, for a pattern without parameters.
         """

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from ggmlgraph.errors import UsageError
+from ggmlgraph.execution.optimizers import AdamW, AnyOptimizer
 
 BUILTIN, STDIN = "builtin:", "-"  # texts that are no files (data/sources.py)
 GIVEN = "given:"  # instead of a file: what a Python program gives
@@ -33,12 +34,17 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 16  # windows of a micro-batch
     accumulate: int = 1  # micro-batches of a step
     ctx: int = 64
+    optimizer: AnyOptimizer = AdamW()
     lr: float = 1e-3  # at its peak
+    lr_of: dict[str, float] = {}  # factors by pattern of names; see Runtime
+    decay_of: dict[str, float] = {}
+    freeze: tuple[str, ...] = ()
     warmup: int = 30  # steps
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW's moments
     clip: float = 1.0  # largest gradient norm; 0: any
+    clip_value: float = 0.0  # largest number of a gradient; 0: any
+    ema: float = 0.0  # share of an average of the weights that stays in a step; 0: no average
     seed: int = 0
     matmul_precision: Literal["float32", "bf16"] = "float32"
     eval_every: int = 50  # steps; 0: at the end only
@@ -64,8 +70,12 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
         except msgspec.ValidationError as error:
             what, _, where = str(error).partition(" - at `$.")
             raise UsageError(f"{where.rstrip('`')}: {what}") from None
-        warmup = options.get("warmup", min(100, config.steps // WARMUP_SHARE))
-        return msgspec.structs.replace(config, warmup=warmup)
+        usual = {
+            "lr": config.optimizer.usual_lr,
+            "weight_decay": config.optimizer.usual_decay,
+            "warmup": min(100, config.steps // WARMUP_SHARE),
+        }
+        return msgspec.structs.replace(config, **{**usual, **{k: v for k, v in options.items() if k in usual}})
 
     def __post_init__(self) -> None:
         bounds = {"steps": 1, "batch": 1, "accumulate": 1, "ctx": 1, "warmup": 0, "eval_every": 0, "sample_every": 0,
@@ -73,12 +83,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
-        for name in ("lr", "weight_decay", "clip"):
+        for name in ("lr", "weight_decay", "clip", "clip_value"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"--{name.replace('_', '-')} {value} must be 0 or more")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"--betas {' '.join(map(str, self.betas))} must be from 0 to below 1")
 
     def absolute(self) -> TrainConfig:
         """The same options with the files named by absolute paths."""
@@ -133,12 +141,17 @@ class Options(TypedDict, total=False):
     batch: int
     accumulate: int
     ctx: int
+    optimizer: AnyOptimizer
     lr: float
+    lr_of: dict[str, float]
+    decay_of: dict[str, float]
+    freeze: tuple[str, ...]
     warmup: int
     schedule: Literal["cosine", "linear", "constant"]
     weight_decay: float
-    betas: tuple[float, float]
     clip: float
+    clip_value: float
+    ema: float
     seed: int
     matmul_precision: Literal["float32", "bf16"]
     eval_every: int

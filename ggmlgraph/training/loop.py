@@ -191,7 +191,9 @@ class Loop:
         before = self._layers.weights() if is_seen else {}
         batch = self.data.samples(progress.n_samples, config.windows_per_step)
         n_tokens = config.windows_per_step * config.ctx
-        result = self.runtime.step(batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip, betas=config.betas)
+        result = self.runtime.step(
+            batch, lr=lr, weight_decay=config.weight_decay, clip=config.clip, clip_value=config.clip_value
+        )
         seconds = time.perf_counter() - started
         progress.step += 1
         progress.n_samples += config.windows_per_step

@@ -97,7 +97,7 @@ def files_of(config: TrainConfig) -> dict[str, Path]:
 
 def roles_of(config: TrainConfig) -> Roles | None:
     """What the options say about the graph's tensors; None for a text that the graph's own roles fit."""
-    if config.is_text and not (config.params or config.loss):
+    if config.is_text and not (config.params or config.loss or config.freeze):
         return None
     inputs = tuple(name for name in files_of(config) if name != TARGETS)
-    return Roles(params=config.params, inputs=inputs, loss=config.loss, targets=bool(config.targets))
+    return Roles(config.params, inputs, config.loss, bool(config.targets), config.freeze)

@@ -156,6 +156,9 @@ def read_config(run: Path) -> TrainConfig | None:
         content = json.loads(read_regular(path, MAX_CONFIG_NBYTES))
         if not isinstance(content, dict) or not content.keys() >= MARKS:
             raise FormatError(f"{path} is not of a training run")
+        if "betas" in content:  # as runs said it that knew no optimiser but AdamW
+            beta1, beta2 = content.pop("betas")
+            content["optimizer"] = {"name": "adamw", "beta1": beta1, "beta2": beta2}
         return msgspec.convert(content, TrainConfig)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise FormatError(f"{path}: {error}") from None

@@ -15,6 +15,7 @@ from ggmlgraph.execution.runtime import Runtime
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.console import Rate
 
+SMALL_SHARE = 0.1  # of the update in a step's arithmetic, from which on it hardly matters
 Needs = Mapping[str, int]  # bytes by what they are for
 
 
@@ -59,7 +60,7 @@ def rate_of(runtime: Runtime, config: TrainConfig) -> Rate:
     return Rate(
         n_steps=config.steps,
         tokens=config.windows_per_step * config.ctx,
-        flops=runtime.programs.train.cost().flops * config.accumulate,
+        flops=sum(runtime.programs.train.flops_of_step(config.accumulate)),
         peak=measure_peak(),
         measure_peak=measure_peak,
         unit="tokens" if config.is_text else "samples",
@@ -74,8 +75,13 @@ def summary(runtime: Runtime, config: TrainConfig, data: str, needs: Needs, rate
     yield data
     what = f"windows of {config.ctx} tokens: {rate.tokens:,} tokens" if config.is_text else "samples"
     yield f"step     {micro}{config.batch} {what}, {rate.flops / 1e9:,.2f} GFLOP"
-    yield f"memory   {nbytes(sum(needs.values()))} at the peak: {used}"
     program = runtime.programs.train
+    gradients, update = program.flops_of_step(config.accumulate)
+    if update:
+        n_tokens = rate.tokens * update / gradients * (1 / SMALL_SHARE - 1)  # whose gradients leave it such a share
+        share = update / (update + gradients)
+        yield f"         of it Newton-Schulz {share:.0%}; {SMALL_SHARE:.0%} in steps of {n_tokens:,.0f} {rate.unit}"
+    yield f"memory   {nbytes(sum(needs.values()))} at the peak: {used}"
     if program.recompute:
         yield f"         activations computed again: {program.recompute} of {program.max_recompute} parts"
     yield f"machine  {runtime.threads} threads, {runtime.level}, {rate.peak / 1e9:,.0f} GFLOP/s at the peak"

@@ -1,10 +1,10 @@
 /* gg.h - the public C API of the ggmlgraph runtime, and the very text given to ffi.cdef (so: no directives).
  *
  * Life of a training run:
- *     gg_import -> gg_resize -> gg_fuse -> gg_grad -> gg_fuse -> gg_adamw -> gg_program_new -> gg_program_run
+ *     gg_import -> gg_resize -> gg_fuse -> gg_grad -> gg_fuse -> gg_optimize -> gg_program_new -> gg_program_run
  *
  * A graph is an append-only array of tensors with integer ids; creation order is topological order. Dimensions
- * are in ggml's order, ne[0] fastest. Passes append nodes (gg_grad, gg_adamw) or build a new graph (gg_resize,
+ * are in ggml's order, ne[0] fastest. Passes append nodes (gg_grad, gg_optimize) or build a new graph (gg_resize,
  * gg_fuse); new graphs share the leafs' memory with the old. Nothing here prints, aborts, or keeps global state.
  * Threads may work on graphs and programs of their own at the same time, also where these share leafs that none writes;
  * a graph with its programs takes one call at a time.
@@ -133,8 +133,18 @@ int32_t gg_grad_of(const gg_graph *g, int32_t id);                 /* id of a te
 int32_t gg_recompute_levels(const gg_graph *g, int32_t loss, gg_error *err);
 gg_graph *gg_recompute(const gg_graph *g, int32_t loss, int32_t level, gg_error *err);
 int32_t gg_accumulate(gg_graph *g, gg_error *err);                 /* sum micro-batches; id of input `keep` */
-/* Clipping and AdamW for every parameter; id of the last node. Adds leafs `adamw.hyper`, `adamw.m.NAME`, ... */
-int32_t gg_adamw(gg_graph *g, gg_error *err);
+/* How a parameter is updated: by an op of the table that is made for it (adamw, sgd, sgd_momentum, lion,
+ * adafactor, adafactor_whole, schedule_free; of matrices muon, normuon, behind nodes for the momentum and for
+ * Newton-Schulz). */
+typedef struct gg_update {
+    int32_t param, op;
+    float   rate, decay; /* factors of the step, and of what decay takes of the parameter */
+    int32_t cautious;    /* decay only where the step goes the same way */
+    int32_t averaged;    /* an exponential average of the parameter is kept too, by op ema */
+} gg_update;
+/* Clip and update parameters; id of the last node. Adds for each op a leaf OP.hyper, float32 (12), which ops.py
+ * describes, and leafs without names that an op keeps its state in: the sources that it writes, but for the parameter. */
+int32_t gg_optimize(gg_graph *g, int32_t n, const gg_update *updates, gg_error *err);
 
 /* ---- running ---- */
 /* How matrix products read their operands: as they are, or each rounded to the nearest bfloat16. They add in float32. */

@@ -9,6 +9,7 @@
 #include "gg.h"
 
 enum { GG_MAX_SRC = 10, GG_MAX_DIMS = 4, GG_MAX_NAME = 64, GG_N_PARAMS = 16, GG_ALIGN = 64, GG_MAX_THREADS = 256 };
+enum { GG_N_HYPER = 12 }; /* what an update of parameters is told each step; see ops.py */
 
 #define GG_MAX_ELEMENTS ((int64_t)1 << 48) /* of a tensor: a product of two sizes fits 64 bits */
 

@@ -85,6 +85,13 @@ int64_t gg_work_linear_cross_entropy(const gg_tensor *y, const gg_tensor *const 
     return gg_gemm_nbytes(n_threads) + gg_slab_nbytes(src[0]) + logits + n_rows * (int64_t)sizeof(double);
 }
 
+/* Two numbers a row. */
+int64_t gg_work_rows(const gg_tensor *y, const gg_tensor *const *src, int n_threads)
+{
+    (void)src, (void)n_threads;
+    return 2 * gg_nrows(y) * (int64_t)sizeof(double);
+}
+
 /* ---------------------------------------------------------------- matrix products */
 
 double gg_node_flops(const gg_graph *g, const gg_tensor *y)

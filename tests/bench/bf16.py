@@ -31,16 +31,17 @@ N_STEPS, WARMUP = 100, 10
 LR = 3e-4
 LONGEST = 300.0  # seconds
 WEIGHT_DECAY, CLIP, BETAS = 0.1, 1.0, (0.9, 0.95)
+ADAMW = gg.AdamW(beta1=BETAS[0], beta2=BETAS[1])
 SHOWN = (1, 2, 5, 10, 20, 50, 100)  # steps
 Step = Callable[[Any, Any, float], float]  # tokens, targets, lr -> loss
 
 
 def ours(graph: Path, threads: int, matmul_precision: str) -> Step:
-    runtime = gg.Runtime(graph, threads=threads, matmul_precision=matmul_precision)
+    runtime = gg.Runtime(graph, threads=threads, matmul_precision=matmul_precision, optimizer=ADAMW)
 
     def step(tokens: Any, targets: Any, lr: float) -> float:
         batch = (tokens, targets)
-        return runtime.step(batch, lr=lr, weight_decay=WEIGHT_DECAY, clip=CLIP, betas=BETAS).loss
+        return runtime.step(batch, lr=lr, weight_decay=WEIGHT_DECAY, clip=CLIP).loss
 
     return step
 

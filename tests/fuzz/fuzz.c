@@ -249,13 +249,32 @@ static int32_t loss_of(const gg_graph *g)
     return loss;
 }
 
+/* Update every parameter that has a gradient, each by another op. */
+static int32_t append_updates(gg_graph *g, gg_error *err)
+{
+    static const int32_t ops[] = {GG_OP_ADAMW, GG_OP_SGD, GG_OP_SGD_MOMENTUM, GG_OP_LION, GG_OP_MUON, GG_OP_NORMUON,
+                                  GG_OP_ADAFACTOR, GG_OP_ADAFACTOR_WHOLE, GG_OP_SCHEDULE_FREE};
+    gg_update updates[FUZZ_MAX_RECORDS];
+    int32_t   n = 0;
+    for (int32_t id = 0; id < gg_graph_size(g) && n < FUZZ_MAX_RECORDS; id++) {
+        const gg_tensor *t = gg_graph_tensor(g, id);
+        if (t->op || !(t->flags & GG_FLAG_PARAM) || gg_grad_of(g, id) < 0) continue;
+        int32_t op = ops[n % (int)(sizeof ops / sizeof *ops)];
+        bool    is_matrix = t->ne[2] == 1 && t->ne[3] == 1;
+        if (!is_matrix && (op == GG_OP_MUON || op == GG_OP_NORMUON)) op = GG_OP_ADAMW;
+        updates[n] = (gg_update){id, op, 1, 1, n % 2, n % 3 == 0};
+        n++;
+    }
+    return gg_optimize(g, n, updates, err);
+}
+
 /* One step of a graph with gradients, if it is there. */
 static bool run_step(const gg_graph *g, uint64_t *state)
 {
     gg_error err;
     int32_t  loss = g ? loss_of(g) : -1;
     gg_graph *fused = g ? gg_fuse(g, 1, &loss, 1, GG_FUSE_GRADIENTS, &err) : NULL;
-    bool      done = fused && gg_adamw(fused, &err) >= 0 && run_program(fused, 1, state);
+    bool      done = fused && append_updates(fused, &err) >= 0 && run_program(fused, 1, state);
     gg_graph_free(fused);
     return done;
 }
@@ -443,7 +462,7 @@ static void try_step(gg_graph *g, int32_t loss)
     if (!tried(gg_grad(g, loss, try_with()) >= 0)) return;
     gg_graph *again = got(gg_recompute(g, loss, 2, try_with()));
     gg_graph *fused = again ? got(gg_fuse(again, 1, &loss, 0, GG_FUSE_GRADIENTS, try_with())) : NULL;
-    if (fused && tried(gg_accumulate(fused, try_with()) >= 0) && tried(gg_adamw(fused, try_with()) >= 0))
+    if (fused && tried(gg_accumulate(fused, try_with()) >= 0) && tried(append_updates(fused, try_with()) >= 0))
         try_program(fused);
     gg_graph_free(fused);
     gg_graph_free(again);

@@ -75,9 +75,9 @@ def test_fifty_steps_follow_peft_from_the_same_first_values(name: str, kind: str
     basis.write(base, tmp_path / "a.bin", Choice(KINDS[kind]), 0)
     peft.write(basis.open_base(tmp_path / "a.bin"), tmp_path / "first")
     adapted = theirs.PeftModel.from_pretrained(model, tmp_path / "first", is_trainable=True)
-    with Runtime(tmp_path / "a.bin", threads=2, batch=BATCH, ctx=CTX) as runtime:
+    with Runtime(tmp_path / "a.bin", threads=2, batch=BATCH, ctx=CTX) as runtime:  # AdamW, betas as usual
         batches = random_text(runtime.n_vocab or 0)
-        ours = [runtime.step(b, lr=LR, weight_decay=0.0, clip=CLIP, betas=BETAS).loss for b in batches]
+        ours = [runtime.step(b, lr=LR, weight_decay=0.0, clip=CLIP).loss for b in batches]
         runtime.save(tmp_path / "step_000050")
         end = {name: runtime.get(name) for name in runtime.params}
     peers = train_theirs(adapted, batches)

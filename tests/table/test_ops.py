@@ -33,6 +33,8 @@ NORMALISING = {
     "cached_attention", "rope", "rope_back",
     "timestep_embedding", "timestep_embedding_back", "cross_entropy", "cross_entropy_back",
     "linear_cross_entropy", "soft_cross_entropy", "soft_cross_entropy_back", "soft_cross_entropy_grad", "adamw",
+    "sgd", "sgd_momentum", "lion", "momentum", "newton_schulz", "adafactor", "adafactor_whole", "schedule_free",
+    "ema", "muon", "normuon",
     "opt_step_adamw",
 }  # fmt: skip
 N_ELEMENTS, N_DIRECTIONS = 12, 2  # differences taken per operand

@@ -10,7 +10,7 @@ import pytest
 
 import ggmlgraph as gg
 from ggmlgraph.core.importer import import_file, read_metadata
-from ggmlgraph.errors import GGError, UnsupportedError, UsageError
+from ggmlgraph.errors import GGError, UsageError
 from ggmlgraph.graphfile.metadata import ParamGroup
 
 X = Annotated[gg.Tensor, gg.Float("batch", 4)]
@@ -127,20 +127,34 @@ def test_a_convolution_s_weights_have_torch_s_shapes() -> None:
     assert shapes == {"signal.weight": (6, 1, 2), "signal.bias": (6,), "image.weight": (5, 1, 2, 2)}
 
 
-@pytest.mark.parametrize(("pattern", "factors", "told"), [
-    ("*.weight", {"lr": 0.5}, "0.5 times the learning rate"), ("*.weight", {"decay": 0.0}, "0 times the weight decay"),
-    ("*.bias", {"decay": 0.0}, ""), ("*", {}, ""),
-])  # fmt: skip
-def test_a_group_that_training_does_not_follow_is_refused(pattern: str, factors: dict[str, float], told: str) -> None:
+def test_groups_and_patterns_multiply_a_parameter_s_rate_and_decay() -> None:
     def loss(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: None) -> gg.Tensor:
         x = p.embedding("e", tokens, 31, 4)
-        p.group(pattern, **factors)
+        p.group("o.*", lr=0.5, decay=0.25)
         return p.cross_entropy(p.linear("o", x, 31, bias=True), targets)
 
-    batch = np.zeros((1, 4), np.int32), np.zeros((1, 4), np.int32)
-    with gg.Runtime(gg.trace(loss, None, batch=1, ctx=4), threads=1) as runtime:
-        if told:
-            with pytest.raises(UnsupportedError, match=told):
-                runtime.step(batch, lr=1e-3)
-        else:
-            runtime.step(batch, lr=1e-3)
+    graph = gg.trace(loss, None, batch=1, ctx=4)
+    cases: list[tuple[dict[str, Any], dict[str, tuple[float, float]]]] = [
+        ({}, {"e.weight": (1, 1), "o.weight": (0.5, 0.125), "o.bias": (0.5, 0)}),
+        ({"lr_of": {"*.weight": 3, "e.*": 2}}, {"e.weight": (3, 3), "o.weight": (3, 0.75), "o.bias": (0.5, 0)}),
+        ({"decay_of": {"o.bias": 2, "e*": 0}}, {"e.weight": (1, 0), "o.weight": (0.5, 0.125), "o.bias": (0.5, 1)}),
+    ]
+    for given, wanted in cases:
+        with gg.Runtime(graph, threads=1, **given) as runtime:
+            assert {name: (u.rate, u.decay) for name, u in runtime.updates.items()} == wanted
+
+
+def test_what_has_two_axes_decays_even_with_one_row_and_vectors_do_not(tmp_path: Path) -> None:
+    def body(p: gg.Params, x: gg.Tensor) -> gg.Tensor:
+        return p.linear("one_row", x, 1, bias=True)
+
+    graph_of(body).save(tmp_path / "g.bin")
+    with gg.Runtime(tmp_path / "g.bin", threads=1) as runtime:
+        assert {name: u.decay for name, u in runtime.updates.items()} == {"one_row.weight": 1, "one_row.bias": 0}
+
+
+def test_a_pattern_that_matches_nothing_and_a_factor_below_0_are_refused() -> None:
+    graph = graph_of(two)
+    for given, told in (({"lr_of": {"heat.*": 2}}, "no parameter is called 'heat"), ({"decay_of": {"*": -1}}, "-1")):
+        with pytest.raises(UsageError, match=told):
+            gg.Runtime(graph, threads=1, **given)  # type: ignore[arg-type]

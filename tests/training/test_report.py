@@ -130,9 +130,10 @@ def test_what_stands_out_in_a_stretch_of_steps_is_kept() -> None:
 
 
 def test_options_are_shown_as_they_are_given(tmp_path: Path) -> None:
-    text = page([told(make_run(tmp_path / "run", data=["a.txt", "b.txt"], betas=[0.9, 0.99]))])
+    text = page([told(make_run(tmp_path / "run", data=["a.txt", "b.txt"], betas=[0.9, 0.99], lr_of={"e*": 2}))])
     assert re.search(r"--data</th><td>a.txt b.txt</td>", text)
-    assert re.search(r"--betas</th><td>0.9 0.99</td>", text)
+    assert re.search(r"--optimizer</th><td>adamw:beta2=0.99</td>", text)
+    assert re.search(r"--lr-of</th><td>e\*=2(.0)?</td>", text)
 
 
 def test_runs_are_compared_by_the_options_that_differ(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggmlgraph.errors import UsageError
+from ggmlgraph.execution.optimizers import spelled
 from ggmlgraph.training import events, rundir
 from ggmlgraph.training.config import TrainConfig
 from ggmlgraph.training.events import Event
@@ -93,12 +94,19 @@ def pieces(sample: Event) -> list[tuple[str, float | None]]:
 
 def differences(runs: list[Told]) -> dict[str, list[Any]]:
     """The options in which runs differ, each with its value in every run; None where a run does not say."""
-    options = [{} if run.config is None else msgspec.structs.asdict(run.config) for run in runs]
+    options = [{} if run.config is None else _options(run.config) for run in runs]
     names = dict.fromkeys(name for each in options for name in each)
     found = {name: [each.get(name) for each in options] for name in names}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
+def _options(config: TrainConfig) -> dict[str, Any]:
+    """By name, as they are given."""
+    values = msgspec.structs.asdict(config)
+    factors = {name: tuple(f"{k}={v:g}" for k, v in values[name].items()) for name in ("lr_of", "decay_of")}
+    return values | factors | {"optimizer": spelled(config.optimizer)}
+
+
 def _different(config: TrainConfig, usual: TrainConfig) -> dict[str, Any]:
-    values, defaults = msgspec.structs.asdict(config), msgspec.structs.asdict(usual)
+    values, defaults = _options(config), _options(usual)
     return {name: value for name, value in values.items() if value != defaults[name]}
