@@ -16,6 +16,7 @@ from report import paired_ratio, save, seconds_of, show
 
 import ggmlgraph as gg
 from ggmlgraph.core.passes import FUSIONS
+from ggmlgraph.table import ops
 from ggmlgraph.tracing.attention import alibi_slopes
 
 N_VOCAB, BATCH, CTX = 2048, 8, 128
@@ -48,11 +49,11 @@ def llama_like(p: gg.Params, tokens: gg.Tensor, targets: gg.Tensor, c: Config) -
 
     def norm(q: gg.Params, x: gg.Tensor) -> gg.Tensor:
         gain = q("gain", c.n_embd, init=gg.ones())
-        return gain * gg.rms_norm(x, 1e-6) if c.operators else gg.mul(gg.rms_norm(x, 1e-6), gain)
+        return gain * gg.rms_norm(x, 1e-6) if c.operators else ops.mul(gg.rms_norm(x, 1e-6), gain)
 
     def scaled(q: gg.Params, x: gg.Tensor, y: gg.Tensor) -> gg.Tensor:
         scale = q("scale", c.n_embd, init=gg.full(0.1))
-        return x + scale[None, None] * y if c.operators else gg.add(x, gg.mul(y, scale))
+        return x + scale[None, None] * y if c.operators else ops.add(x, ops.mul(y, scale))
 
     x = p.embedding("token_embd", tokens, N_VOCAB, c.n_embd)
     for i in range(c.n_layer):
@@ -94,9 +95,9 @@ def gated_classifier(p: gg.Params, x: Features, y: Labels, c: Config) -> gg.Tens
             z = 1 / (1 + gg.exp(-z))
             h = z * a + (1 - z) * h
         else:
-            a = gg.div(a, gg.add(gg.abs(a), one))
-            z = gg.div(ones, gg.add(gg.exp(gg.neg(z)), one))
-            h = gg.add(gg.mul(z, a), gg.mul(gg.add(gg.neg(z), one), h))
+            a = ops.div(a, ops.add(gg.abs(a), one))
+            z = ops.div(ones, ops.add(gg.exp(ops.neg(z)), one))
+            h = ops.add(ops.mul(z, a), ops.mul(ops.add(ops.neg(z), one), h))
     return gg.cross_entropy(p.linear("out", h, N_CLASSES), y)
 
 
