@@ -363,6 +363,12 @@ TRAIN = command(
         default=TRAINING.accumulate,
         help="Micro-batches per step: a batch of batch x accumulate in the memory of one.",
     ),
+    option(
+        "--slots",
+        type=SIZE,
+        help="Equal parts of the micro-batches, which the processes of mpirun or srun share; for any number, up to "
+        "so many, a run has the same weights.  [default: --accumulate where there are several, else 1]",
+    ),
     option("--ctx", type=SIZE, help="Tokens per window.  [default: the graph's]"),
     defaulting(
         "--optimizer",

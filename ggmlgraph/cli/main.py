@@ -106,4 +106,8 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="replace")  # generated text has characters that not every terminal has
     status = run(sys.argv[1:])
     _flush_output()
+    if status and "mpi4py.MPI" in sys.modules:
+        from ggmlgraph.cluster.mpi import abort
+
+        abort(status)
     sys.exit(status)

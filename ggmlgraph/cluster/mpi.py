@@ -13,19 +13,30 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ggmlgraph.errors import GGError, UnsupportedError, UsageError
-from ggmlgraph.execution.slots import TreeSum, Values, blocks_of, slots_of
+from ggmlgraph.cluster.heartbeat import Heartbeat
+from ggmlgraph.errors import GGError, UnsupportedError
+from ggmlgraph.execution.slots import Facts, Kind, TreeSum, Values, blocks_of, slots_of
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_NTASKS")  # set by launchers
 ALIGNMENT = 16  # values: ranges begin at cache lines
 HOST_NBYTES = 64
-DIGEST_NBYTES = 32
+SPIN_S, PAUSE_S = 0.001, 0.0002  # how long to wait for others at full speed, and how often to look after that
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What rank 0 has the others do."""
+
+    kind: Kind
+    facts: dict[str, Any]
+    arrays: dict[str, tuple[str, list[int]]]  # which follow: dtypes and shapes
 
 
 def launched() -> int:
@@ -50,17 +61,62 @@ def world() -> MpiRanks:
             f"the launcher started {said} processes, mpi4py sees {found}: they are of different MPIs; "
             "start them with the mpirun of the one that mpi4py was built with"
         )
-    return MpiRanks(MPI.COMM_WORLD)
+    return MpiRanks(MPI)
 
 
 class MpiRanks:
-    """The ranks of a communicator. Every method is called by all of them, in the same order."""
+    """All ranks of a job. What one calls the others call too, in the same order."""
 
-    def __init__(self, comm: Any) -> None:
-        self._comm = comm
-        self.rank: int = comm.rank
-        self.size: int = comm.size
+    def __init__(self, mpi: Any) -> None:
+        self._mpi, self._comm = mpi, mpi.COMM_WORLD
+        self.rank: int = self._comm.rank
+        self.size: int = self._comm.size
         self._received: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._hosts = [name.rstrip(b"\0").decode(errors="replace") for name in self._all(_host())]
+        self.n_beside = self._all(_place()).count(_place())  # ranks on the same processors, this one too
+        self._heartbeat: Heartbeat | None = None
+        if mpi.Query_thread() == mpi.THREAD_MULTIPLE:
+            self._heartbeat = Heartbeat(self._comm.Dup(), self.name)
+            self._heartbeat.start()
+
+    def name(self, rank: int | None = None) -> str:
+        """What a rank, default this one, is called in messages."""
+        rank = self.rank if rank is None else rank
+        return f"rank {rank} on {self._hosts[rank]}"
+
+    def close(self) -> None:
+        """When no rank needs another any more."""
+        self._comm.Barrier()
+        if self._heartbeat:
+            self._heartbeat.stop()
+
+    # ------------------------------------------------------------ leading and following
+
+    def lead(self, kind: Kind, facts: Facts, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """See `Ranks`."""
+        if self.rank == 0 and self.size > 1:
+            described = {name: (array.dtype.str, list(array.shape)) for name, array in arrays.items()}
+            data = msgspec.json.encode(Order(kind, dict(facts), described))
+            self.share([np.array([len(data)], np.int64), np.frombuffer(data, np.uint8)])
+            self.share(np.ascontiguousarray(array) for array in arrays.values())
+
+    def order(self) -> tuple[Order, dict[str, NDArray[Any]]]:
+        """By others than rank 0: what that one has them do next."""
+        length = np.empty(1, np.int64)
+        self.share([length])
+        data = np.empty(int(length[0]), np.uint8)
+        self.share([data])
+        order = msgspec.json.decode(data.tobytes(), type=Order)
+        arrays = {name: np.empty(shape, dtype) for name, (dtype, shape) in order.arrays.items()}
+        self.share(arrays.values())
+        return order, arrays
+
+    def share(self, arrays: Iterable[NDArray[Any]]) -> None:
+        """See `Ranks`; each array in one piece."""
+        for array in arrays:
+            if not array.flags.c_contiguous:
+                raise GGError("only arrays that lie in one piece can be shared")
+            self._wait([self._comm.Ibcast(array.reshape(-1).view(np.uint8), 0)])
 
     # ------------------------------------------------------------ sums
 
@@ -68,20 +124,18 @@ class MpiRanks:
         """See `Ranks`; the memory of a block of `mine` becomes the sum."""
         blocks = [values for _, values in mine.blocks()]
         bounds = self._bounds(len(blocks[0]))
-        requests = self._send(blocks, bounds)
         here = slice(bounds[self.rank], bounds[self.rank + 1])
-        theirs = self._receive(n_slots, here, requests)
-        for request in requests:
-            request.Wait()
-        whole, theirs_in_order = TreeSum(here.stop - here.start), iter(theirs)
+        theirs, requests = self._receive(n_slots, here)
+        self._wait([*requests, *self._send(blocks, bounds)])
+        whole, in_order = TreeSum(here.stop - here.start), iter(theirs)
         for rank in range(self.size):
             own = iter(values[here] for values in blocks)
             for block in blocks_of(slots_of(rank, self.size, n_slots)):
-                whole.add(block, next(own if rank == self.rank else theirs_in_order))
+                whole.add(block, next(own if rank == self.rank else in_order))
         total = blocks[0]
         total[here] = whole.total()
-        counts = np.diff(bounds)
-        self._comm.Allgatherv(_in_place(), [total, counts, bounds[:-1], _float()])
+        received = [total, np.diff(bounds), bounds[:-1], self._mpi.FLOAT]
+        self._wait([self._comm.Iallgatherv(self._mpi.IN_PLACE, received)])
         return total
 
     def _bounds(self, n: int) -> list[int]:
@@ -89,49 +143,32 @@ class MpiRanks:
         n_lines = -(-n // ALIGNMENT)
         return [min(n, rank * n_lines // self.size * ALIGNMENT) for rank in range(self.size)] + [n]
 
-    def _send(self, blocks: list[Values], bounds: list[int]) -> list[Any]:
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        return [
-            self._comm.Isend(values[bounds[rank] : bounds[rank + 1]], rank, tag)
-            for rank in others
-            for tag, values in enumerate(blocks)
-        ]
+    def _send(self, blocks: list[Values], bounds: list[int]) -> Iterator[Any]:
+        for rank in range(self.size):
+            if rank != self.rank:
+                for tag, values in enumerate(blocks):
+                    yield self._comm.Isend(values[bounds[rank] : bounds[rank + 1]], rank, tag)
 
-    def _receive(self, n_slots: int, here: slice, requests: list[Any]) -> NDArray[np.float32]:
-        """Memory for the others' blocks in the order of their slots, of which `requests` tell when it is filled."""
-        from_others = [
+    def _receive(self, n_slots: int, here: slice) -> tuple[NDArray[np.float32], list[Any]]:
+        """Memory for the others' blocks in the order of their slots, and what tells when it is filled."""
+        senders = [
             (rank, tag)
             for rank in range(self.size)
             if rank != self.rank
             for tag, _ in enumerate(blocks_of(slots_of(rank, self.size, n_slots)))
         ]
-        shape = (len(from_others), here.stop - here.start)
+        shape = (len(senders), here.stop - here.start)
         if self._received.shape != shape:
             self._received = np.empty(shape, np.float32)
-        requests += [
-            self._comm.Irecv(row, rank, tag) for row, (rank, tag) in zip(self._received, from_others, strict=True)
-        ]
-        return self._received
-
-    # ------------------------------------------------------------ the same everywhere
+        return self._received, [self._comm.Irecv(row, *of) for row, of in zip(self._received, senders, strict=True)]
 
     def gathered(self, numbers: list[float]) -> list[float]:
         """See `Ranks`."""
         counts = np.empty(self.size, np.int64)
-        self._comm.Allgather(np.array([len(numbers)], np.int64), counts)
+        self._wait([self._comm.Iallgather(np.array([len(numbers)], np.int64), counts)])
         found = np.empty(int(counts.sum()), np.float64)
-        self._comm.Allgatherv(np.array(numbers, np.float64), [found, counts])
-        return [float(x) for x in found]
-
-    def agree(self, facts: Mapping[str, str]) -> None:
-        """Raise UsageError, on all ranks, unless all have the same facts: it names one that has not."""
-        hosts = self._all(_host())
-        for name, value in facts.items():
-            found = self._all(hashlib.sha256(value.encode()).digest())
-            others = [rank for rank in range(self.size) if found[rank] != found[0]]
-            if others:
-                host = hosts[others[0]].rstrip(b"\0").decode(errors="replace")
-                raise UsageError(f"rank {others[0]} on {host}: {name} is not that of rank 0")
+        self._wait([self._comm.Iallgatherv(np.array(numbers, np.float64), [found, counts])])
+        return found.tolist()
 
     def _all(self, data: bytes) -> list[bytes]:
         """All ranks' bytes, of the same length on each."""
@@ -139,25 +176,26 @@ class MpiRanks:
         self._comm.Allgather(np.frombuffer(data, np.uint8), found)
         return [row.tobytes() for row in found]
 
-    def share(self, arrays: list[NDArray[Any]]) -> None:
-        """Rank 0's values in place of the others'."""
-        for array in arrays:
-            if not array.flags.c_contiguous:
-                raise GGError("only arrays that lie in one piece can be shared")
-            self._comm.Bcast(array.reshape(-1).view(np.uint8), 0)
+    def _wait(self, requests: list[Any]) -> None:
+        """Until all is done. MPI itself would take a processor for it, which the others may need."""
+        until = time.perf_counter() + SPIN_S
+        while not self._mpi.Request.Testall(requests):
+            if time.perf_counter() > until:
+                time.sleep(PAUSE_S)
 
 
 def _host() -> bytes:
     return socket.gethostname().encode()[:HOST_NBYTES].ljust(HOST_NBYTES, b"\0")
 
 
-def _in_place() -> Any:
+def _place() -> bytes:
+    """A digest of the host and of the processors that this process may use."""
+    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return hashlib.sha256(_host() + repr(processors).encode()).digest()
+
+
+def abort(status: int) -> None:
+    """End all processes of this job: without this one the others would wait for ever."""
     from mpi4py import MPI
 
-    return MPI.IN_PLACE
-
-
-def _float() -> Any:
-    from mpi4py import MPI
-
-    return MPI.FLOAT
+    MPI.COMM_WORLD.Abort(status)

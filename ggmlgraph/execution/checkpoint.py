@@ -101,18 +101,24 @@ def save(runtime: Runtime, directory: Path, state: dict[str, Any]) -> None:
 def snapshot(runtime: Runtime, state: dict[str, Any]) -> Snapshot:
     """What `write` is to write of a runtime as it is now."""
     check_names(runtime)
-    trained, kept = runtime.state()
-    weights = {name: trained.get(name, array) for name, array in _weights(runtime).items()}
+    contents = arrays(runtime)
     manifest = Manifest(
         graph=graph_digest(runtime),
-        base=base_digest(runtime, weights),
+        base=base_digest(runtime, contents[WEIGHTS]),
         n_steps=runtime.n_steps,
         optimizer=runtime.optimizer.name,
         sizes=runtime.sizes,
         files={},
         state=state,
     )
-    return Snapshot({WEIGHTS: weights, OPTIMIZER: kept}, manifest)
+    return Snapshot(contents, manifest)
+
+
+def arrays(runtime: Runtime) -> dict[str, Arrays]:
+    """Views of what a checkpoint holds, by file and name."""
+    trained, kept = runtime.state()
+    weights = {name: trained.get(name, array) for name, array in _weights(runtime).items()}
+    return {WEIGHTS: weights, OPTIMIZER: kept}
 
 
 def write(snapshot: Snapshot, directory: Path, copied: Callable[[], object] = lambda: None) -> None:

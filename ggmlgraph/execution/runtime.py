@@ -8,6 +8,7 @@ Used by everything that needs a model's numbers.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import tempfile
@@ -41,6 +42,7 @@ from ggmlgraph.tracing.tracer import Graph
 DEFAULT_OPTIMIZER = optimizers.AdamW()
 NO_FACTORS: Mapping[str, float] = {}
 CHUNK = 1 << 16  # weights that change places at a time
+COMPARE_EVERY = 100  # steps, after which ranks see whether they still have the same weights
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,13 @@ class Runtime(Session):
             self._sums.add(Block(0, slot), train.gradients(self._sums.buffer()))
         return loss
 
+    @property
+    def sums_nbytes(self) -> int:
+        """Bytes that a step takes to add up its slots, beyond its program's own memory."""
+        mine = len(slots_of(self.ranks.rank, self.ranks.size, self.slots))
+        n_buffers = mine.bit_length() + (self.ranks.size > 1) if self.slots > 1 else 0
+        return 4 * n_buffers * self.programs.train.n_values
+
     @cached_property
     def _sums(self) -> TreeSum:
         return TreeSum(self.programs.train.n_values)
@@ -214,6 +223,8 @@ class Runtime(Session):
         and the like.
         """
         _check_rates(lr=lr, weight_decay=weight_decay, clip=clip, clip_value=clip_value)
+        if self.ranks.size > 1:
+            self._lead(batch, lr=lr, weight_decay=weight_decay, clip=clip, clip_value=clip_value)
         loss = self.backward(batch)
         train = self.programs.train
         own = self.optimizer.hyper(self.n_steps + 1) | {"ema": (self.ema, self.n_steps == 0)}
@@ -226,6 +237,26 @@ class Runtime(Session):
         grad_norm = float(np.sqrt(train.array(train.sum_sqr).item()))
         self.n_steps += math.isfinite(grad_norm)
         return StepResult(loss, grad_norm)
+
+    def _lead(self, batch: Batch, **rates: Any) -> None:
+        """Have the other ranks take part in a step, and now and then compare their weights before it."""
+        if self.n_steps % COMPARE_EVERY == 0:
+            self.ranks.lead("check", {"weights": self.digest()}, {})
+        arrays = self._feeder.by_name(batch, self.programs.train.graph)
+        self.ranks.lead("step", rates, {name: np.asarray(array) for name, array in arrays.items()})
+
+    def share(self) -> None:
+        """Give the other ranks this one's weights and optimiser state, if it is rank 0; else take that one's."""
+        if self.ranks.size > 1:
+            self.ranks.lead("state", {"n_steps": self.n_steps}, {})
+            self.ranks.share(array for arrays in checkpoint.arrays(self).values() for array in arrays.values())
+
+    def digest(self) -> str:
+        """SHA-256 of the trained weights."""
+        digest = hashlib.sha256()
+        for array in self.weights().values():
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @in_turn
     def gradient(self, name: str) -> NDArray[np.float32]:

@@ -8,9 +8,9 @@ add up along the tree find what one process finds. Used by `Runtime`; cluster/mp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +77,21 @@ class TreeSum:
         return left
 
 
+Facts = Mapping[str, Any]  # JSON values
+Kind = Literal["run", "state", "step", "check", "end"]  # of what rank 0 has the others do (library/following.py)
+
+
 class Ranks(Protocol):
-    """The processes that compute a step together."""
+    """The processes that compute a step together. Rank 0 decides, the others follow."""
 
     rank: int  # of this one, 0 to size - 1
     size: int
+
+    def lead(self, kind: Kind, facts: Facts, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """By rank 0: have the others do something. By others: nothing."""
+
+    def share(self, arrays: Iterable[NDArray[Any]]) -> None:
+        """Rank 0's values in place of the others'."""
 
     def total(self, mine: TreeSum, n_slots: int) -> Values:
         """The sum of all ranks' slots, of which this one has `mine`."""
@@ -94,6 +104,12 @@ class Alone:
     """One process, which computes all slots."""
 
     rank, size = 0, 1
+
+    def lead(self, kind: Kind, facts: Facts, arrays: Mapping[str, NDArray[Any]]) -> None:
+        pass
+
+    def share(self, arrays: Iterable[NDArray[Any]]) -> None:
+        pass
 
     def total(self, mine: TreeSum, n_slots: int) -> Values:
         return mine.total()

@@ -29,12 +29,13 @@ from ggmlgraph.data.batches import Arrays
 from ggmlgraph.errors import CheckpointError, GGError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.namedgraph import LOGITS
-from ggmlgraph.execution.runtime import Runtime, file_of
+from ggmlgraph.execution.runtime import file_of
+from ggmlgraph.execution.slots import Alone, Ranks
 from ggmlgraph.generation import wave
 from ggmlgraph.generation.generate import Generator
 from ggmlgraph.generation.sampling import Sampling
 from ggmlgraph.library import data as given_data
-from ggmlgraph.library import vocabulary
+from ggmlgraph.library import following, vocabulary
 from ggmlgraph.library.data import Data, Given, Name
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tracing.tracer import Graph
@@ -44,10 +45,12 @@ from ggmlgraph.training.console import Console, Rate, duration
 from ggmlgraph.training.loop import Loop, Pieces, Progress, TrainingData
 from ggmlgraph.training.metrics import check_ours
 from ggmlgraph.training.report.history import Column, read
-from ggmlgraph.training.run import roles_of
+from ggmlgraph.training.run import opened
 from ggmlgraph.training.rundir import RunDirectory
 from ggmlgraph.training.summary import needs_of, rate_of, summary
 from ggmlgraph.training.texts import text_data
+
+ALONE = Alone()
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,11 @@ class Trainer:
         are not given are then those of the run.
     init_from: a checkpoint or run to begin with the weights of, and the optimiser's state where it fits.
     threads, memory_limit, limits: as of `Runtime`.
+    ranks: processes that share the work, of which this is the first; the others follow (library/following.py).
     tell: is told what happens, a line each; None: nobody is.
-    options: steps, batch, accumulate, ctx, optimizer, lr, lr_of, decay_of, freeze, warmup, schedule, weight_decay,
-        clip, clip_value, ema, seed, matmul_precision, eval_every, sample_every, save_every, keep, keep_every,
-        layers_every, tensorboard, spikes, prompt, predict, params, loss, val_data, mix, proportions: as of
+    options: steps, batch, accumulate, slots, ctx, optimizer, lr, lr_of, decay_of, freeze, warmup, schedule,
+        weight_decay, clip, clip_value, ema, seed, matmul_precision, eval_every, sample_every, save_every, keep,
+        keep_every, layers_every, tensorboard, spikes, prompt, predict, params, loss, val_data, mix, proportions: as of
         `ggmlgraph train`; optimizer is `gg.AdamW()` or another.
 
     What is wrong is told before the first step: UsageError, DataError, CheckpointError, MemoryLimitError, and what
@@ -134,6 +138,7 @@ class Trainer:
         threads: int | None = None,
         memory_limit: int | None = None,
         limits: Limits = DEFAULT,
+        ranks: Ranks = ALONE,
         tell: Callable[[str], object] | None = print,
         **options: Unpack[Options],
     ) -> None:
@@ -148,7 +153,11 @@ class Trainer:
             self.start = self._start(resume)
             before = rundir.read_config(self.start.absolute().parent if self.start else Path(run)) if resume else None
             known = {**(msgspec.structs.asdict(before) if before else {}), **named}
-            self.runtime = self._open(TrainConfig.of(known), known, threads, memory_limit, limits)
+            if ranks.size > 1:
+                known.setdefault("slots", known.get("accumulate", 1))
+            self.config = TrainConfig.of(known)
+            sizes = {size: known[size] for size in ("batch", "ctx") if self.config.is_text and known.get(size)}
+            self.runtime = opened(self._graph, self.config, sizes, ranks, threads, memory_limit, limits)
             stack.callback(lambda: self.runtime.close())
             if init_from is not None and self.start is None:
                 self._init(Path(init_from))
@@ -191,28 +200,6 @@ class Trainer:
             self._tell(f"warning: skipped: {error}")
         return found, len(skipped)
 
-    def _open(
-        self, config: TrainConfig, known: dict[str, Any], threads: int | None, memory_limit: int | None, limits: Limits
-    ) -> Runtime:
-        """known: the options that were given, or that a resumed run has; for others the graph knows better."""
-        self.config = config
-        return Runtime(
-            self._graph,
-            roles=roles_of(config),
-            threads=threads,
-            batch=known.get("batch") if config.is_text else None,
-            ctx=known.get("ctx") if config.is_text else None,
-            accumulate=config.accumulate,
-            memory_limit=memory_limit,
-            matmul_precision=config.matmul_precision,
-            limits=limits,
-            seed=config.seed,
-            optimizer=config.optimizer,
-            lr_of=config.lr_of,
-            decay_of=config.decay_of,
-            ema=config.ema,
-        )
-
     # ------------------------------------------------------------ what it is trained on
 
     def _on_text(self, tokenizer: Tokenizer | Name | None, *, anew: bool) -> TrainingData:
@@ -248,7 +235,7 @@ class Trainer:
         sizes = given_data.sizes_of(given.batches, self.runtime, accumulate) if given.batches else {}
         if "batch" in self.runtime.sizes and known.get("batch"):
             sizes["batch"] = known["batch"]
-        runtime = self.runtime = self.runtime.at(sizes.get("batch"), sizes.get("ctx"), accumulate)
+        runtime = self.runtime = self.runtime.at(sizes.get("batch"), sizes.get("ctx"), accumulate, self.config.slots)
         data: TrainingData
         if given.batches:
             data, rows = given.batches, sizes.get("batch", 1)
@@ -322,6 +309,7 @@ class Trainer:
             console.say(line)
         if self.start is not None:
             console.say(f"resumed from {self.start}, step {self.progress.step} of {self.config.steps}")
+        following.lead(self.runtime, self.config)
         finished = self._loop.run(console, self._facts())
         outcome = self._outcome()
         console.say(self._ending(outcome))

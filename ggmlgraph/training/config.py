@@ -33,6 +33,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 300
     batch: int = 16  # windows of a micro-batch
     accumulate: int = 1  # micro-batches of a step
+    slots: int = 1  # equal parts of the micro-batches, which processes share (execution/slots.py)
     ctx: int = 64
     optimizer: AnyOptimizer = AdamW()
     lr: float = 1e-3  # at its peak
@@ -78,8 +79,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(config, **{**usual, **{k: v for k, v in options.items() if k in usual}})
 
     def __post_init__(self) -> None:
-        bounds = {"steps": 1, "batch": 1, "accumulate": 1, "ctx": 1, "warmup": 0, "eval_every": 0, "sample_every": 0,
-                  "save_every": 0, "layers_every": 0, "keep": 1, "keep_every": 0, "predict": 0, "seed": 0}  # fmt: skip
+        bounds = {"steps": 1, "batch": 1, "accumulate": 1, "slots": 1, "ctx": 1, "warmup": 0, "eval_every": 0,
+                  "sample_every": 0, "save_every": 0, "layers_every": 0, "keep": 1, "keep_every": 0, "predict": 0,
+                  "seed": 0}  # fmt: skip
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}")
@@ -87,6 +89,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"--{name.replace('_', '-')} {value} must be 0 or more")
+
+    def options(self) -> dict[str, Any]:
+        """As `of` takes them, JSON values."""
+        options: dict[str, Any] = msgspec.to_builtins(self)
+        return options
 
     def absolute(self) -> TrainConfig:
         """The same options with the files named by absolute paths."""
@@ -140,6 +147,7 @@ class Options(TypedDict, total=False):
     steps: int
     batch: int
     accumulate: int
+    slots: int
     ctx: int
     optimizer: AnyOptimizer
     lr: float

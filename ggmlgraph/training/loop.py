@@ -120,6 +120,7 @@ class Loop:
         """
         path = self.run_directory.metrics_path
         self.happened("resume" if self.progress.step else "start", **facts or {})
+        self.runtime.share()
         with (
             MetricsFile(path, self.progress.step) as metrics,
             self._tensorboard() as self._board,
@@ -143,6 +144,7 @@ class Loop:
             if not finished and self.progress.step and not self._directory.exists():
                 self._save(console, metrics)
                 self._take_saved(console, wait=True)
+        self.runtime.ranks.lead("end", {}, {})
         self.happened("end" if finished else "stop")
         return finished
 
@@ -275,6 +277,7 @@ class Loop:
                 f"step {before.step}: {reason}; going back does not help: try a lower --lr or --clip, from the last "
                 "checkpoint with --resume auto"
             )
+        self.runtime.share()
         step = self.progress.step
         self.progress.n_samples = before.n_samples
         self.progress.elapsed_s = before.elapsed_s

@@ -6,6 +6,7 @@ The same for a run directory, a checkpoint in one, and a graph file, which has a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,10 @@ from ggmlgraph.errors import CheckpointError, GGError, UsageError
 from ggmlgraph.execution import checkpoint
 from ggmlgraph.execution.roles import TARGETS, Roles
 from ggmlgraph.execution.runtime import Runtime
+from ggmlgraph.execution.slots import Ranks
 from ggmlgraph.tokenizers.base import Tokenizer
 from ggmlgraph.tokenizers.leaf import tokenizer_from_bytes
+from ggmlgraph.tracing.tracer import Graph
 from ggmlgraph.training import rundir
 from ggmlgraph.training.config import TrainConfig
 
@@ -82,6 +85,36 @@ class Run:
         if self.checkpoint:
             with Runtime(self.graph, roles=self.roles, mapped=True) as runtime:
                 checkpoint.check(runtime, self.checkpoint)
+
+
+def opened(
+    graph: Graph | Path,
+    config: TrainConfig,
+    sizes: Mapping[str, int],
+    ranks: Ranks,
+    threads: int | None,
+    memory_limit: int | None,
+    limits: Limits,
+) -> Runtime:
+    """A graph to be trained with these options, at these named sizes, default its own. Raises as `Runtime` does."""
+    return Runtime(
+        graph,
+        roles=roles_of(config),
+        threads=threads,
+        batch=sizes.get("batch"),
+        ctx=sizes.get("ctx"),
+        accumulate=config.accumulate,
+        slots=config.slots,
+        ranks=ranks,
+        memory_limit=memory_limit,
+        matmul_precision=config.matmul_precision,
+        limits=limits,
+        seed=config.seed,
+        optimizer=config.optimizer,
+        lr_of=config.lr_of,
+        decay_of=config.decay_of,
+        ema=config.ema,
+    )
 
 
 def files_of(config: TrainConfig) -> dict[str, Path]:

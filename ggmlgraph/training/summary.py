@@ -29,6 +29,7 @@ def needs_of(runtime: Runtime, config: TrainConfig, samples_nbytes: int) -> Need
         "weights, optimiser": cost.leaf_nbytes,
         "activations, gradients": cost.arena_nbytes,
         "kernels": cost.work_nbytes,
+        "sums of slots": runtime.sums_nbytes,
         "samples": samples_nbytes,
     }
 
@@ -38,8 +39,7 @@ def _fitting(runtime: Runtime, config: TrainConfig) -> str:
     if "batch" not in runtime.sizes:
         return ""
     for batch in _divisors(config.batch):
-        other = runtime.at(batch=batch)
-        other.accumulate = config.windows_per_step // batch
+        other = runtime.at(batch=batch, accumulate=config.windows_per_step // batch)
         try:
             other.programs.train.cost()
         except GGError:
