@@ -28,7 +28,7 @@ class TensorBoard:
             raise UsageError("--tensorboard needs tensorboardX: pip install 'ggmlgraph[tensorboard]'") from None
         folder.mkdir(parents=True, exist_ok=True)
         self._event, self._summary = event_pb2, summary_pb2
-        self._file = EventsWriter(str(folder / "events"))
+        self._file = EventsWriter(str(folder / "events"), f".{step:09d}")  # the name has seconds, which two may share
         self._flushed = time.monotonic()
         if step:
             self.go_on_from(step)

@@ -78,7 +78,7 @@ def test_a_derivative_of_what_was_not_kept_for_it_is_refused() -> None:
     """Attention leaves its sums behind only in a graph that is fused to be trained."""
     graph = CoreGraph()
     q = graph.leaf("f32", (1, 4, 2, 8), PARAM, "q")
-    y = graph.node(TABLE["attention"], [q, q, q], {"scale": 1.0, "n_past": 0, "window": 0})
+    y = graph.node(TABLE["attention"], [q, q, q], {"scale": 1.0, "n_past": 0, "window": 0, "soft_cap": 0.0})
     loss = graph.node(TABLE["sum"], [y], {})
     with pytest.raises(GGError, match="written lacks an operand, which gg_fuse keeps with train"):
         passes.differentiate(graph, loss)

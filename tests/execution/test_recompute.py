@@ -113,6 +113,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 import ggmlgraph as gg
+from ggmlgraph.execution.runtime import Runtime
 
 def status(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
@@ -120,7 +121,7 @@ def status(name):
 windows = np.random.default_rng(0).integers(0, 256, (16, 129), np.int32)
 Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here on
 before = status("VmRSS")
-with gg.Runtime(sys.argv[1], threads=2, memory_limit=int(sys.argv[2])) as rt:
+with Runtime(sys.argv[1], threads=2, memory_limit=int(sys.argv[2])) as rt:
     losses = [rt.step((windows[:, :-1], windows[:, 1:]), lr=1e-2).loss.hex() for _ in range(3)]
     print(status("VmHWM") - before, rt.programs.train.recompute, *losses)
 """
