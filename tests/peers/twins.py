@@ -89,8 +89,7 @@ class Twin:
     def __init__(self, name: str, weights: dict[str, Any], trained: list[str], decay: float, **options: Any) -> None:
         self._loss = TWINS[name]
         self._weights = {k: torch.from_numpy(v.copy()).requires_grad_(k in trained) for k, v in weights.items()}
-        # A file of ggml's does not count axes: a matrix of one row is a vector, which does not decay.
-        matrices = {k for k in trained if self._weights[k].ndim >= 2 and len(self._weights[k]) > 1}
+        matrices = {k for k in trained if self._weights[k].ndim >= 2}
         groups = [
             {"params": [self._weights[k] for k in trained if k in matrices], "weight_decay": decay},
             {"params": [self._weights[k] for k in trained if k not in matrices], "weight_decay": 0.0},
