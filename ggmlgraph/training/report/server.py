@@ -70,11 +70,11 @@ class Server(ThreadingHTTPServer):
         However many ask for it, it is made once, and what that costs is bounded.
         """
         with self._lock:
-            state, start = self.state(), time.monotonic()
-            if state != self._state and start >= self._rested:
+            state, before = self.state(), time.thread_time()
+            if state != self._state and time.monotonic() >= self._rested:
                 self._text = page([told(run) for run in self.runs], live=True)
                 self._state = state
-                self._rested = time.monotonic() + REST * (time.monotonic() - start)
+                self._rested = time.monotonic() + REST * (time.thread_time() - before)
             return self._state, self._text
 
     def handle_error(self, request: Any, client_address: Any) -> None:
