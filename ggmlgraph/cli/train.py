@@ -43,7 +43,8 @@ def command(
         source = click.get_current_context().get_parameter_source
         given = {name: value for name, value in given.items() if source(name) is not ParameterSource.DEFAULT}
     with _processes() as ranks:
-        threads = threads or max(1, machine.n_threads() // getattr(ranks, "n_beside", 1))
+        if threads is None and isinstance(ranks, MpiRanks):
+            threads = max(1, machine.n_threads() // ranks.n_beside)
         if isinstance(ranks, Alone) or ranks.rank == 0:
             _train(graph, output, ranks, given, threads=threads, memory_limit=memory_limit, resume=resume,
                    init_from=init_from, tokenizer=tokenizer, limits=limits)  # fmt: skip
